@@ -1,0 +1,19 @@
+"""The 1D target of the paper's section 4."""
+
+import torch
+from torch import Tensor
+
+POINTS = 300
+
+
+def square_like_wave() -> tuple[Tensor, Tensor]:
+    """f(x) = 2 · round((sin 3πx + sin 5πx + sin 7πx + sin 9πx) / 2) on 300 even points of [−1, 1], both ends in.
+
+    Computed in float64, so that no device rounds a value near one half to the other side.
+
+    Returns:
+        The points and the values, float32, each of shape (300, 1).
+    """
+    x = torch.linspace(-1, 1, POINTS, dtype=torch.float64)[:, None]
+    waves = sum(torch.sin(k * torch.pi * x) for k in (3, 5, 7, 9))
+    return x.float(), 2 * torch.round(waves / 2).float()

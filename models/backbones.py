@@ -1,0 +1,103 @@
+"""The six networks of the paper: ReLU, ReLU on a positional encoding, and SIREN, each plain and Fourier
+reparameterized (section 5)."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from models.encodings import PositionalEncoding
+from models.fourier_reparam import FourierReparamLinear, as_count, as_positive, check_basis
+
+MODES = ("relu", "relu+fr", "relu+pe", "relu+pe+fr", "sin", "sin+fr")
+
+
+class Sine(nn.Module):
+    """sin(ω₀ x), SIREN's activation (Sitzmann et al., NeurIPS 2020, section 3.2)."""
+
+    def __init__(self, omega: float):
+        super().__init__()
+        self.omega = as_positive("omega", omega)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sin(self.omega * x)
+
+    def extra_repr(self) -> str:
+        return f"omega={self.omega:g}"
+
+
+def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features: int, hidden_layers: int,
+              low_freq_num: int, high_freq_num: int, phase_num: int, alpha: float, first_omega: float = 30.0,
+              hidden_omega: float = 30.0, pe_frequencies: int | None = None) -> nn.Sequential:
+    """Build a coordinate network that maps (..., in_features) to (..., out_features).
+
+    One input layer, `hidden_layers` hidden-to-hidden layers, one output layer. In the modes with `fr` the
+    hidden-to-hidden layers are Fourier reparameterized; the first and the last layer are ordinary in every mode.
+
+    Args:
+        mode: one of relu, relu+fr, relu+pe, relu+pe+fr, sin, sin+fr.
+        in_features: the number of coordinates, which lie in [−1, 1].
+        out_features: the number of values per point.
+        hidden_features: the width.
+        hidden_layers: the number of hidden-to-hidden layers.
+        low_freq_num, high_freq_num, phase_num, alpha: the basis, see `FourierReparamLinear`. They are checked in
+            every mode and used in those with `fr`.
+        first_omega, hidden_omega: ω₀ of the first and of the later sine activations; only `sin` uses them.
+        pe_frequencies: K of the positional encoding; the paper's where not given, 10 from three coordinates on and
+            6 = floor(log2(256 / 4)) below. Only `pe` uses it.
+
+    Raises:
+        ValueError: an unknown mode, or a size, count, α or ω₀ out of range.
+    """
+    if mode not in MODES:
+        raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
+    in_features = as_count("in_features", in_features)
+    out_features = as_count("out_features", out_features)
+    width = as_count("hidden_features", hidden_features)
+    hidden_layers = as_count("hidden_layers", hidden_layers)
+    low, high, phase_num, alpha = check_basis(low_freq_num, high_freq_num, phase_num, alpha)
+    first_omega = as_positive("first_omega", first_omega)
+    hidden_omega = as_positive("hidden_omega", hidden_omega)
+    if pe_frequencies is None:
+        pe_frequencies = 10 if in_features >= 3 else 6
+
+    sine = mode.startswith("sin")
+    layers: list[nn.Module] = []
+
+    def add(layer: nn.Module, omega: float) -> None:
+        layers.extend([layer, Sine(omega) if sine else nn.ReLU()])
+
+    if "+pe" in mode:
+        layers.append(PositionalEncoding(in_features, pe_frequencies))
+        in_features = layers[0].out_features
+    first = nn.Linear(in_features, width)
+    if sine:
+        nn.init.uniform_(first.weight, -1 / in_features, 1 / in_features)
+    add(first, first_omega)
+
+    hidden_bound = math.sqrt(6 / width) / (hidden_omega if sine else 1)
+    for _ in range(hidden_layers):
+        if "+fr" in mode:
+            layer = FourierReparamLinear(width, width, low_freq_num=low, high_freq_num=high, phase_num=phase_num,
+                                         alpha=alpha, omega=hidden_omega if sine else 1)
+        else:
+            layer = nn.Linear(width, width)
+            if sine:
+                nn.init.uniform_(layer.weight, -hidden_bound, hidden_bound)
+        add(layer, hidden_omega)
+
+    last = nn.Linear(width, out_features)
+    nn.init.uniform_(last.weight, -hidden_bound, hidden_bound)
+    return nn.Sequential(*layers, last)
+
+
+def fold(model: nn.Module) -> nn.Module:
+    """A copy of `model` in which every FR layer is an ordinary `nn.Linear` with the composed weight.
+
+    The copy computes the same output at the cost of a plain network. `model` itself is left as it is; where it is an
+    FR layer, the result is a linear layer.
+    """
+    linears = {layer: layer.fold() for layer in model.modules() if isinstance(layer, FourierReparamLinear)}
+    # deepcopy takes what its memo holds for a module in the module's place, wherever and however often it occurs.
+    return copy.deepcopy(model, {id(layer): linear for layer, linear in linears.items()})

@@ -1,0 +1,169 @@
+"""The Fourier reparameterized linear layer: the contribution of the paper, and the file to read first.
+
+Shi, Zhou and Gu, "Improved Implicit Neural Representation with Fourier Reparameterized Training", CVPR 2024.
+
+A linear layer whose weight is not learned directly but composed, W = Λ B, from learned coefficients Λ and a fixed
+basis B of sampled cosines. The set of functions the network can compute is the same; the path that gradient descent
+takes through it is not, and high frequencies are learned sooner.
+"""
+
+import math
+import operator
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.amp import is_autocast_available
+from torch.nn import functional as F
+
+
+def as_count(name: str, value: int, smallest: int = 1) -> int:
+    """`value` as an int; ValueError if it is not a whole number or lies below `smallest`."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
+    if count < smallest:
+        raise ValueError(f"{name} must be at least {smallest}, not {value!r}")
+    return count
+
+
+def as_positive(name: str, value: float) -> float:
+    """`value` as a float; ValueError if it is not a finite number above zero."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, not {value!r}") from None
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be finite and above zero, not {value!r}")
+    return number
+
+
+def check_basis(low_freq_num: int, high_freq_num: int, phase_num: int, alpha: float) -> tuple[int, int, int, float]:
+    """The four that make a basis, as numbers; ValueError if they make none."""
+    low = as_count("low_freq_num", low_freq_num, smallest=0)
+    high = as_count("high_freq_num", high_freq_num, smallest=0)
+    as_count("low_freq_num + high_freq_num", low + high)
+    return low, high, as_count("phase_num", phase_num), as_positive("alpha", alpha)
+
+
+class FourierReparamLinear(nn.Module):
+    """y = x Wᵀ + b with W = Λ B (paper, section 4): Λ is learned, the Fourier basis B is fixed.
+
+    The frequencies are k/L for k = 1..L, then k for k = 1..H; the phases φ_p = 2πp/P for p = 0..P−1. With x_j the
+    d_in points spaced evenly over one period T = 2πL of the lowest frequency (2π where L = 0), both ends in,
+
+        B[(f, p), j] = α cos(f x_j + φ_p),    M = (L + H) P rows, frequency-major, low frequencies first.
+
+    B is never stored. As cos(fx + φ) = cos φ cos(fx) − sin φ sin(fx), W is composed in two small products: the P
+    phases of each frequency are contracted with (cos φ, −sin φ) to two numbers, and the d_out × 2(L + H) matrix of
+    those is multiplied by the waves (cos fx, sin fx). That is about P/2 times less arithmetic than Λ B.
+
+    Args:
+        in_features: d_in, the size of the last dimension of the input.
+        out_features: d_out, the size of the last dimension of the output.
+        low_freq_num: L, the number of frequencies up to 1. May be 0 where `high_freq_num` is not, and the reverse.
+        high_freq_num: H, the number of whole frequencies from 1.
+        phase_num: P, the number of phases.
+        alpha: α, the scale of the basis. It cancels from W at the start; under Adam it then scales W's steps, so that
+            it says something only together with the learning rate.
+        omega: ω₀ of the sine activation that follows, by which Λ is divided at the start; 1 for any other activation.
+
+    Attributes:
+        coefficients: Λ, a Parameter of shape (out_features, M).
+        bias: a Parameter of shape (out_features,), zeros at the start.
+
+    Raises:
+        ValueError: a size or count that is not a whole number in range, an α or ω₀ that is not finite and positive.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, low_freq_num: int, high_freq_num: int, phase_num: int,
+                 alpha: float, omega: float = 1.0):
+        super().__init__()
+        self.in_features = as_count("in_features", in_features)
+        self.out_features = as_count("out_features", out_features)
+        self.low_freq_num, self.high_freq_num, self.phase_num, self.alpha = check_basis(
+            low_freq_num, high_freq_num, phase_num, alpha)
+        self.omega = as_positive("omega", omega)
+
+        frequencies = self.low_freq_num + self.high_freq_num
+        self.coefficients = nn.Parameter(torch.empty(self.out_features, frequencies * self.phase_num))
+        self.bias = nn.Parameter(torch.empty(self.out_features))
+        # Not persistent: both follow from the arguments, so a state_dict holds what is trained and nothing else.
+        self.register_buffer("phases", None, persistent=False)
+        self.register_buffer("waves", None, persistent=False)
+        self._set_factors()
+        self.reset_parameters()
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        """α (cos φ, −sin φ) of shape (2, P), and (cos fx, sin fx) of shape (L + H, 2, d_in), in float64 on the CPU.
+
+        float64 because f x reaches 1e5 at the paper's 3D setting, where float32 is good for two digits of a cosine.
+        """
+        exact = {"dtype": torch.float64, "device": "cpu"}
+        low = torch.arange(1, self.low_freq_num + 1, **exact) / max(self.low_freq_num, 1)
+        high = torch.arange(1, self.high_freq_num + 1, **exact)
+        half_period = math.pi * max(self.low_freq_num, 1)
+        points = torch.linspace(-half_period, half_period, self.in_features, **exact)
+        angles = torch.cat([low, high])[:, None] * points
+        phases = 2 * math.pi / self.phase_num * torch.arange(self.phase_num, **exact)
+        return (self.alpha * torch.stack([phases.cos(), -phases.sin()]),
+                torch.stack([angles.cos(), angles.sin()], dim=1))
+
+    def _set_factors(self) -> None:
+        phases, waves = self._factors()
+        self.phases = phases.to(self.coefficients)
+        self.waves = waves.to(self.coefficients)
+
+    def _apply(self, fn, recurse=True):
+        # .double(), .to(device), .to_empty() and the like end here. Computing the factors anew keeps them exact in
+        # the new dtype, and defined where memory was only allocated.
+        super()._apply(fn, recurse)
+        if not self.coefficients.is_meta:
+            self._set_factors()
+        return self
+
+    def reset_parameters(self) -> None:
+        """Draw column i of Λ from U(±sqrt(6 / M) / ‖B_i‖₂ / ω₀), so that W starts at He's scale; zero the bias."""
+        phases, waves = self._factors()
+        norms = torch.einsum("cp,fcj->fpj", phases, waves).norm(dim=2).flatten()  # (M,)
+        bound = math.sqrt(6 / len(norms)) / norms / self.omega
+        # A row that is zero at every sample point but for rounding (as cos(255 x_j + π/2) at d_in = 256 and L = 256)
+        # adds nothing to W whatever its coefficient; without this it would get one of 1e12.
+        bound = bound.masked_fill(norms < 1e-6 * self.alpha, 0)
+        with torch.no_grad():
+            self.coefficients.uniform_(-1, 1).mul_(bound.to(self.coefficients))
+            self.bias.zero_()
+
+    @property
+    def basis(self) -> Tensor:
+        """B, shape (M, in_features): a new tensor of constants, on the layer's device and in its dtype."""
+        return torch.einsum("cp,fcj->fpj", self.phases, self.waves).flatten(0, 1)
+
+    @property
+    def weight(self) -> Tensor:
+        """W = Λ B, shape (out_features, in_features), differentiable with respect to Λ; not subject to autocast."""
+        device = self.coefficients.device.type
+        autocast_off = torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
+        with autocast_off:
+            by_phase = self.coefficients.reshape(-1, self.phase_num)  # (out (L + H), P)
+            by_wave = (by_phase @ self.phases.T).reshape(self.out_features, -1)  # (out, 2 (L + H))
+            return by_wave @ self.waves.flatten(0, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features)."""
+        return F.linear(x, self.weight, self.bias)
+
+    def fold(self) -> nn.Linear:
+        """The ordinary linear layer with this layer's current W and bias: the same output, and no cost beyond it."""
+        linear = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features,
+                                    device=self.bias.device, dtype=self.bias.dtype)
+        with torch.no_grad():
+            linear.weight.copy_(self.weight)
+            linear.bias.copy_(self.bias)
+        return linear.train(self.training)
+
+    def extra_repr(self) -> str:
+        return (f"in_features={self.in_features}, out_features={self.out_features}, low_freq_num={self.low_freq_num}, "
+                f"high_freq_num={self.high_freq_num}, phase_num={self.phase_num}, alpha={self.alpha:g}, "
+                f"omega={self.omega:g}")

@@ -1,0 +1,78 @@
+"""The empirical neural tangent kernel in closed form."""
+
+import torch
+from torch import Tensor, nn
+
+from models.fourier_reparam import FourierReparamLinear
+
+
+def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
+    """K = J Jᵀ, J the Jacobian of the outputs at `x` with respect to the trained parameters (paper, section 4).
+
+    J itself, N rows of all parameters, is never formed. The gradient of output n with respect to a layer's weight is
+    the outer product of the sensitivity δ_n (the output's derivative with respect to the layer's output) and the
+    layer's input u_n, so that
+
+        K = Σ_layers (Δ Δᵀ) ∘ (U Uᵀ) + Δ Δᵀ,
+
+    the second term for the bias. For an FR layer the gradient is taken with respect to Λ, and u_n is B times the
+    layer's input. Fixed bases are not trained and do not count.
+
+    Args:
+        model: maps (N, in) to (N, 1) or (N,), each row by itself; its parameters belong to linear and FR layers, each
+            used once.
+        x: the points, shape (N, in).
+
+    Returns:
+        K, shape (N, N), in the dtype of the output.
+
+    Raises:
+        ValueError: an `x` that is not a matrix, more than one output per point, or a trained parameter outside linear
+            and FR layers or in a layer used more than once.
+    """
+    if x.dim() != 2:
+        raise ValueError(f"x must have the shape (N, in), not {tuple(x.shape)}")
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, FourierReparamLinear))]
+    known = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and id(parameter) not in known:
+            raise ValueError(f"only linear and FR layers have a closed form here, and {name} belongs to neither")
+
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def note(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        calls.append((layer, inputs[0].detach(), output))
+
+    hooks = [layer.register_forward_hook(note) for layer in layers]
+    try:
+        with torch.enable_grad():
+            # An input that asks for a gradient makes every layer's output part of the graph, frozen layers or not.
+            output = model(x.detach().requires_grad_())
+            if output.shape not in ((len(x),), (len(x), 1)):
+                raise ValueError(f"the model must give one output per point, not the shape {tuple(output.shape)}")
+            if len(calls) != len({layer for layer, _, _ in calls}):
+                raise ValueError("a layer is used more than once in the model, which has no closed form here")
+            # Row n of the output depends on row n alone: the gradient of the sum holds every point's sensitivities.
+            sensitivities = torch.autograd.grad(output.sum(), [call[2] for call in calls])
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+    kernel = torch.zeros(len(x), len(x), dtype=output.dtype, device=output.device)
+    for (layer, inputs, _), sensitivity in zip(calls, sensitivities):
+        outer = sensitivity @ sensitivity.T
+        if isinstance(layer, FourierReparamLinear):
+            if layer.coefficients.requires_grad:
+                kernel += outer * _fr_gram(layer, inputs)
+        elif layer.weight.requires_grad:
+            kernel += outer * (inputs @ inputs.T)
+        if layer.bias is not None and layer.bias.requires_grad:
+            kernel += outer
+    return kernel
+
+
+def _fr_gram(layer: FourierReparamLinear, inputs: Tensor) -> Tensor:
+    """(B u_n) · (B u_m) for all n, m, shape (N, N), from (N, 2(L + H)) projections rather than (N, M)."""
+    projections = torch.einsum("nj,fcj->nfc", inputs, layer.waves)
+    scaled = projections @ (layer.phases @ layer.phases.T)
+    return scaled.flatten(1) @ projections.flatten(1).T
