@@ -9,7 +9,6 @@ takes through it is not, and high frequencies are learned sooner.
 
 import math
 import operator
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -144,11 +143,15 @@ class FourierReparamLinear(nn.Module):
     def weight(self) -> Tensor:
         """W = Λ B, shape (out_features, in_features), differentiable with respect to Λ; not subject to autocast."""
         device = self.coefficients.device.type
-        autocast_off = torch.autocast(device, enabled=False) if is_autocast_available(device) else nullcontext()
-        with autocast_off:
-            by_phase = self.coefficients.reshape(-1, self.phase_num)  # (out (L + H), P)
-            by_wave = (by_phase @ self.phases.T).reshape(self.out_features, -1)  # (out, 2 (L + H))
-            return by_wave @ self.waves.flatten(0, 1)
+        if is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, enabled=False):
+                return self._compose()
+        return self._compose()
+
+    def _compose(self) -> Tensor:
+        by_phase = self.coefficients.reshape(-1, self.phase_num)  # (out (L + H), P)
+        by_wave = (by_phase @ self.phases.T).reshape(self.out_features, -1)  # (out, 2 (L + H))
+        return by_wave @ self.waves.flatten(0, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""

@@ -1,0 +1,213 @@
+"""Fit a 1D function with and without Fourier reparameterization (section 4 of the paper).
+
+    python 1d_function_fitting.py            relu, relu+fr, sin, sin+fr, 10,000 steps each
+    python 1d_function_fitting.py --quick    the same for 2,000 steps
+
+Trains each network on f(x) = 2·round((sin 3πx + sin 5πx + sin 7πx + sin 9πx) / 2) with the full batch of 300 points,
+keeps its output at every step, and computes the empirical neural tangent kernel (NTK) every 1,000 steps. Writes
+
+    results/1d/function/<mode>-seed<k>.json     loss, relative error at four frequencies, shares of the NTK's spectrum
+    results/1d/function/<mode>-seed<k>.npz      the outputs (steps × 300) and the NTK's eigenvalues
+    figures/1d_function_fitting.png             the fits over the target at several steps
+    figures/1d_ntk_eigenvalues.png              the shares of the NTK's four largest eigenvalues over training
+
+On two CPU cores it takes about 100 seconds, with --quick 25. `1d_relative_error_in_frequency.py` draws the
+frequency heat maps from the same records.
+"""
+
+import argparse
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from data.signals import POINTS, square_like_wave
+from experiment import cli, plots, published
+from experiment.metrics import relative_spectral_error
+from experiment.records import Run
+from experiment.runtime import Repeated, Stopwatch, choose_device, cpu_count, environment, set_precision
+from experiment.sweep import progress, sweep
+from models import MODES, build_inr, empirical_ntk
+
+# Section 4: the same for every mode. α and the learning rate belong together (see FourierReparamLinear).
+PAPER = {"hidden_features": 128, "hidden_layers": 3, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 16,
+         "alpha": 0.05, "first_omega": 5.0, "hidden_omega": 5.0, "pe_frequencies": int(math.log2(POINTS / 4)),
+         "lr": 1e-6, "steps": 10_000}
+QUICK_STEPS = 2_000
+COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
+
+BINS = {"1.5": 3, "2.5": 5, "3.5": 7, "4.5": 9}  # Hz → cycles over the interval of length 2
+LARGEST = 4  # of the NTK's eigenvalues, whose shares are reported one by one
+
+
+def train(run: Run, args: argparse.Namespace) -> str:
+    """Train one network, write its record, return the line that sums it up."""
+    device = choose_device(args.device)
+    autocast = set_precision(run.precision, device)
+    if device.type == "cpu":
+        # A second thread gains a network of this size next to nothing, a second run beside it nearly all; and one
+        # thread gives the same bits whatever the number of cores.
+        torch.set_num_threads(1)
+    torch.manual_seed(run.seed)
+    settings = dict(run.config)
+    lr, steps = settings.pop("lr"), settings.pop("steps")
+    model = build_inr(run.mode, in_features=1, out_features=1, **settings).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True, capturable=device.type == "cuda")
+    x, target = (values.to(device) for values in square_like_wave())
+
+    ntk_every = max(1, steps // 10)
+    outputs = torch.zeros(steps, POINTS, device=device)
+    eigenvalues = torch.zeros(steps // ntk_every + 1, POINTS, dtype=torch.float64)
+    clock = Stopwatch(device)
+    state = {"model": model, "optimizer": optimizer, "clock": clock, "outputs": outputs, "eigenvalues": eigenvalues}
+    step = run.restore(**state)
+    row = torch.tensor([step], device=device)
+
+    def training_step() -> None:
+        optimizer.zero_grad()
+        with autocast:
+            output = model(x)
+        F.mse_loss(output.float(), target).backward()
+        optimizer.step()
+        outputs.index_copy_(0, row, output.detach().float().T)
+        row.add_(1)
+
+    advance = Repeated(training_step, device)
+    with progress(steps, step, f"{run.mode} seed {run.seed}") as bar:
+        while step < steps:
+            if step % ntk_every == 0:
+                eigenvalues[step // ntk_every] = spectrum(model, x)
+            stop = min(step - step % every + every for every in (ntk_every, args.checkpoint_every))
+            stop = min(stop, steps)
+            with clock:
+                advance(stop - step)
+            bar.update(stop - step)
+            step = stop
+            loss = (outputs[step - 1] - target[:, 0]).square().mean().item()
+            bar.set_postfix_str(f"loss {loss:.4f}")
+            if not math.isfinite(loss):
+                raise cli.UserError(f"the loss is {loss} at step {step}; a smaller --lr may help")
+            if step % args.checkpoint_every == 0 and step < steps:
+                run.checkpoint(step, **state)
+    if steps % ntk_every == 0:
+        eigenvalues[-1] = spectrum(model, x)
+
+    kept = outputs.cpu().numpy()
+    error = relative_spectral_error(kept, target.cpu().numpy()[:, 0], list(BINS.values()))
+    shares = eigenvalues[:, :LARGEST] / eigenvalues.sum(dim=1, keepdim=True)
+    metrics = {
+        "loss": loss,
+        "relative_error": dict(zip(BINS, error[-1].tolist())),
+        "relative_error_at": {str(at): dict(zip(BINS, error[at].tolist())) for at in (1000, 5000) if at < steps},
+        "ntk_eigenvalue_shares": {str(i * ntk_every): [*row, 1 - sum(row)] for i, row in enumerate(shares.tolist())},
+    }
+    run.finish(metrics=metrics, seconds=clock.seconds, steps=steps, environment=environment(device, run.precision),
+               arrays={"outputs": kept, "ntk_eigenvalues": eigenvalues.numpy()})
+    return f"loss {loss:.4f} in {clock.seconds:.1f} s"
+
+
+def spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The eigenvalues of the empirical NTK, largest first, float64 on the CPU."""
+    return torch.linalg.eigvalsh(empirical_ntk(model, x).double().cpu()).flip(0)
+
+
+def runs_of(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
+    config = {**PAPER, "steps": args.steps or (QUICK_STEPS if args.quick else PAPER["steps"]),
+              "lr": args.lr or PAPER["lr"]}
+    return [Run(args.results, "1d", "function", mode, seed, config, args.precision)
+            for seed in args.seeds for mode in args.modes]
+
+
+def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
+    """A row a mode, a column a step: the output over the target."""
+    x, target = (values.numpy()[:, 0] for values in square_like_wave())
+    steps = runs[0].config["steps"]
+    columns = sorted({steps // 100, steps // 10, steps // 2, steps - 1})
+    figure, axes = plt.subplots(len(runs), len(columns), figsize=(2.9 * len(columns), 1.9 * len(runs) + 0.5),
+                                sharex=True, sharey=True, squeeze=False)
+    for run, line in zip(runs, axes):
+        outputs = run.arrays()["outputs"]
+        for step, axis in zip(columns, line):
+            axis.plot(x, target, color="0.7", linewidth=1.2, label="target")
+            axis.plot(x, outputs[step], color=plots.color(run.mode), label="network")
+            axis.set_ylim(-4.9, 4.9)
+            axis.text(0.99, 0.98, f"loss {np.square(outputs[step] - target).mean():.3f}", fontsize=9, ha="right",
+                      va="top", transform=axis.transAxes)
+            if run is runs[0]:
+                axis.set_title(f"step {step:,}")
+        line[0].set_ylabel(plots.LABELS[run.mode], fontsize=11, fontweight="bold")
+    for axis in axes[-1]:
+        axis.set_xlabel("x")
+    figure.suptitle(f"1D function fitting: network output (colour) over the target (grey){plots.seed_note(runs[0].seed, args.quick)}")
+    plots.save(figure, args.figures / "1d_function_fitting.png")
+
+
+def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
+    """Stacked shares of the NTK's eigenvalues over training; a row a backbone, FR right of its baseline."""
+    rows = list(dict.fromkeys(plots.baseline(run.mode) for run in runs))
+    by_mode = {run.mode: run.record()["metrics"]["ntk_eigenvalue_shares"] for run in runs}
+    columns = [suffix for suffix in ("", "+fr") if any(row + suffix in by_mode for row in rows)]
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=(4.6 * len(columns) + 0.6, 2.6 * len(rows) + 0.9),
+                                sharex=True, sharey=True, squeeze=False)
+    shades = [*plt.get_cmap("Blues")(np.linspace(0.95, 0.4, LARGEST)), "0.88"]
+    names = [f"λ{i + 1}" for i in range(LARGEST)] + [f"the other {POINTS - LARGEST}"]
+    for row, line in zip(rows, axes):
+        for suffix, axis in zip(columns, line):
+            if row + suffix not in by_mode:
+                axis.set_axis_off()
+                continue
+            shares = by_mode[row + suffix]
+            steps = np.array([int(step) for step in shares])
+            heights = 100 * np.array(list(shares.values()))  # (times, LARGEST + 1)
+            bottoms = np.cumsum(heights, axis=1) - heights
+            for i, name in enumerate(names):
+                axis.bar(steps, heights[:, i], bottom=bottoms[:, i], width=0.8 * (steps[1] - steps[0]),
+                         color=shades[i], label=name)
+            axis.set_title(f"{plots.LABELS[row + suffix]}: λ1 holds {heights[-1, 0]:.0f} % at the end")
+            axis.tick_params(labelbottom=True)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("share of the sum (%)")
+    for axis in axes[-1]:
+        axis.set_xlabel("step")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    figure.suptitle(f"Eigenvalues of the empirical NTK{plots.seed_note(runs[0].seed, args.quick)}")
+    plots.save(figure, args.figures / "1d_ntk_eigenvalues.png")
+
+
+def print_table(args: argparse.Namespace) -> None:
+    """Measured beside released: loss and relative error after the last step, averaged over the seeds."""
+    print(f"\n{'mode':<12}{'loss':>18}{'released':>10}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<22}{'s':>6}")
+    for mode in args.modes:
+        records = [run.record() for run in runs_of(args) if run.mode == mode]
+        losses = [record["metrics"]["loss"] for record in records]
+        spread = f" ± {np.std(losses, ddof=1):.4f}" if len(losses) > 1 else ""
+        error = np.mean([list(record["metrics"]["relative_error"].values()) for record in records], axis=0)
+        at_paper_length = records[0]["config"] == PAPER
+        loss = f"{published.LOSS_1D[mode]:.3f}" if at_paper_length and mode in published.LOSS_1D else "–"
+        released = published.RELATIVE_ERROR_1D.get(mode, {}).get(9999, ()) if at_paper_length else ()
+        print(f"{mode:<12}{f'{np.mean(losses):.4f}{spread}':>18}{loss:>10}   "
+              f"{'  '.join(f'{value:.3f}' for value in error):<36}"
+              f"{'  '.join(f'{value:.2f}' for value in released) or '–':<22}"
+              f"{np.mean([record['time']['train_seconds'] for record in records]):>6.1f}")
+
+
+def main() -> None:
+    args = cli.parse(cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=PAPER["steps"],
+                                 checkpoint_every=2_500))
+    device = choose_device(args.device)
+    set_precision(args.precision, device)
+    if device.type == "cpu" and not args.quick:
+        print("training on the CPU: about 25 s a network where each has a core; --quick takes a fifth of that")
+    longest_first = sorted(runs_of(args), key=lambda run: "+fr" not in run.mode)
+    sweep(train, longest_first, args, workers=cpu_count() if device.type == "cpu" else 1)
+    first = [run for run in runs_of(args) if run.seed == args.seeds[0]]
+    draw_fits(first, args)
+    draw_spectra(first, args)
+    print_table(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,106 @@
+"""The command line that all scripts share, and the one line that a mistake gets."""
+
+import argparse
+import math
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+
+class UserError(Exception):
+    """Something the person at the keyboard can mend; the message says what is wrong and what to do."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message} (--help lists the options)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def whole(smallest: int) -> Callable[[str], int]:
+    """An argparse type: a whole number from `smallest` up."""
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = smallest - 1
+        if value < smallest:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {smallest} up, not {text!r}")
+        return value
+    return parse
+
+
+def positive(text: str) -> float:
+    """An argparse type: a finite number above zero."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"must be a finite number above zero, not {text!r}")
+    return value
+
+
+def options(description: str, *, modes: Sequence[str], default_modes: Sequence[str], steps: int,
+            checkpoint_every: int) -> argparse.ArgumentParser:
+    """The options of every script; the caller adds what selects its data.
+
+    Args:
+        description: the script's docstring.
+        modes: the networks to choose from, and `default_modes` those the paper compares.
+        steps: the paper's number of training steps, for the help text.
+        checkpoint_every: the default number of steps between checkpoints.
+    """
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                     allow_abbrev=False)
+    add = parser.add_argument
+    add("--modes", nargs="+", choices=modes, default=list(default_modes), metavar="M",
+        help=f"which networks, of {', '.join(modes)} (default: {' '.join(default_modes)})")
+    add("--seeds", nargs="+", type=whole(0), default=[0], metavar="S", help="default 0")
+    add("--device", default="auto", help="auto (CUDA where there is one; the default), cpu, cuda, cuda:N")
+    add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default fp32, as published")
+    add("--steps", type=whole(1), metavar="N", help=f"training steps (the paper: {steps:,})")
+    add("--lr", type=positive, help="learning rate (default: the paper's)")
+    add("--quick", action="store_true",
+        help="a small version that ends within about a minute on two CPU cores; writes below results/quick")
+    add("--data", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)")
+    add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    add("--figures", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
+    add("--checkpoint-every", type=whole(1), default=checkpoint_every, metavar="N",
+        help=f"steps between checkpoints (default: {checkpoint_every}); a run started again goes on from the last")
+    add("--force", action="store_true", help="train again what is finished")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options as given: repeated modes and seeds once, the folders of a quick run below `quick`."""
+    args = parser.parse_args()
+    args.modes = list(dict.fromkeys(args.modes))
+    args.seeds = list(dict.fromkeys(args.seeds))
+    if args.quick:
+        args.results, args.figures = args.results / "quick", args.figures / "quick"
+    return args
+
+
+def describe(error: BaseException) -> str:
+    """One line that says what went wrong."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return " ".join(str(error).split())
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call `main`; an error of the user's or the system's becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("\nstopped: the same command (without --force) goes on from the last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+    except (UserError, OSError) as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        print(f"error: {describe(error)}", file=sys.stderr)
+        raise SystemExit(2) from None

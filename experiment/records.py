@@ -1,0 +1,159 @@
+"""The record of a run, its arrays and its checkpoint, each written whole or not at all."""
+
+import io
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiment.cli import UserError, describe
+
+KEYS = ("experiment", "case", "mode", "seed", "config", "metrics", "time", "environment")
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there, so that no reader ever sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a shared results folder from being shared
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {describe(OSError(error.errno, error.strerror))}") from error
+    finally:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+
+
+def check_writable(folder: Path) -> None:
+    """Find out before hours of training, not after, that a folder cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run, named by experiment, case, mode and seed, and the files that it leaves below `results`.
+
+    `config` holds every setting that decides the outcome. A record or checkpoint of the same name with another
+    `config` or precision belongs to another run, and is neither used nor overwritten without --force.
+    """
+
+    results: Path
+    experiment: str
+    case: str
+    mode: str
+    seed: int
+    config: dict[str, Any]
+    precision: str = "fp32"
+
+    def path(self, suffix: str) -> Path:
+        """<results>/<experiment>/<case>/<mode>-seed<k><suffix>; .json, .npz or .ckpt."""
+        return self.results / self.experiment / self.case / f"{self.mode}-seed{self.seed}{suffix}"
+
+    def __str__(self) -> str:
+        return f"{self.experiment} {self.case} {self.mode} seed {self.seed}"
+
+    def _check_same(self, path: Path, config: dict[str, Any], precision: str) -> None:
+        wanted = {**self.config, "precision": self.precision}
+        found = {**config, "precision": precision}
+        differing = [f"{key} {found.get(key)} where {wanted.get(key)} is asked for"
+                     for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+        if differing:
+            raise UserError(f"{path} was made with {', '.join(differing)}; "
+                            "give another --results folder, or --force to train it again")
+
+    def record(self) -> dict[str, Any] | None:
+        """The finished record, or None. UserError if it is damaged or of other settings."""
+        path = self.path(".json")
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not (isinstance(record, dict) and all(key in record for key in KEYS)):
+                raise ValueError("a key is missing")
+            self._check_same(path, record["config"], record["environment"]["precision"])
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({describe(error)}); delete it, or --force trains it again") from error
+        return record
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The bulk arrays beside the record. UserError if the file is damaged."""
+        path = self.path(".npz")
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                return dict(stored)
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # a damaged zip raises nearly anything
+            raise UserError(f"{path} is damaged ({describe(error)}); --force trains the run again") from error
+
+    def finished(self) -> bool:
+        """Whether the record and the arrays that the figures need are both there."""
+        return self.record() is not None and self.path(".npz").exists()
+
+    def finish(self, *, metrics: dict[str, Any], seconds: float, steps: int, environment: dict[str, str],
+               arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the arrays, then the record that makes the run finished; drop the checkpoint."""
+        packed = io.BytesIO()
+        np.savez(packed, **arrays)
+        record = {"experiment": self.experiment, "case": self.case, "mode": self.mode, "seed": self.seed,
+                  "config": self.config, "metrics": metrics,
+                  "time": {"train_seconds": round(seconds, 3), "steps_per_second": round(steps / seconds, 2)},
+                  "environment": environment}
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
+        self.path(".json").unlink(missing_ok=True)  # it would vouch for arrays that are not its own
+        write_atomically(self.path(".npz"), packed.getvalue())
+        write_atomically(self.path(".json"), text.encode())
+        self.path(".ckpt").unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove what an earlier run of this name has left."""
+        for suffix in (".json", ".npz", ".ckpt"):
+            self.path(suffix).unlink(missing_ok=True)
+
+    def checkpoint(self, step: int, **state: Any) -> None:
+        """Save what `restore` needs to go on after `step` steps: tensors, and whatever has a state_dict."""
+        packed = io.BytesIO()
+        torch.save({"config": self.config, "precision": self.precision, "step": step, "rng": torch.get_rng_state(),
+                    "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+                    "state": {name: value if isinstance(value, torch.Tensor) else value.state_dict()
+                              for name, value in state.items()}}, packed)
+        write_atomically(self.path(".ckpt"), packed.getvalue())
+
+    def restore(self, **state: Any) -> int:
+        """Load the last checkpoint into what it was saved from; the number of steps done, 0 if there is none."""
+        path = self.path(".ckpt")
+        try:
+            # weights_only: tensors and plain values, and no code. On the CPU, from where each part takes its own.
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            config, precision, step = saved["config"], saved["precision"], saved["step"]
+        except FileNotFoundError:
+            return 0
+        except Exception as error:  # a damaged zip or pickle raises nearly anything
+            raise UserError(f"{path} is damaged; delete it to start the run again") from error
+        self._check_same(path, config, precision)
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor):
+                value.copy_(saved["state"][name])
+            else:
+                value.load_state_dict(saved["state"][name])
+        torch.set_rng_state(saved["rng"])
+        if saved["cuda_rng"] is not None and torch.cuda.is_initialized():
+            torch.cuda.set_rng_state(saved["cuda_rng"])
+        return step

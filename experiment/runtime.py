@@ -1,0 +1,132 @@
+"""Where and how a run computes: device, precision, seed, the training step repeated, its time."""
+
+import contextlib
+import os
+import platform
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from experiment.cli import UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """The device that `--device` names: auto, cpu, cuda or cuda:N."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            raise UserError(f"--device {name}: {count or 'no'} CUDA GPU{'s' * (count != 1)} here; try --device cpu")
+        torch.cuda.set_device(device)
+    return device
+
+
+def set_precision(precision: str, device: torch.device) -> contextlib.AbstractContextManager:
+    """Set the precision of float32 matrix products; the context to run the forward pass in.
+
+    fp32 is full precision, tf32 the tensor cores' rounding of inputs, bf16 autocast. Weights stay float32 in all.
+    """
+    if precision == "tf32" and device.type != "cuda":
+        raise UserError("--precision tf32 needs a CUDA GPU; the CPU has fp32 and bf16")
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    if precision == "bf16":
+        # No cache of cast weights: inside a captured graph it would outlive the weights it was made from.
+        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
+    return contextlib.nullcontext()
+
+
+def cpu_count() -> int:
+    """The number of processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def environment(device: torch.device, precision: str) -> dict[str, str]:
+    """What a record says of the machine and the code that made it."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, text=True, check=True,
+                              capture_output=True).stdout.strip()
+
+    try:
+        # A run rewrites records and figures; only another line of code makes the commit not say what was run.
+        commit = git("rev-parse", "--short=12", "HEAD") + "-dirty" * bool(git("diff", "--name-only", "HEAD", "--", ":/*.py"))
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return {"python": platform.python_version(), "torch": torch.__version__, "device": name, "precision": precision,
+            "commit": commit}
+
+
+class Stopwatch:
+    """Adds up the seconds spent inside `with stopwatch:`, the device's queue included; goes into a checkpoint."""
+
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.seconds = 0.0
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
+
+    def __enter__(self) -> None:
+        self._started = self._now()
+
+    def __exit__(self, *_) -> None:
+        self.seconds += self._now() - self._started
+
+    def state_dict(self) -> dict[str, float]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.seconds = state["seconds"]
+
+
+class Repeated:
+    """`Repeated(step, device)(n)` does n training steps; on CUDA as replays of a captured graph.
+
+    A network of the paper's size is bound on a GPU by the time Python needs to launch its kernels. There the first
+    steps run as usual, on a side stream; then 20 steps, and one for the remainder, are captured, and from there on 20
+    steps are one launch. The kernels are the same, and so are the numbers. `step` must therefore do everything on the
+    device, at fixed addresses: no .item(), no Python number that changes from step to step.
+    """
+
+    WARM_UP = 3  # as many as the capture of an autograd graph needs before it (torch.cuda.graph)
+    TOGETHER = 20
+
+    def __init__(self, step: Callable[[], None], device: torch.device):
+        self.step = step
+        self.device = device
+        self.warm_up = self.WARM_UP
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+
+    def __call__(self, count: int) -> None:
+        if self.device.type != "cuda":
+            for _ in range(count):
+                self.step()
+            return
+        eager = min(count, self.warm_up)
+        if eager:
+            stream = torch.cuda.Stream(self.device)
+            stream.wait_stream(torch.cuda.current_stream(self.device))
+            with torch.cuda.stream(stream):
+                for _ in range(eager):
+                    self.step()
+            torch.cuda.current_stream(self.device).wait_stream(stream)
+            self.warm_up -= eager
+        together, alone = divmod(count - eager, self.TOGETHER)
+        for size, times in ((self.TOGETHER, together), (1, alone)):
+            if times and size not in self.graphs:
+                self.graphs[size] = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(self.graphs[size]):
+                    for _ in range(size):
+                        self.step()
+            for _ in range(times):
+                self.graphs[size].replay()
