@@ -131,49 +131,40 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
     for run, line in zip(runs, axes):
         outputs = run.arrays()["outputs"]
         for step, axis in zip(columns, line):
-            axis.plot(x, target, color="0.7", linewidth=1.2, label="target")
-            axis.plot(x, outputs[step], color=plots.color(run.mode), label="network")
+            axis.plot(x, target, color="0.7", linewidth=1.2)
+            axis.plot(x, outputs[step], color=plots.color(run.mode))
             axis.set_ylim(-4.9, 4.9)
-            axis.text(0.99, 0.98, f"loss {np.square(outputs[step] - target).mean():.3f}", fontsize=9, ha="right",
-                      va="top", transform=axis.transAxes)
+            axis.text(0.02, 0.98, f"loss {np.square(outputs[step] - target).mean():.3f}", fontsize=9, va="top",
+                      transform=axis.transAxes)
             if run is runs[0]:
                 axis.set_title(f"step {step:,}")
         line[0].set_ylabel(plots.LABELS[run.mode], fontsize=11, fontweight="bold")
     for axis in axes[-1]:
         axis.set_xlabel("x")
-    figure.suptitle(f"1D function fitting: network output (colour) over the target (grey){plots.seed_note(runs[0].seed, args.quick)}")
+    figure.suptitle("1D function fitting: the network's output in colour, the target in grey"
+                    + plots.seed_note(args.seeds[:1], args.quick))
     plots.save(figure, args.figures / "1d_function_fitting.png")
 
 
 def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
     """Stacked shares of the NTK's eigenvalues over training; a row a backbone, FR right of its baseline."""
-    rows = list(dict.fromkeys(plots.baseline(run.mode) for run in runs))
-    by_mode = {run.mode: run.record()["metrics"]["ntk_eigenvalue_shares"] for run in runs}
-    columns = [suffix for suffix in ("", "+fr") if any(row + suffix in by_mode for row in rows)]
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=(4.6 * len(columns) + 0.6, 2.6 * len(rows) + 0.9),
-                                sharex=True, sharey=True, squeeze=False)
+    figure, axes = plots.grid_by_backbone([run.mode for run in runs], width=4.7, height=2.5)
     shades = [*plt.get_cmap("Blues")(np.linspace(0.95, 0.4, LARGEST)), "0.88"]
-    names = [f"λ{i + 1}" for i in range(LARGEST)] + [f"the other {POINTS - LARGEST}"]
-    for row, line in zip(rows, axes):
-        for suffix, axis in zip(columns, line):
-            if row + suffix not in by_mode:
-                axis.set_axis_off()
-                continue
-            shares = by_mode[row + suffix]
-            steps = np.array([int(step) for step in shares])
-            heights = 100 * np.array(list(shares.values()))  # (times, LARGEST + 1)
-            bottoms = np.cumsum(heights, axis=1) - heights
-            for i, name in enumerate(names):
-                axis.bar(steps, heights[:, i], bottom=bottoms[:, i], width=0.8 * (steps[1] - steps[0]),
-                         color=shades[i], label=name)
-            axis.set_title(f"{plots.LABELS[row + suffix]}: λ1 holds {heights[-1, 0]:.0f} % at the end")
-            axis.tick_params(labelbottom=True)
-    for axis in axes[:, 0]:
+    names = [f"$\\lambda_{i + 1}$" for i in range(LARGEST)] + [f"the other {POINTS - LARGEST}"]
+    for run in runs:
+        axis, shares = axes[run.mode], run.record()["metrics"]["ntk_eigenvalue_shares"]
+        steps = np.array([int(step) for step in shares])
+        heights = 100 * np.array(list(shares.values()))  # (times, LARGEST + 1)
+        bottoms = np.cumsum(heights, axis=1) - heights
+        for i, name in enumerate(names):
+            axis.bar(steps, heights[:, i], bottom=bottoms[:, i], width=0.8 * (steps[1] - steps[0]), color=shades[i],
+                     label=name)
+        axis.set_title(f"{plots.LABELS[run.mode]}: the largest holds {heights[-1, 0]:.0f} % at the end")
         axis.set_ylabel("share of the sum (%)")
-    for axis in axes[-1]:
+        axis.xaxis.set_major_formatter(plots.THOUSANDS)
         axis.set_xlabel("step")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
-    figure.suptitle(f"Eigenvalues of the empirical NTK{plots.seed_note(runs[0].seed, args.quick)}")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    figure.suptitle(f"Eigenvalues of the empirical NTK{plots.seed_note(args.seeds[:1], args.quick)}")
     plots.save(figure, args.figures / "1d_ntk_eigenvalues.png")
 
 
@@ -194,14 +185,18 @@ def print_table(args: argparse.Namespace) -> None:
               f"{np.mean([record['time']['train_seconds'] for record in records]):>6.1f}")
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    """The options, here and in the script that draws the heat maps."""
+    return cli.options(description, modes=MODES, default_modes=COMPARED, steps=PAPER["steps"], checkpoint_every=2_500)
+
+
 def main() -> None:
-    args = cli.parse(cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=PAPER["steps"],
-                                 checkpoint_every=2_500))
+    args = cli.parse(parser(__doc__))
     device = choose_device(args.device)
     set_precision(args.precision, device)
     if device.type == "cpu" and not args.quick:
-        print("training on the CPU: about 25 s a network where each has a core; --quick takes a fifth of that")
-    longest_first = sorted(runs_of(args), key=lambda run: "+fr" not in run.mode)
+        print("training on the CPU: about 100 s for the four networks on two cores; --quick ends in about 25 s")
+    longest_first = sorted(runs_of(args), key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode))
     sweep(train, longest_first, args, workers=cpu_count() if device.type == "cpu" else 1)
     first = [run for run in runs_of(args) if run.seed == args.seeds[0]]
     draw_fits(first, args)

@@ -8,12 +8,15 @@ import matplotlib
 matplotlib.use("Agg")  # figures are files; no display is needed
 
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.ticker import StrMethodFormatter  # noqa: E402
 
 from experiment.records import write_atomically  # noqa: E402
 
 LABELS = {"relu": "ReLU", "relu+fr": "ReLU + FR", "relu+pe": "ReLU + PE", "relu+pe+fr": "ReLU + PE + FR",
           "sin": "Sin", "sin+fr": "Sin + FR"}
+THOUSANDS = StrMethodFormatter("{x:,.0f}")
 # Of the colour-blind safe palette of Okabe and Ito: one colour a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
 
@@ -33,6 +36,20 @@ def color(mode: str) -> str:
     return COLORS[baseline(mode)]
 
 
+def grid_by_backbone(modes: list[str], width: float, height: float) -> tuple[Figure, dict[str, Axes]]:
+    """A panel for each mode: a row a backbone, FR right of its baseline; `width` × `height` inches each."""
+    rows = list(dict.fromkeys(map(baseline, modes)))
+    columns = sorted({mode.endswith("+fr") for mode in modes})
+    figure, axes = plt.subplots(len(rows), len(columns), figsize=(width * len(columns), height * len(rows) + 1),
+                                squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    panels = {mode: axes[rows.index(baseline(mode)), columns.index(mode.endswith("+fr"))] for mode in modes}
+    for axis in panels.values():
+        axis.set_axis_on()
+    return figure, panels
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, whole or not at all, close it, and say where it lies."""
     packed = io.BytesIO()
@@ -42,6 +59,7 @@ def save(figure: Figure, path: Path) -> None:
     print(f"wrote {path}")
 
 
-def seed_note(seed: int, quick: bool) -> str:
+def seed_note(seeds: list[int], quick: bool) -> str:
     """What a figure's title says of the runs it shows."""
-    return f" (seed {seed}{', quick' * quick})"
+    shown = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
+    return f" ({shown}{', quick' * quick})"

@@ -54,9 +54,9 @@ class FourierReparamLinear(nn.Module):
 
         B[(f, p), j] = α cos(f x_j + φ_p),    M = (L + H) P rows, frequency-major, low frequencies first.
 
-    B is never stored. As cos(fx + φ) = cos φ cos(fx) − sin φ sin(fx), W is composed in two small products: the P
-    phases of each frequency are contracted with (cos φ, −sin φ) to two numbers, and the d_out × 2(L + H) matrix of
-    those is multiplied by the waves (cos fx, sin fx). That is about P/2 times less arithmetic than Λ B.
+    B is never stored. As cos(fx + φ) = cos φ cos(fx) − sin φ sin(fx), W is composed in two small products: contracting
+    its P phases with (cos φ, −sin φ) leaves each frequency two amplitudes, and the d_out × 2(L + H) matrix of those is
+    multiplied by the waves (cos fx, sin fx). That is about P/2 times less arithmetic than Λ B.
 
     Args:
         in_features: d_in, the size of the last dimension of the input.
@@ -95,7 +95,7 @@ class FourierReparamLinear(nn.Module):
         self.reset_parameters()
 
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """α (cos φ, −sin φ) of shape (2, P), and (cos fx, sin fx) of shape (L + H, 2, d_in), in float64 on the CPU.
+        """α (cos φ, −sin φ) of shape (2, P), and (cos fx, sin fx) of shape (2, L + H, d_in), in float64 on the CPU.
 
         float64 because f x reaches 1e5 at the paper's 3D setting, where float32 is good for two digits of a cosine.
         """
@@ -107,7 +107,7 @@ class FourierReparamLinear(nn.Module):
         angles = torch.cat([low, high])[:, None] * points
         phases = 2 * math.pi / self.phase_num * torch.arange(self.phase_num, **exact)
         return (self.alpha * torch.stack([phases.cos(), -phases.sin()]),
-                torch.stack([angles.cos(), angles.sin()], dim=1))
+                torch.stack([angles.cos(), angles.sin()]))
 
     def _set_factors(self) -> None:
         phases, waves = self._factors()
@@ -125,19 +125,21 @@ class FourierReparamLinear(nn.Module):
     def reset_parameters(self) -> None:
         """Draw column i of Λ from U(±sqrt(6 / M) / ‖B_i‖₂ / ω₀), so that W starts at He's scale; zero the bias."""
         phases, waves = self._factors()
-        norms = torch.einsum("cp,fcj->fpj", phases, waves).norm(dim=2).flatten()  # (M,)
+        norms = torch.einsum("cp,cfj->fpj", phases, waves).norm(dim=2).flatten()  # (M,)
         bound = math.sqrt(6 / len(norms)) / norms / self.omega
         # A row that is zero at every sample point but for rounding (as cos(255 x_j + π/2) at d_in = 256 and L = 256)
         # adds nothing to W whatever its coefficient; without this it would get one of 1e12.
         bound = bound.masked_fill(norms < 1e-6 * self.alpha, 0)
         with torch.no_grad():
-            self.coefficients.uniform_(-1, 1).mul_(bound.to(self.coefficients))
+            # Column after column, as the released code draws them: the same seed gives the same network.
+            columns = torch.empty_like(self.coefficients.T, memory_format=torch.contiguous_format).uniform_(-1, 1)
+            self.coefficients.copy_(columns.T * bound.to(columns))
             self.bias.zero_()
 
     @property
     def basis(self) -> Tensor:
         """B, shape (M, in_features): a new tensor of constants, on the layer's device and in its dtype."""
-        return torch.einsum("cp,fcj->fpj", self.phases, self.waves).flatten(0, 1)
+        return torch.einsum("cp,cfj->fpj", self.phases, self.waves).flatten(0, 1)
 
     @property
     def weight(self) -> Tensor:
@@ -149,9 +151,9 @@ class FourierReparamLinear(nn.Module):
         return self._compose()
 
     def _compose(self) -> Tensor:
-        by_phase = self.coefficients.reshape(-1, self.phase_num)  # (out (L + H), P)
-        by_wave = (by_phase @ self.phases.T).reshape(self.out_features, -1)  # (out, 2 (L + H))
-        return by_wave @ self.waves.flatten(0, 1)
+        by_phase = self.coefficients.reshape(-1, self.phase_num).T  # (P, out (L + H))
+        amplitudes = (self.phases @ by_phase).reshape(2, self.out_features, -1)  # of the cosines and of the sines
+        return (amplitudes @ self.waves).sum(0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""

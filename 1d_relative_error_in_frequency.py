@@ -1,0 +1,94 @@
+"""Draw the relative error in frequency over training, the heat maps of section 4 of the paper.
+
+    python 1d_function_fitting.py                 first: trains the networks
+    python 1d_relative_error_in_frequency.py      then: draws, in seconds
+
+With |F| the magnitude of the DFT over the 300 samples, the error at a frequency k is ||F_output(k)| − |F_target(k)|| /
+|F_target(k)|; the target's energy lies at 1.5, 2.5, 3.5 and 4.5 Hz. Reads results/1d/function/<mode>-seed<k>.npz, the
+output at every step, and writes
+
+    figures/1d_relative_error.png           the heat maps of all modes, FR right of its baseline, one colour scale
+    figures/1d_relative_error_<mode>.png    each alone, on the same scale
+
+The options are those of `1d_function_fitting.py`: they say which runs to draw. Those about training only go into the
+command that is named where a run is missing.
+"""
+
+import argparse
+import shlex
+import sys
+from importlib import import_module
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+
+from data.signals import square_like_wave
+from experiment import cli, plots, published
+from experiment.metrics import relative_spectral_error
+from experiment.records import Run
+
+fitting = import_module("1d_function_fitting")
+
+
+def relative_error(run: Run) -> np.ndarray:
+    """The error at each frequency after each step, shape (steps, frequencies)."""
+    target = square_like_wave()[1].numpy()[:, 0]
+    return relative_spectral_error(run.arrays()["outputs"], target, list(fitting.BINS.values()))
+
+
+def heat_map(axis: Axes, error: np.ndarray, mode: str) -> AxesImage:
+    """One panel: steps to the right, frequencies upwards, the error as colour from 0 to 1."""
+    image = axis.imshow(error.T, origin="lower", aspect="auto", interpolation="nearest", cmap="magma_r", vmin=0,
+                        vmax=1, extent=(0, len(error), -0.5, len(fitting.BINS) - 0.5))
+    axis.set_yticks(range(len(fitting.BINS)), [f"{hertz} Hz" for hertz in fitting.BINS])
+    axis.set_title(plots.LABELS[mode])
+    axis.set_xlabel("step")
+    axis.xaxis.set_major_formatter(plots.THOUSANDS)
+    axis.spines[["top", "right"]].set_visible(True)
+    return image
+
+
+def draw(errors: dict[str, np.ndarray], args: argparse.Namespace) -> None:
+    """All modes in one figure with one colour scale, and each alone."""
+    note = plots.seed_note(args.seeds, args.quick)
+    figure, axes = plots.grid_by_backbone(list(errors), width=5.0, height=2.1)
+    for mode, axis in axes.items():
+        image = heat_map(axis, errors[mode], mode)
+    figure.colorbar(image, ax=list(axes.values()), label="relative error", extend="max", shrink=0.8)
+    figure.suptitle(f"Relative error in frequency over training{note}")
+    plots.save(figure, args.figures / "1d_relative_error.png")
+    for mode, error in errors.items():
+        figure, axis = plt.subplots(figsize=(6, 2.6))
+        figure.colorbar(heat_map(axis, error, mode), label="relative error", extend="max")
+        axis.set_title(f"Relative error in frequency, {plots.LABELS[mode]}{note}")
+        plots.save(figure, args.figures / f"1d_relative_error_{mode}.png")
+
+
+def print_table(errors: dict[str, np.ndarray], at_paper_settings: bool) -> None:
+    """The error at 1.5, 2.5, 3.5 and 4.5 Hz after several steps, and beside it that of the released code."""
+    print(f"\n{'mode':<12}{'step':>6}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<24}{'largest difference':>18}")
+    for mode, error in errors.items():
+        for step in sorted({min(step, len(error) - 1) for step in (1000, 5000, 9999)}):
+            released = published.RELATIVE_ERROR_1D.get(mode, {}).get(step) if at_paper_settings else None
+            print(f"{mode:<12}{step:>6,}   {'  '.join(f'{value:.3f}' for value in error[step]):<36}" + (
+                f"{'  '.join(f'{value:.2f}' for value in released):<24}{np.abs(error[step] - released).max():>18.3f}"
+                if released else "–"))
+
+
+def main() -> None:
+    args = cli.parse(fitting.parser(__doc__))
+    runs = fitting.runs_of(args)
+    missing = [run for run in runs if not run.finished()]
+    if missing:
+        command = shlex.join(["python", "1d_function_fitting.py", *sys.argv[1:]])
+        raise cli.UserError(f"no finished run at {', '.join(str(run.path('.json')) for run in missing)}; "
+                            f"this makes {'it' if len(missing) == 1 else 'them'}: {command}")
+    errors = {mode: np.mean([relative_error(run) for run in runs if run.mode == mode], axis=0) for mode in args.modes}
+    draw(errors, args)
+    print_table(errors, runs[0].config == fitting.PAPER)
+
+
+if __name__ == "__main__":
+    cli.run(main)
