@@ -7,9 +7,10 @@ Trains each network on f(x) = 2·round((sin 3πx + sin 5πx + sin 7πx + sin 9π
 keeps its output at every step, and computes the empirical neural tangent kernel (NTK) every 1,000 steps. Writes
 
     results/1d/function/<mode>-seed<k>.json     loss, relative error at four frequencies, shares of the NTK's spectrum
-    results/1d/function/<mode>-seed<k>.npz      the outputs (steps × 300) and the NTK's eigenvalues
+    results/1d/function/<mode>-seed<k>.npz      the outputs (steps × 300), the NTK's eigenvalues, one layer's Λ
     figures/1d_function_fitting.png             the fits over the target at several steps
     figures/1d_ntk_eigenvalues.png              the shares of the NTK's four largest eigenvalues over training
+    figures/1d_fr_layer.png                     W = Λ B in a trained FR network
 
 On two CPU cores it takes about 100 seconds, with --quick 25. `1d_relative_error_in_frequency.py` draws the
 frequency heat maps from the same records.
@@ -29,7 +30,7 @@ from experiment.metrics import relative_spectral_error
 from experiment.records import Run
 from experiment.runtime import Repeated, Stopwatch, choose_device, cpu_count, environment, set_precision
 from experiment.sweep import progress, sweep
-from models import MODES, build_inr, empirical_ntk
+from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
 
 # Section 4: the same for every mode. α and the learning rate belong together (see FourierReparamLinear).
 PAPER = {"hidden_features": 128, "hidden_layers": 3, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 16,
@@ -103,8 +104,12 @@ def train(run: Run, args: argparse.Namespace) -> str:
         "relative_error_at": {str(at): dict(zip(BINS, error[at].tolist())) for at in (1000, 5000) if at < steps},
         "ntk_eigenvalue_shares": {str(i * ntk_every): [*row, 1 - sum(row)] for i, row in enumerate(shares.tolist())},
     }
+    arrays = {"outputs": kept, "ntk_eigenvalues": eigenvalues.numpy()}
+    reparameterized = [layer for layer in model if isinstance(layer, FourierReparamLinear)]
+    if reparameterized:
+        arrays["coefficients"] = reparameterized[len(reparameterized) // 2].coefficients.detach().cpu().numpy()
     run.finish(metrics=metrics, seconds=clock.seconds, steps=steps, environment=environment(device, run.precision),
-               arrays={"outputs": kept, "ntk_eigenvalues": eigenvalues.numpy()})
+               arrays=arrays)
     return f"loss {loss:.4f} in {clock.seconds:.1f} s"
 
 
@@ -168,6 +173,45 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
     plots.save(figure, args.figures / "1d_ntk_eigenvalues.png")
 
 
+def draw_layer(run: Run, args: argparse.Namespace) -> None:
+    """Λ of the middle hidden layer after training, the basis B, and the weight W = Λ B that they make."""
+    coefficients = run.arrays()["coefficients"]
+    width = run.config["hidden_features"]
+    basis = FourierReparamLinear(width, width, **{key: run.config[key] for key in (
+        "low_freq_num", "high_freq_num", "phase_num", "alpha")}).basis.numpy()
+    figure = plt.figure(figsize=(11, 4.6))
+    widths = [1, 0.15, 2.2, 0.15, 0.8, 1.2]
+    grid = figure.add_gridspec(1, 6, width_ratios=widths)
+    panels = {0: (coefficients @ basis, "W", "composed"), 2: (coefficients, "Λ", "learned"), 4: (basis, "B", "fixed")}
+    for column, (matrix, name, what) in panels.items():
+        axis = figure.add_subplot(grid[column])
+        scale = np.quantile(np.abs(matrix), 0.995)
+        # W and Λ equally high, as the rows of a product; B as high as there is room for.
+        aspect = "auto" if column == 4 else matrix.shape[1] / matrix.shape[0] / widths[column]
+        axis.imshow(matrix, cmap="RdBu_r", vmin=-scale, vmax=scale, aspect=aspect)
+        axis.set_title(f"{name}: {what}\n{matrix.shape[0]} × {matrix.shape[1]}")
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(True)
+    axis.set_yticks([len(basis) // 4, 3 * len(basis) // 4], ["low\nfrequencies", "high\nfrequencies"], rotation=90,
+                    va="center", fontsize=9)
+    for column, sign in ((1, "="), (3, "·")):
+        axis = figure.add_subplot(grid[column])
+        axis.text(0.5, 0.5, sign, fontsize=22, ha="center", va="center")
+        axis.set_axis_off()
+    rows = figure.add_subplot(grid[5])
+    phases, low = run.config["phase_num"], run.config["low_freq_num"]
+    for i, frequency in enumerate((1, 2, 4, low + 1)):  # counted as in B; the last is the first of the high ones
+        curve = basis[(frequency - 1) * phases] / run.config["alpha"]
+        rows.plot(curve / 2.6 - i, color="0.25", linewidth=1)
+        label = f"f = {frequency}/{low}" if frequency <= low else "f = 1"
+        rows.text(width + 3, -i, label, va="center", fontsize=9)
+    rows.set_title("rows of B, cos(f x)")
+    rows.set_axis_off()
+    figure.suptitle(f"W = Λ B: the middle hidden layer of {plots.LABELS[run.mode]}, trained{plots.seed_note([run.seed], args.quick)}")
+    plots.save(figure, args.figures / "1d_fr_layer.png")
+
+
 def print_table(args: argparse.Namespace) -> None:
     """Measured beside released: loss and relative error after the last step, averaged over the seeds."""
     print(f"\n{'mode':<12}{'loss':>18}{'released':>10}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<22}{'s':>6}")
@@ -201,6 +245,8 @@ def main() -> None:
     first = [run for run in runs_of(args) if run.seed == args.seeds[0]]
     draw_fits(first, args)
     draw_spectra(first, args)
+    for run in [run for run in first if run.mode.endswith("+fr")][:1]:
+        draw_layer(run, args)
     print_table(args)
 
 
