@@ -89,7 +89,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             loss = (outputs[step - 1] - target[:, 0]).square().mean().item()
             bar.set_postfix_str(f"loss {loss:.4f}")
             if not math.isfinite(loss):
-                raise cli.UserError(f"the loss is {loss} at step {step}; a smaller --lr may help")
+                raise cli.UserError(f"the training has diverged, the loss is {loss} at step {step}; a smaller --lr may help")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
     if steps % ntk_every == 0:
@@ -115,7 +115,10 @@ def train(run: Run, args: argparse.Namespace) -> str:
 
 def spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The eigenvalues of the empirical NTK, largest first, float64 on the CPU."""
-    return torch.linalg.eigvalsh(empirical_ntk(model, x).double().cpu()).flip(0)
+    kernel = empirical_ntk(model, x).double().cpu()
+    if not kernel.isfinite().all():
+        raise cli.UserError("the training has diverged, the NTK is not finite; a smaller --lr may help")
+    return torch.linalg.eigvalsh(kernel).flip(0)
 
 
 def runs_of(args: argparse.Namespace) -> list[Run]:

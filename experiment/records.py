@@ -121,6 +121,8 @@ class Run:
         write_atomically(self.path(".npz"), packed.getvalue())
         write_atomically(self.path(".json"), text.encode())
         self.path(".ckpt").unlink(missing_ok=True)
+        for unfinished in self.path("").parent.glob(f".{self.path('').name}.*.tmp"):  # of a write that was killed
+            unfinished.unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove what an earlier run of this name has left."""

@@ -61,6 +61,7 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
     hidden_omega = as_positive("hidden_omega", hidden_omega)
     if pe_frequencies is None:
         pe_frequencies = 10 if in_features >= 3 else 6
+    pe_frequencies = as_count("pe_frequencies", pe_frequencies)
 
     sine = mode.startswith("sin")
     layers: list[nn.Module] = []

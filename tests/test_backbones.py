@@ -1,0 +1,145 @@
+"""The six networks against a plain implementation that is given their weights."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from models import MODES, FourierReparamLinear, PositionalEncoding, build_inr, fold
+
+SETTINGS = dict(out_features=3, hidden_features=32, hidden_layers=2, low_freq_num=6, high_freq_num=6, phase_num=4,
+                alpha=0.05, first_omega=20.0, hidden_omega=10.0)
+
+
+def network(mode, in_features=2, **settings):
+    torch.manual_seed(0)
+    return build_inr(mode, in_features=in_features, **{**SETTINGS, **settings})
+
+
+def encoded(x, frequencies):
+    parts = [x]
+    for i in range(frequencies):
+        for c in range(x.shape[1]):
+            parts += [torch.sin(2**i * math.pi * x[:, c:c + 1]), torch.cos(2**i * math.pi * x[:, c:c + 1])]
+    return torch.cat(parts, dim=1)
+
+
+class Plain:
+    """The network of experiments in plain tensors: W = Λ B by the full product, layer after layer."""
+
+    def __init__(self, model, mode):
+        self.mode = mode
+        self.layers = [layer for layer in model.modules() if isinstance(layer, (torch.nn.Linear, FourierReparamLinear))]
+        self.bases = [getattr(layer, "basis", None) for layer in self.layers]
+        self.parameters = [parameter.detach().clone().requires_grad_()
+                           for layer in self.layers for parameter in layer.parameters()]
+
+    def __call__(self, x):
+        if "+pe" in self.mode:
+            x = encoded(x, 10 if x.shape[1] == 3 else 6)
+        for i, basis in enumerate(self.bases):
+            weight, bias = self.parameters[2 * i:2 * i + 2]
+            x = x @ (weight if basis is None else weight @ basis).T + bias
+            if i < len(self.bases) - 1:
+                omega = SETTINGS["first_omega"] if i == 0 else SETTINGS["hidden_omega"]
+                x = torch.sin(omega * x) if "sin" in self.mode else torch.relu(x)
+        return x
+
+
+@pytest.mark.parametrize("in_features", [1, 2, 3])
+@pytest.mark.parametrize("mode", MODES)
+def test_outputs_and_training_agree_with_the_plain_implementation(mode, in_features):
+    model = network(mode, in_features)
+    plain = Plain(model, mode)
+    x = torch.rand(50, in_features) * 2 - 1
+    target = torch.rand(50, 3)
+    assert (model(x) - plain(x)).norm() < 1e-5 * plain(x).norm()
+
+    ours = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    theirs = torch.optim.Adam(plain.parameters, lr=1e-3)
+    for _ in range(40):
+        losses = []
+        for optimizer, net in ((ours, model), (theirs, plain)):
+            optimizer.zero_grad()
+            loss = F.mse_loss(net(x), target)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert losses[0] < 0.7 * F.mse_loss(network(mode, in_features)(x), target).item()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_layers_in_order_and_fr_only_between_hidden_layers(mode):
+    model = network(mode, in_features=3, hidden_layers=4)
+    layers = [layer for layer in model.modules() if isinstance(layer, (torch.nn.Linear, FourierReparamLinear))]
+    encoded_features = 3 * 21 if "+pe" in mode else 3
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [
+        (encoded_features, 32), *[(32, 32)] * 4, (32, 3)]
+    assert [isinstance(layer, FourierReparamLinear) for layer in layers] == [False, *["+fr" in mode] * 4, False]
+    assert model(torch.rand(2, 5, 3)).shape == (2, 5, 3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_initial_weights(mode):
+    model = network(mode, hidden_features=256, out_features=64)
+    first, hidden, *_, last = [layer for layer in model.modules()
+                               if isinstance(layer, (torch.nn.Linear, FourierReparamLinear))]
+    sine = "sin" in mode
+    he = math.sqrt(6 / 256)
+    bounds = [(first.weight, 1 / 2 if sine else 1 / math.sqrt(first.in_features)),
+              (last.weight, he / SETTINGS["hidden_omega"] if sine else he),
+              (first.bias, 1 / math.sqrt(first.in_features))]
+    if "+fr" in mode:
+        assert hidden.bias.eq(0).all() and hidden.omega == (SETTINGS["hidden_omega"] if sine else 1)
+    else:
+        bounds.append((hidden.weight, he / SETTINGS["hidden_omega"] if sine else 1 / math.sqrt(256)))
+    for values, bound in bounds:
+        assert 0.97 * bound < values.abs().max() <= bound * (1 + 1e-6)
+
+
+def test_positional_encoding_order():
+    x = torch.rand(4, 3) * 2 - 1
+    encoding = PositionalEncoding(3, 5)
+    assert torch.allclose(encoding(x), encoded(x, 5), atol=1e-5)
+    assert encoding(x).shape[-1] == encoding.out_features
+
+
+@pytest.mark.parametrize("in_features, frequencies", [(1, 6), (2, 6), (3, 10)])
+def test_encoding_frequencies_of_the_paper_and_of_ones_own(in_features, frequencies):
+    assert network("relu+pe", in_features)[0].num_frequencies == frequencies
+    assert network("relu+pe", in_features, pe_frequencies=4)[0].num_frequencies == 4
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_fold_leaves_plain_layers_and_the_output(mode):
+    model = network(mode)
+    folded = fold(model)
+    x = torch.rand(10, 2)
+    assert not any(isinstance(layer, FourierReparamLinear) for layer in folded.modules())
+    assert torch.equal(folded(x), model(x))
+    for parameter in folded.parameters():
+        parameter.data.zero_()
+    assert model(x).abs().sum() > 0  # nothing is shared
+    assert any(isinstance(layer, FourierReparamLinear) for layer in model.modules()) == ("+fr" in mode)
+
+
+def test_fold_of_a_layer_and_of_a_layer_used_twice():
+    layer = FourierReparamLinear(8, 8, low_freq_num=2, high_freq_num=2, phase_num=3, alpha=0.1)
+    assert type(fold(layer)) is torch.nn.Linear
+    twice = fold(torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
+    assert twice[0] is twice[2]
+
+
+@pytest.mark.parametrize("name, value", [
+    ("mode", "tanh"), ("mode", None), ("in_features", 0), ("out_features", 0), ("hidden_features", -1),
+    ("hidden_layers", 0), ("low_freq_num", -2), ("phase_num", 0), ("alpha", -0.1), ("first_omega", 0.0),
+    ("hidden_omega", math.nan), ("pe_frequencies", 0),
+])
+@pytest.mark.parametrize("mode", ["relu", "sin+fr"])
+def test_a_bad_argument_is_named_with_its_value(mode, name, value):
+    arguments = {"mode": mode, "in_features": 2, **SETTINGS, name: value}
+    with pytest.raises(ValueError) as error:
+        build_inr(arguments.pop("mode"), **arguments)
+    assert name in str(error.value) and repr(value) in str(error.value)

@@ -1,0 +1,178 @@
+"""The layer against its definition, computed the plain way in float64."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from models import FourierReparamLinear
+
+SETTINGS = [
+    dict(in_features=7, low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.05),
+    dict(in_features=8, low_freq_num=0, high_freq_num=4, phase_num=2, alpha=1.0),
+    dict(in_features=9, low_freq_num=5, high_freq_num=0, phase_num=1, alpha=0.2),
+    dict(in_features=128, low_freq_num=64, high_freq_num=64, phase_num=16, alpha=0.05),  # 1D
+    dict(in_features=256, low_freq_num=256, high_freq_num=256, phase_num=8, alpha=0.001),  # 3D
+]
+
+
+def layer_of(settings, out_features=6):
+    torch.manual_seed(0)
+    return FourierReparamLinear(out_features=out_features, **settings)
+
+
+def basis_by_definition(in_features, low_freq_num, high_freq_num, phase_num, alpha):
+    period = 2 * math.pi * low_freq_num if low_freq_num else 2 * math.pi
+    frequencies = [k / low_freq_num for k in range(1, low_freq_num + 1)] + list(range(1, high_freq_num + 1))
+    points = [-period / 2 + period * j / (in_features - 1) for j in range(in_features)]
+    return torch.tensor([[alpha * math.cos(f * x + 2 * math.pi * p / phase_num) for x in points]
+                         for f in frequencies for p in range(phase_num)], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_basis_and_weight_follow_the_definition(settings):
+    expected = basis_by_definition(**settings)
+    layer = layer_of(settings)
+    assert layer.basis.shape == expected.shape and layer.basis.dtype == torch.float32
+    assert (layer.basis - expected).abs().max() < 1e-6 * settings["alpha"]
+
+    layer.double()
+    full_product = layer.coefficients @ expected
+    assert (layer.weight - full_product).abs().max() < 1e-10 * full_product.abs().max()
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("omega", [1.0, 30.0])
+def test_initial_coefficients(settings, omega):
+    torch.manual_seed(1)
+    layer = FourierReparamLinear(out_features=512, omega=omega, **settings)
+    norms = basis_by_definition(**settings).norm(dim=1)
+    bound = math.sqrt(6 / len(norms)) / norms / omega
+    vanishing = norms < 1e-6 * settings["alpha"]
+    largest = layer.coefficients.detach().double().abs().amax(dim=0)
+    assert (largest[~vanishing] <= bound[~vanishing] * (1 + 1e-6)).all()
+    assert (largest[~vanishing] > 0.95 * bound[~vanishing]).all()
+    assert (largest[vanishing] == 0).all()
+    assert layer.bias.eq(0).all()
+    assert layer.coefficients.shape == (512, len(norms))
+
+
+def test_a_basis_row_that_vanishes_at_every_point_does_not_blow_up_the_coefficients():
+    layer = layer_of(dict(in_features=256, low_freq_num=256, high_freq_num=256, phase_num=8, alpha=0.01))
+    norms = basis_by_definition(256, 256, 256, 8, 0.01).norm(dim=1)
+    assert norms.min() < 1e-9  # cos(255 x_j ± π/2), zero but for rounding
+    assert layer.coefficients.abs().max() < 1
+
+
+def test_same_coefficients_as_columns_drawn_one_after_another():
+    settings = SETTINGS[0]
+    layer = layer_of(settings, out_features=20)
+    norms = basis_by_definition(**settings).norm(dim=1)
+    torch.manual_seed(0)
+    for i, norm in enumerate(norms):
+        bound = math.sqrt(6 / len(norms)) / norm.item()
+        assert torch.allclose(layer.coefficients[:, i], torch.empty(20).uniform_(-bound, bound), rtol=1e-5, atol=1e-7)
+
+
+def test_forward_is_x_times_weight_plus_bias_for_any_leading_shape():
+    layer = layer_of(SETTINGS[0])
+    layer.bias.data.uniform_()
+    for shape in [(7,), (5, 7), (2, 3, 7), (0, 7)]:
+        x = torch.randn(shape)
+        expected = x @ layer.weight.T + layer.bias
+        assert layer(x).shape == (*shape[:-1], 6)
+        assert torch.allclose(layer(x), expected, atol=1e-6)
+
+
+def test_only_coefficients_and_bias_are_trained_and_saved():
+    layer = layer_of(SETTINGS[0])
+    assert {name for name, _ in layer.named_parameters()} == {"coefficients", "bias"}
+    assert set(layer.state_dict()) == {"coefficients", "bias"}
+    other = FourierReparamLinear(out_features=6, **SETTINGS[0])
+    assert not torch.equal(other.coefficients, layer.coefficients)
+    other.load_state_dict(copy.deepcopy(layer.state_dict()))
+    x = torch.randn(4, 7)
+    assert torch.equal(other(x), layer(x))
+
+
+def test_gradient_is_that_of_the_full_product():
+    layer = layer_of(SETTINGS[0]).double()
+    x = torch.randn(5, 7, dtype=torch.float64)
+    layer(x).square().sum().backward()
+    coefficients = layer.coefficients.detach().clone().requires_grad_()
+    (x @ (coefficients @ basis_by_definition(**SETTINGS[0])).T).square().sum().backward()
+    assert torch.allclose(layer.coefficients.grad, coefficients.grad, rtol=1e-10)
+
+
+def test_fold_is_a_linear_layer_with_the_same_output():
+    layer = layer_of(SETTINGS[3])
+    layer.bias.data.uniform_()
+    state = torch.get_rng_state()
+    folded = layer.fold()
+    assert type(folded) is torch.nn.Linear and torch.equal(torch.get_rng_state(), state)
+    x = torch.randn(3, 128)
+    assert torch.equal(folded(x), layer(x))
+    layer.coefficients.data.zero_()
+    assert not torch.equal(folded(x), layer(x))  # a copy, not a view
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_other_dtypes_have_the_basis_of_their_own_precision(dtype, tolerance):
+    layer = layer_of(SETTINGS[0]).to(dtype)
+    expected = basis_by_definition(**SETTINGS[0])
+    assert layer.basis.dtype == dtype
+    assert (layer.basis.double() - expected).abs().max() < tolerance * SETTINGS[0]["alpha"]
+    assert layer(torch.randn(2, 7, dtype=dtype)).dtype == dtype
+    assert layer.fold().weight.dtype == dtype
+
+
+def test_a_layer_built_on_the_meta_device_gets_its_basis_with_its_memory():
+    with torch.device("meta"):
+        layer = FourierReparamLinear(out_features=6, **SETTINGS[0])
+    assert layer(torch.empty(2, 7, device="meta")).shape == (2, 6)
+    layer = layer.to_empty(device="cpu")
+    layer.load_state_dict(layer_of(SETTINGS[0]).state_dict())
+    x = torch.randn(2, 7)
+    assert torch.equal(layer(x), layer_of(SETTINGS[0])(x))
+
+
+def test_autocast_does_not_reach_the_composition():
+    layer = layer_of(SETTINGS[3])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(2, 128)).dtype == torch.bfloat16
+        weight = layer.weight
+    assert weight.dtype == torch.float32 and torch.equal(weight, layer.weight)
+
+
+def test_func_transforms_and_compile():
+    layer = layer_of(SETTINGS[0])
+    x = torch.randn(5, 7)
+    parameters = dict(layer.named_parameters())
+
+    def loss(parameters, x):
+        return torch.func.functional_call(layer, parameters, (x,)).square().sum()
+
+    per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+    layer(x).square().sum().backward()
+    assert torch.allclose(per_sample["coefficients"].sum(0), layer.coefficients.grad, rtol=1e-4, atol=1e-6)
+    _, tangent = torch.func.jvp(lambda x: layer(x), (x,), (torch.ones_like(x),))
+    assert torch.allclose(tangent, (torch.ones_like(x) @ layer.weight.T), atol=1e-5)
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(x), layer(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("name, value", [
+    ("in_features", 0), ("out_features", -3), ("low_freq_num", -1), ("high_freq_num", 2.5), ("phase_num", 0),
+    ("alpha", 0.0), ("alpha", math.nan), ("alpha", math.inf), ("omega", -30.0), ("in_features", "seven"),
+    ("alpha", None),
+])
+def test_a_bad_argument_is_named_with_its_value(name, value):
+    with pytest.raises(ValueError) as error:
+        FourierReparamLinear(**{**SETTINGS[0], "out_features": 6, name: value})
+    assert name in str(error.value) and repr(value) in str(error.value)
+
+
+def test_no_frequency_at_all_is_an_error():
+    with pytest.raises(ValueError, match="low_freq_num"):
+        FourierReparamLinear(4, 4, low_freq_num=0, high_freq_num=0, phase_num=4, alpha=1)

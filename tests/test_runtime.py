@@ -1,0 +1,72 @@
+"""Device choice and the repeated step."""
+
+import pytest
+import torch
+
+from experiment.cli import UserError
+from experiment.runtime import Repeated, Stopwatch, choose_device
+from models import build_inr
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "", "CPU"])
+def test_unknown_devices_are_refused(name):
+    with pytest.raises(UserError, match="--device"):
+        choose_device(name)
+
+
+def test_repeated_takes_the_steps_asked_for():
+    taken = []
+    advance = Repeated(lambda: taken.append(1), torch.device("cpu"))
+    advance(7)
+    advance(0)
+    advance(25)
+    assert len(taken) == 32
+
+
+def test_stopwatch_adds_up_and_survives_a_checkpoint():
+    clock = Stopwatch(torch.device("cpu"))
+    with clock:
+        pass
+    first = clock.seconds
+    with clock:
+        pass
+    assert clock.seconds > first > 0
+    other = Stopwatch(torch.device("cpu"))
+    other.load_state_dict(clock.state_dict())
+    assert other.seconds == clock.seconds
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("mode", ["relu+fr", "sin+fr"])
+def test_captured_steps_are_the_eager_steps(mode):
+    device = torch.device("cuda")
+
+    def losses(repeat):
+        torch.manual_seed(0)
+        model = build_inr(mode, in_features=1, out_features=1, hidden_features=64, hidden_layers=2, low_freq_num=16,
+                          high_freq_num=16, phase_num=8, alpha=0.05, first_omega=5, hidden_omega=5).to(device)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
+        x = torch.linspace(-1, 1, 100, device=device)[:, None]
+        kept, row = torch.zeros(100, device=device), torch.zeros(1, dtype=torch.long, device=device)
+
+        def step():
+            optimizer.zero_grad()
+            loss = (model(x) - x.sin()).square().mean()
+            loss.backward()
+            optimizer.step()
+            kept.index_copy_(0, row, loss.detach()[None])
+            row.add_(1)
+
+        repeat(step)
+        return kept.cpu()
+
+    def eager(step):
+        for _ in range(100):
+            step()
+
+    def captured(step):
+        advance = Repeated(step, device)
+        for count in (1, 30, 45, 24):
+            advance(count)
+
+    assert torch.equal(losses(eager), losses(captured))
