@@ -12,7 +12,7 @@ keeps its output at every step, and computes the empirical neural tangent kernel
     figures/1d_ntk_eigenvalues.png              the shares of the NTK's four largest eigenvalues over training
     figures/1d_fr_layer.png                     W = Λ B in a trained FR network
 
-On two CPU cores it takes about 100 seconds, with --quick 25. `1d_relative_error_in_frequency.py` draws the
+On two CPU cores it takes about two minutes, with --quick half of one. `1d_relative_error_in_frequency.py` draws the
 frequency heat maps from the same records.
 """
 
@@ -242,7 +242,7 @@ def main() -> None:
     device = choose_device(args.device)
     set_precision(args.precision, device)
     if device.type == "cpu" and not args.quick:
-        print("training on the CPU: about 100 s for the four networks on two cores; --quick ends in about 25 s")
+        print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
     longest_first = sorted(runs_of(args), key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode))
     sweep(train, longest_first, args, workers=cpu_count() if device.type == "cpu" else 1)
     first = [run for run in runs_of(args) if run.seed == args.seeds[0]]
