@@ -89,7 +89,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
             loss = (outputs[step - 1] - target[:, 0]).square().mean().item()
             bar.set_postfix_str(f"loss {loss:.4f}")
             if not math.isfinite(loss):
-                raise cli.UserError(f"the training has diverged, the loss is {loss} at step {step}; a smaller --lr may help")
+                raise cli.UserError(f"the training has diverged, the loss is {loss} at step {step}; "
+                                    "a smaller --lr may help")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
     if steps % ntk_every == 0:
@@ -102,7 +103,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
         "loss": loss,
         "relative_error": dict(zip(BINS, error[-1].tolist())),
         "relative_error_at": {str(at): dict(zip(BINS, error[at].tolist())) for at in (1000, 5000) if at < steps},
-        "ntk_eigenvalue_shares": {str(i * ntk_every): [*row, 1 - sum(row)] for i, row in enumerate(shares.tolist())},
+        "ntk_eigenvalue_shares": {str(i * ntk_every): [*four, 1 - sum(four)] for i, four in enumerate(shares.tolist())},
     }
     arrays = {"outputs": kept, "ntk_eigenvalues": eigenvalues.numpy()}
     reparameterized = [layer for layer in model if isinstance(layer, FourierReparamLinear)]
@@ -125,7 +126,8 @@ def runs_of(args: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
     config = {**PAPER, "steps": args.steps or (QUICK_STEPS if args.quick else PAPER["steps"]),
               "lr": args.lr or PAPER["lr"]}
-    return [Run(args.results, "1d", "function", mode, seed, config, args.precision)
+    device = choose_device(args.device).type
+    return [Run(args.results, "1d", "function", mode, seed, config, args.precision, device)
             for seed in args.seeds for mode in args.modes]
 
 
@@ -137,7 +139,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
     figure, axes = plt.subplots(len(runs), len(columns), figsize=(2.9 * len(columns), 1.9 * len(runs) + 0.5),
                                 sharex=True, sharey=True, squeeze=False)
     for run, line in zip(runs, axes):
-        outputs = run.arrays()["outputs"]
+        outputs = run.arrays(outputs=(steps, POINTS))["outputs"]
         for step, axis in zip(columns, line):
             axis.plot(x, target, color="0.7", linewidth=1.2)
             axis.plot(x, outputs[step], color=plots.color(run.mode))
@@ -160,7 +162,7 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
     shades = [*plt.get_cmap("Blues")(np.linspace(0.95, 0.4, LARGEST)), "0.88"]
     names = [f"$\\lambda_{i + 1}$" for i in range(LARGEST)] + [f"the other {POINTS - LARGEST}"]
     for run in runs:
-        axis, shares = axes[run.mode], run.record()["metrics"]["ntk_eigenvalue_shares"]
+        axis, shares = axes[run.mode], run.metric("ntk_eigenvalue_shares")
         steps = np.array([int(step) for step in shares])
         heights = 100 * np.array(list(shares.values()))  # (times, LARGEST + 1)
         bottoms = np.cumsum(heights, axis=1) - heights
@@ -178,10 +180,10 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
 
 def draw_layer(run: Run, args: argparse.Namespace) -> None:
     """Λ of the middle hidden layer after training, the basis B, and the weight W = Λ B that they make."""
-    coefficients = run.arrays()["coefficients"]
     width = run.config["hidden_features"]
     basis = FourierReparamLinear(width, width, **{key: run.config[key] for key in (
         "low_freq_num", "high_freq_num", "phase_num", "alpha")}).basis.numpy()
+    coefficients = run.arrays(coefficients=(width, len(basis)))["coefficients"]
     figure = plt.figure(figsize=(11, 4.6))
     widths = [1, 0.15, 2.2, 0.15, 0.8, 1.2]
     grid = figure.add_gridspec(1, 6, width_ratios=widths)
@@ -207,29 +209,31 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
     for i, frequency in enumerate((1, 2, 4, low + 1)):  # counted as in B; the last is the first of the high ones
         curve = basis[(frequency - 1) * phases] / run.config["alpha"]
         rows.plot(curve / 2.6 - i, color="0.25", linewidth=1)
-        label = f"f = {frequency}/{low}" if frequency <= low else "f = 1"
+        label = f"f = {frequency}/{low}" if frequency <= low else "f = 1, near\nhalf the sam-\npling rate"
         rows.text(width + 3, -i, label, va="center", fontsize=9)
     rows.set_title("rows of B, cos(f x)")
     rows.set_axis_off()
-    figure.suptitle(f"W = Λ B: the middle hidden layer of {plots.LABELS[run.mode]}, trained{plots.seed_note([run.seed], args.quick)}")
+    figure.suptitle(f"W = Λ B: the middle hidden layer of {plots.LABELS[run.mode]}, trained"
+                    + plots.seed_note([run.seed], args.quick))
     plots.save(figure, args.figures / "1d_fr_layer.png")
 
 
 def print_table(args: argparse.Namespace) -> None:
     """Measured beside released: loss and relative error after the last step, averaged over the seeds."""
-    print(f"\n{'mode':<12}{'loss':>18}{'released':>10}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<22}{'s':>6}")
+    print(f"\n{'mode':<12}{'loss':>18}{'released':>10}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<22}"
+          f"{'s':>6}")
     for mode in args.modes:
-        records = [run.record() for run in runs_of(args) if run.mode == mode]
-        losses = [record["metrics"]["loss"] for record in records]
+        runs = [run for run in runs_of(args) if run.mode == mode]
+        losses = [run.metric("loss") for run in runs]
         spread = f" ± {np.std(losses, ddof=1):.4f}" if len(losses) > 1 else ""
-        error = np.mean([list(record["metrics"]["relative_error"].values()) for record in records], axis=0)
-        at_paper_length = records[0]["config"] == PAPER
+        error = np.mean([list(run.metric("relative_error").values()) for run in runs], axis=0)
+        at_paper_length = runs[0].config == PAPER
         loss = f"{published.LOSS_1D[mode]:.3f}" if at_paper_length and mode in published.LOSS_1D else "–"
         released = published.RELATIVE_ERROR_1D.get(mode, {}).get(9999, ()) if at_paper_length else ()
         print(f"{mode:<12}{f'{np.mean(losses):.4f}{spread}':>18}{loss:>10}   "
               f"{'  '.join(f'{value:.3f}' for value in error):<36}"
               f"{'  '.join(f'{value:.2f}' for value in released) or '–':<22}"
-              f"{np.mean([record['time']['train_seconds'] for record in records]):>6.1f}")
+              f"{np.mean([run.record()['time']['train_seconds'] for run in runs]):>6.1f}")
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -24,7 +24,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
-from data.signals import square_like_wave
+from data.signals import POINTS, square_like_wave
 from experiment import cli, plots, published
 from experiment.metrics import relative_spectral_error
 from experiment.records import Run
@@ -35,7 +35,8 @@ fitting = import_module("1d_function_fitting")
 def relative_error(run: Run) -> np.ndarray:
     """The error at each frequency after each step, shape (steps, frequencies)."""
     target = square_like_wave()[1].numpy()[:, 0]
-    return relative_spectral_error(run.arrays()["outputs"], target, list(fitting.BINS.values()))
+    outputs = run.arrays(outputs=(run.config["steps"], POINTS))["outputs"]
+    return relative_spectral_error(outputs, target, list(fitting.BINS.values()))
 
 
 def heat_map(axis: Axes, error: np.ndarray, mode: str) -> AxesImage:
@@ -68,7 +69,8 @@ def draw(errors: dict[str, np.ndarray], args: argparse.Namespace) -> None:
 
 def print_table(errors: dict[str, np.ndarray], at_paper_settings: bool) -> None:
     """The error at 1.5, 2.5, 3.5 and 4.5 Hz after several steps, and beside it that of the released code."""
-    print(f"\n{'mode':<12}{'step':>6}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<24}{'largest difference':>18}")
+    print(f"\n{'mode':<12}{'step':>6}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<24}"
+          f"{'largest difference':>18}")
     for mode, error in errors.items():
         for step in sorted({min(step, len(error) - 1) for step in (1000, 5000, 9999)}):
             released = published.RELATIVE_ERROR_1D.get(mode, {}).get(step) if at_paper_settings else None
@@ -80,11 +82,10 @@ def print_table(errors: dict[str, np.ndarray], at_paper_settings: bool) -> None:
 def main() -> None:
     args = cli.parse(fitting.parser(__doc__))
     runs = fitting.runs_of(args)
-    missing = [run for run in runs if not run.finished()]
-    if missing:
-        command = shlex.join(["python", "1d_function_fitting.py", *sys.argv[1:]])
-        raise cli.UserError(f"no finished run at {', '.join(str(run.path('.json')) for run in missing)}; "
-                            f"this makes {'it' if len(missing) == 1 else 'them'}: {command}")
+    unfinished = [path for run in runs if (path := run.missing())]
+    if unfinished:
+        what = ", ".join(f"{path} is {'not finished' if path.suffix == '.ckpt' else 'missing'}" for path in unfinished)
+        raise cli.UserError(f"{what}; train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])}")
     errors = {mode: np.mean([relative_error(run) for run in runs if run.mode == mode], axis=0) for mode in args.modes}
     draw(errors, args)
     print_table(errors, runs[0].config == fitting.PAPER)

@@ -19,15 +19,15 @@ class _Parser(argparse.ArgumentParser):
         raise SystemExit(2)
 
 
-def whole(smallest: int) -> Callable[[str], int]:
-    """An argparse type: a whole number from `smallest` up."""
+def whole(smallest: int, largest: int = 10**9) -> Callable[[str], int]:
+    """An argparse type: a whole number from `smallest` to `largest`."""
     def parse(text: str) -> int:
         try:
             value = int(text)
         except ValueError:
             value = smallest - 1
-        if value < smallest:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {smallest} up, not {text!r}")
+        if not smallest <= value <= largest:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {smallest} to {largest}, not {text!r}")
         return value
     return parse
 

@@ -51,7 +51,8 @@ class Run:
     """One training run, named by experiment, case, mode and seed, and the files that it leaves below `results`.
 
     `config` holds every setting that decides the outcome. A record or checkpoint of the same name with another
-    `config` or precision belongs to another run, and is neither used nor overwritten without --force.
+    `config` or precision belongs to another run, and is neither used nor overwritten without --force; nor does a
+    checkpoint go on on another type of device than it was made on.
     """
 
     results: Path
@@ -61,6 +62,7 @@ class Run:
     seed: int
     config: dict[str, Any]
     precision: str = "fp32"
+    device: str = "cpu"
 
     def path(self, suffix: str) -> Path:
         """<results>/<experiment>/<case>/<mode>-seed<k><suffix>; .json, .npz or .ckpt."""
@@ -69,9 +71,10 @@ class Run:
     def __str__(self) -> str:
         return f"{self.experiment} {self.case} {self.mode} seed {self.seed}"
 
-    def _check_same(self, path: Path, config: dict[str, Any], precision: str) -> None:
+    def _check_same(self, path: Path, found: dict[str, Any]) -> None:
         wanted = {**self.config, "precision": self.precision}
-        found = {**config, "precision": precision}
+        if "device" in found:
+            wanted["device"] = self.device
         differing = [f"{key} {found.get(key)} where {wanted.get(key)} is asked for"
                      for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
         if differing:
@@ -85,27 +88,47 @@ class Run:
             record = json.loads(path.read_text(encoding="utf-8"))
             if not (isinstance(record, dict) and all(key in record for key in KEYS)):
                 raise ValueError("a key is missing")
-            self._check_same(path, record["config"], record["environment"]["precision"])
+            self._check_same(path, {**record["config"], "precision": record["environment"]["precision"]})
         except FileNotFoundError:
             return None
         except (ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged ({describe(error)}); delete it, or --force trains it again") from error
         return record
 
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The bulk arrays beside the record. UserError if the file is damaged."""
+    def metric(self, name: str) -> Any:
+        """One entry of the finished record's metrics. UserError if it is not there."""
+        try:
+            return self.record()["metrics"][name]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{self.path('.json')} is damaged, its metrics have no {name}; "
+                            "--force trains it again") from error
+
+    def arrays(self, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+        """The bulk arrays beside the record. UserError if they are damaged, or if one of `shapes` is another."""
         path = self.path(".npz")
         try:
             with np.load(path, allow_pickle=False) as stored:
-                return dict(stored)
+                arrays = dict(stored)
+            for name, shape in shapes.items():
+                if arrays[name].shape != shape:
+                    raise ValueError(f"{name} has the shape {arrays[name].shape}, not {shape}")
+            return arrays
         except FileNotFoundError:
             raise
         except Exception as error:  # a damaged zip raises nearly anything
             raise UserError(f"{path} is damaged ({describe(error)}); --force trains the run again") from error
 
+    def missing(self) -> Path | None:
+        """What keeps the run from being finished: the record or the arrays, or a checkpoint of its training."""
+        if self.path(".ckpt").exists():  # also of one begun again with --force, which leaves the old record until then
+            return self.path(".ckpt")
+        if self.record() is None:
+            return self.path(".json")
+        return None if self.path(".npz").exists() else self.path(".npz")
+
     def finished(self) -> bool:
         """Whether the record and the arrays that the figures need are both there."""
-        return self.record() is not None and self.path(".npz").exists()
+        return self.missing() is None
 
     def finish(self, *, metrics: dict[str, Any], seconds: float, steps: int, environment: dict[str, str],
                arrays: Mapping[str, np.ndarray]) -> None:
@@ -124,15 +147,10 @@ class Run:
         for unfinished in self.path("").parent.glob(f".{self.path('').name}.*.tmp"):  # of a write that was killed
             unfinished.unlink(missing_ok=True)
 
-    def clear(self) -> None:
-        """Remove what an earlier run of this name has left."""
-        for suffix in (".json", ".npz", ".ckpt"):
-            self.path(suffix).unlink(missing_ok=True)
-
     def checkpoint(self, step: int, **state: Any) -> None:
         """Save what `restore` needs to go on after `step` steps: tensors, and whatever has a state_dict."""
         packed = io.BytesIO()
-        torch.save({"config": self.config, "precision": self.precision, "step": step, "rng": torch.get_rng_state(),
+        torch.save({"config": {**self.config, "precision": self.precision, "device": self.device}, "step": step, "rng": torch.get_rng_state(),
                     "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
                     "state": {name: value if isinstance(value, torch.Tensor) else value.state_dict()
                               for name, value in state.items()}}, packed)
@@ -144,18 +162,20 @@ class Run:
         try:
             # weights_only: tensors and plain values, and no code. On the CPU, from where each part takes its own.
             saved = torch.load(path, map_location="cpu", weights_only=True)
-            config, precision, step = saved["config"], saved["precision"], saved["step"]
+            self._check_same(path, saved["config"])
+            for name, value in state.items():
+                if isinstance(value, torch.Tensor):
+                    value.copy_(saved["state"][name])
+                else:
+                    value.load_state_dict(saved["state"][name])
+            step = saved["step"]
+            torch.set_rng_state(saved["rng"])
+            if saved["cuda_rng"] is not None and torch.cuda.is_initialized():
+                torch.cuda.set_rng_state(saved["cuda_rng"])
+            return step
         except FileNotFoundError:
             return 0
+        except UserError:
+            raise
         except Exception as error:  # a damaged zip or pickle raises nearly anything
             raise UserError(f"{path} is damaged; delete it to start the run again") from error
-        self._check_same(path, config, precision)
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor):
-                value.copy_(saved["state"][name])
-            else:
-                value.load_state_dict(saved["state"][name])
-        torch.set_rng_state(saved["rng"])
-        if saved["cuda_rng"] is not None and torch.cuda.is_initialized():
-            torch.cuda.set_rng_state(saved["cuda_rng"])
-        return step

@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,16 +17,17 @@ from experiment.cli import UserError
 
 def choose_device(name: str) -> torch.device:
     """The device that `--device` names: auto, cpu, cuda or cuda:N."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+    match = re.fullmatch(r"(auto|cpu|cuda)(:(?:0|[1-9]\d*))?", name)
+    if not match or (match[2] and match[1] != "cuda"):
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise UserError(f"--device {name}: {count or 'no'} CUDA GPU{'s' * (count != 1)} here; try --device cpu")
-        torch.cuda.set_device(device)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if match[1] == "cpu" or (match[1] == "auto" and not count):
+        return torch.device("cpu")
+    index = int(match[2][1:]) if match[2] else 0
+    if index >= count:
+        raise UserError(f"--device {name}: {count or 'no'} CUDA GPU{'s' * (count != 1)} here; try --device cpu")
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
     return device
 
 
@@ -48,6 +50,25 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory(device: torch.device) -> int:
+    """Bytes of memory in all: of the GPU, or of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def matmul_rate(device: torch.device, size: int = 1024) -> float:
+    """Operations a second of a product of two size × size matrices, at the precision set; the best of five."""
+    a, b = torch.rand(2, size, size, device=device)
+    seconds = []
+    for _ in range(6):
+        clock = Stopwatch(device)
+        with clock:
+            a @ b
+        seconds.append(clock.seconds)
+    return 2 * size**3 / min(seconds[1:])  # the first loads the library
+
+
 def environment(device: torch.device, precision: str) -> dict[str, str]:
     """What a record says of the machine and the code that made it."""
     def git(*arguments: str) -> str:
@@ -56,7 +77,8 @@ def environment(device: torch.device, precision: str) -> dict[str, str]:
 
     try:
         # A run rewrites records and figures; only another line of code makes the commit not say what was run.
-        commit = git("rev-parse", "--short=12", "HEAD") + "-dirty" * bool(git("diff", "--name-only", "HEAD", "--", ":/*.py"))
+        changed = git("diff", "--name-only", "HEAD", "--", ":/*.py")
+        commit = git("rev-parse", "--short=12", "HEAD") + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -116,7 +138,9 @@ class Repeated:
         if eager:
             stream = torch.cuda.Stream(self.device)
             stream.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(stream):
+            with torch.cuda.stream(stream), warnings.catch_warnings():
+                # Of an optimizer made to be captured, that it is not: these few steps are meant to run so.
+                warnings.filterwarnings("ignore", message="(?s).*without CUDA graph capture")
                 for _ in range(eager):
                     self.step()
             torch.cuda.current_stream(self.device).wait_stream(stream)

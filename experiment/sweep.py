@@ -4,12 +4,14 @@ import argparse
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 
+import torch
 from tqdm import tqdm
 
 from experiment.cli import UserError, describe
@@ -43,7 +45,7 @@ def sweep(train: Train, runs: list[Run], args: argparse.Namespace, workers: int)
     unfinished = []
     for run in runs:
         if args.force:
-            run.clear()
+            run.path(".ckpt").unlink(missing_ok=True)  # the record stays until there is a new one
         elif run.finished():
             print(f"{run}: finished before, {run.path('.json')}")
             continue
@@ -54,10 +56,13 @@ def sweep(train: Train, runs: list[Run], args: argparse.Namespace, workers: int)
     for run, outcome in _in_turn(train, unfinished, args) if workers < 2 else _pooled(train, unfinished, args, workers):
         if isinstance(outcome, Exception):
             failures.append(f"{run}: {describe(outcome)}")
-            if args.debug or not isinstance(outcome, (UserError, OSError)):
+            # On the CPU torch says by an ordinary RuntimeError that it has no memory.
+            expected = isinstance(outcome, (UserError, OSError, MemoryError, torch.OutOfMemoryError))
+            if args.debug or not (expected or "allocate memory" in str(outcome)):
                 traceback.print_exception(outcome)
         else:
-            tqdm.write(f"{run}: {outcome}")
+            clear_line = "\r\033[K" if sys.stdout.isatty() else ""  # a bar of another process may stand there
+            tqdm.write(f"{clear_line}{run}: {outcome}")
     if failures:
         raise UserError("; ".join(failures))
 

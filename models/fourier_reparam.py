@@ -122,6 +122,12 @@ class FourierReparamLinear(nn.Module):
             self._set_factors()
         return self
 
+    def _load_from_state_dict(self, *args, **kwargs):
+        # With assign=True the parameters take the dtype and the device of what is loaded.
+        super()._load_from_state_dict(*args, **kwargs)
+        if not self.coefficients.is_meta:
+            self._set_factors()
+
     def reset_parameters(self) -> None:
         """Draw column i of Λ from U(±sqrt(6 / M) / ‖B_i‖₂ / ω₀), so that W starts at He's scale; zero the bias."""
         phases, waves = self._factors()

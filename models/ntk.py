@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from models.fourier_reparam import FourierReparamLinear
 
@@ -28,20 +29,24 @@ def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
 
     Raises:
         ValueError: an `x` that is not a matrix, more than one output per point, or a trained parameter outside linear
-            and FR layers or in a layer used more than once.
+            and FR layers, in two of them, or in one used more than once.
     """
     if x.dim() != 2:
         raise ValueError(f"x must have the shape (N, in), not {tuple(x.shape)}")
     layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, FourierReparamLinear))]
-    known = {id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)}
+    owned = [id(parameter) for layer in layers for parameter in layer.parameters(recurse=False)]
+    known = set(owned)
+    if len(owned) != len(known):
+        raise ValueError("two layers of the model share a parameter, which has no closed form here")
     for name, parameter in model.named_parameters():
         if parameter.requires_grad and id(parameter) not in known:
             raise ValueError(f"only linear and FR layers have a closed form here, and {name} belongs to neither")
 
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    calls: list[tuple[nn.Module, Tensor, GradientEdge]] = []
 
     def note(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        calls.append((layer, inputs[0].detach(), output))
+        # The edge, not the tensor, which an activation in place would overwrite.
+        calls.append((layer, inputs[0].detach(), get_gradient_edge(output)))
 
     hooks = [layer.register_forward_hook(note) for layer in layers]
     try:
@@ -53,13 +58,15 @@ def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
             if len(calls) != len({layer for layer, _, _ in calls}):
                 raise ValueError("a layer is used more than once in the model, which has no closed form here")
             # Row n of the output depends on row n alone: the gradient of the sum holds every point's sensitivities.
-            sensitivities = torch.autograd.grad(output.sum(), [call[2] for call in calls])
+            sensitivities = torch.autograd.grad(output.sum(), [edge for _, _, edge in calls], allow_unused=True)
     finally:
         for hook in hooks:
             hook.remove()
 
     kernel = torch.zeros(len(x), len(x), dtype=output.dtype, device=output.device)
     for (layer, inputs, _), sensitivity in zip(calls, sensitivities):
+        if sensitivity is None:  # the output does not depend on this layer
+            continue
         outer = sensitivity @ sensitivity.T
         if isinstance(layer, FourierReparamLinear):
             if layer.coefficients.requires_grad:

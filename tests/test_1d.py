@@ -125,7 +125,8 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path, script):
     assert script(FIT, *arguments, *folders(tmp_path / "cut")).returncode == 0
     whole, cut = (record(tmp_path / name, "sin+fr") for name in ("whole", "cut"))
     assert whole["metrics"] == cut["metrics"] and whole["config"] == cut["config"]
-    arrays = [np.load(tmp_path / name / "results" / "1d" / "function" / "sin+fr-seed0.npz") for name in ("whole", "cut")]
+    arrays = [np.load(tmp_path / name / "results" / "1d" / "function" / "sin+fr-seed0.npz")
+              for name in ("whole", "cut")]
     assert all(np.array_equal(arrays[0][key], arrays[1][key]) for key in arrays[0])
     assert not checkpoint.exists()
 
@@ -164,13 +165,13 @@ def test_a_full_disk_gets_one_line_and_no_record(tmp_path, script):
     (["--modes"], "--modes"), (["--lr", "nan"], "nan"), (["--lr", "-1"], "-1"), (["--seeds", "-1"], "-1"),
     (["--device", "cuda:99"], "cuda:99"), (["--device", "tpu"], "tpu"), (["--precision", "fp8"], "fp8"),
     (["--checkpoint-every", "0"], "--checkpoint-every"), (["--unknown"], "--unknown"),
-    (["--results", "requirements.txt/below"], "requirements.txt/below"), (["--figures", "requirements.txt/below"], "requirements.txt/below"),
+    (["--results", "requirements.txt/below"], "requirements.txt/below"), (["--seeds", "9" * 30], "--seeds"),
+    (["--figures", "requirements.txt/below"], "requirements.txt/below"), (["--device", "cuda:01"], "cuda:01"),
+    (["--device", "cuda:4294967296"], "cuda:4294967296"),
 ])
 @pytest.mark.parametrize("name", [FIT, DRAW])
 def test_bad_input_gets_one_line_and_status_2(name, arguments, said, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    if name == DRAW and arguments[0] in ("--figures", "--device"):
-        pytest.skip("what it draws depends on neither before it has its records")
     places = ["--results", str(tmp_path), "--figures", str(tmp_path / "figures"), "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [name, *places, *arguments])
     with pytest.raises(SystemExit) as stopped:
@@ -202,9 +203,34 @@ def test_a_damaged_record_and_a_diverging_run_get_one_line(tmp_path, script):
     for name in (FIT, DRAW):
         done = script(name, *arguments)
         assert done.returncode == 2 and "is damaged" in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    done = script(FIT, *arguments, "--force", "--lr", "1e30")
+    assert script(FIT, *arguments, "--force").returncode == 0  # as the message says
+    path.unlink()
+    done = script(FIT, *arguments, "--lr", "1e30")
     assert done.returncode == 2 and "smaller --lr" in done.stderr and not path.exists()
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_force_keeps_the_old_record_until_there_is_a_new_one(tmp_path, script):
+    arguments = ("--modes", "relu", "--steps", 30, "--checkpoint-every", 10, *folders(tmp_path))
+    assert script(FIT, *arguments).returncode == 0
+    before = record(tmp_path, "relu")
+    assert script(FIT, *arguments, "--force", "--lr", "1e30").returncode == 2
+    assert record(tmp_path, "relu") == before
+    assert script(FIT, *arguments, "--force", "--lr", "1e-3").returncode == 0
+    assert record(tmp_path, "relu")["metrics"]["loss"] < before["metrics"]["loss"]
+
+
+@pytest.mark.parametrize("damage", ["metrics", "arrays"])
+def test_a_record_with_a_part_missing_gets_one_line(damage, tmp_path, script):
+    arguments = ("--modes", "relu", "--steps", 10, *folders(tmp_path))
+    assert script(FIT, *arguments).returncode == 0
+    path = tmp_path / "results" / "1d" / "function" / "relu-seed0.json"
+    if damage == "metrics":
+        path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {}}))
+    else:
+        np.savez(path.with_suffix(".npz"), outputs=np.zeros((3, 300)))
+    done = script(FIT, *arguments)
+    assert done.returncode == 2 and "is damaged" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
 def test_other_settings_do_not_overwrite_a_record(tmp_path, script):

@@ -131,10 +131,16 @@ def test_a_layer_built_on_the_meta_device_gets_its_basis_with_its_memory():
     with torch.device("meta"):
         layer = FourierReparamLinear(out_features=6, **SETTINGS[0])
     assert layer(torch.empty(2, 7, device="meta")).shape == (2, 6)
-    layer = layer.to_empty(device="cpu")
-    layer.load_state_dict(layer_of(SETTINGS[0]).state_dict())
     x = torch.randn(2, 7)
-    assert torch.equal(layer(x), layer_of(SETTINGS[0])(x))
+    expected = layer_of(SETTINGS[0])
+    assigned = copy.deepcopy(layer)
+    assigned.load_state_dict(expected.state_dict(), assign=True)
+    assert torch.equal(assigned(x), expected(x))
+    layer = layer.to_empty(device="cpu")
+    layer.load_state_dict(expected.state_dict())
+    assert torch.equal(layer(x), expected(x))
+    layer.load_state_dict(expected.double().state_dict(), assign=True)
+    assert torch.equal(layer(x.double()), expected(x.double()))
 
 
 def test_autocast_does_not_reach_the_composition():

@@ -60,6 +60,24 @@ def test_layer_without_bias_and_flat_output():
     assert torch.allclose(empirical_ntk(model, x), by_autograd(model, x), rtol=1e-10)
 
 
+def test_activations_in_place_and_unused_layers():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(inplace=True), nn.Linear(8, 8), nn.ReLU(inplace=True),
+                                     nn.Linear(8, 1))
+            self.unused = nn.Linear(2, 2)
+
+        def forward(self, x):
+            self.unused(x)
+            return self.net(x)
+
+    torch.manual_seed(0)
+    model = Net().double()
+    x = torch.rand(9, 2, dtype=torch.float64)
+    assert torch.allclose(empirical_ntk(model, x), by_autograd(model.net, x), rtol=1e-10)
+
+
 def test_what_has_no_closed_form_is_refused():
     x = torch.rand(5, 2)
     with pytest.raises(ValueError, match="one output"):
@@ -68,6 +86,10 @@ def test_what_has_no_closed_form_is_refused():
         empirical_ntk(network("relu"), x[0])
     with pytest.raises(ValueError, match="1.weight"):
         empirical_ntk(nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.Linear(4, 1)), x)
+    tied = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Linear(2, 1))
+    tied[2].weight = tied[0].weight
+    with pytest.raises(ValueError, match="share"):
+        empirical_ntk(tied, x)
     shared = FourierReparamLinear(2, 2, low_freq_num=1, high_freq_num=1, phase_num=3, alpha=1)
     with pytest.raises(ValueError, match="more than once"):
         empirical_ntk(nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(2, 1)), x)

@@ -71,12 +71,24 @@ def test_damaged_arrays_are_an_error_and_never_unpickled(tmp_path, content):
 
 def test_a_run_of_other_settings_is_neither_used_nor_overwritten(tmp_path):
     finish(run_in(tmp_path))
-    run_in(tmp_path).checkpoint(5, weights=torch.ones(2))
-    for other in (run_in(tmp_path, lr=0.2), Run(tmp_path, "1d", "function", "relu+fr", 3, {"lr": 0.1}, "bf16")):
+    others = (run_in(tmp_path, lr=0.2), Run(tmp_path, "1d", "function", "relu+fr", 3, {"lr": 0.1}, "bf16"))
+    for other in others:
         with pytest.raises(UserError, match="--force"):
             other.finished()
+    run_in(tmp_path).checkpoint(5, weights=torch.ones(2))
+    on_cuda = Run(tmp_path, "1d", "function", "relu+fr", 3, {"lr": 0.1}, device="cuda")
+    for other in (*others, on_cuda):
         with pytest.raises(UserError, match="--force"):
             other.restore(weights=torch.zeros(2))
+
+
+def test_a_run_begun_again_is_not_finished_while_it_has_a_checkpoint(tmp_path):
+    run = run_in(tmp_path)
+    finish(run)
+    run.checkpoint(5, weights=torch.ones(2))
+    assert not run.finished() and run.missing() == run.path(".ckpt")
+    finish(run)
+    assert run.finished()
 
 
 def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):

@@ -14,6 +14,18 @@ def test_unknown_devices_are_refused(name):
         choose_device(name)
 
 
+def test_the_cuda_device_always_has_an_index(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    names = {"auto": 0, "cuda": 0, "cuda:1": 1}
+    assert [choose_device(name).index for name in names] == list(names.values()) == [d.index for d in chosen]
+    for name in ("cuda:2", "cuda:128"):
+        with pytest.raises(UserError, match=name):
+            choose_device(name)
+
+
 def test_repeated_takes_the_steps_asked_for():
     taken = []
     advance = Repeated(lambda: taken.append(1), torch.device("cpu"))
