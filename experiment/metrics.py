@@ -1,6 +1,43 @@
 """Figures of merit, of arrays."""
 
+import math
+
 import numpy as np
+from skimage.metrics import structural_similarity
+
+
+def psnr(mse: float) -> float:
+    """10 log10(1 / MSE) in dB, of values in [0, 1]."""
+    return 10 * math.log10(1 / mse)
+
+
+def ssim(image: np.ndarray, truth: np.ndarray) -> float:
+    """The structural similarity of Wang et al. (2004): an 11 × 11 Gaussian window of σ = 1.5, mean over the channels.
+
+    Args:
+        image, truth: shape (rows, columns, channels), values in [0, 1].
+    """
+    return float(structural_similarity(truth, image, data_range=1, channel_axis=-1, gaussian_weights=True, sigma=1.5,
+                                       use_sample_covariance=False))
+
+
+def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The power spectrum |F|² / N of an image, averaged over its channels and over rings of equal frequency.
+
+    Args:
+        image: shape (rows, columns, channels), N = rows · columns.
+
+    Returns:
+        The rings' frequencies in cycles per pixel, up to 1/2, and the mean power in each.
+    """
+    power = (np.abs(np.fft.fft2(image.astype(np.float64), axes=(0, 1))) ** 2).mean(axis=-1) / image[..., 0].size
+    radius = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, power.shape), indexing="ij"))
+    rings = min(power.shape) // 2
+    ring = np.rint(radius * 2 * rings).astype(int)
+    inside = (ring >= 1) & (ring <= rings)  # without the mean, and without the corners beyond the Nyquist frequency
+    count = np.bincount(ring[inside], minlength=rings + 1)[1:]
+    total = np.bincount(ring[inside], weights=power[inside], minlength=rings + 1)[1:]
+    return np.arange(1, rings + 1) / (2 * rings), total / count
 
 
 def relative_spectral_error(outputs: np.ndarray, target: np.ndarray, bins: list[int]) -> np.ndarray:

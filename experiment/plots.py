@@ -36,6 +36,11 @@ def color(mode: str) -> str:
     return COLORS[baseline(mode)]
 
 
+def line_style(mode: str) -> str:
+    """FR solid, its baseline dashed."""
+    return "-" if mode.endswith("+fr") else "--"
+
+
 def grid_by_backbone(modes: list[str], width: float, height: float) -> tuple[Figure, dict[str, Axes]]:
     """A panel for each mode: a row a backbone, FR right of its baseline; `width` × `height` inches each."""
     rows = list(dict.fromkeys(map(baseline, modes)))
