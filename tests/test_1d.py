@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from data.signals import square_like_wave
-from experiment import cli, published
+from experiment import published
 from experiment.metrics import relative_spectral_error
 from experiment.records import Run
 
@@ -78,32 +78,31 @@ def test_quick_run_trains_records_and_draws(quick):
         assert at_1000 == pytest.approx(published.RELATIVE_ERROR_1D[mode][1000], abs=0.05)
 
 
-def test_a_second_run_trains_nothing_and_draws_again(quick, script):
+def test_a_second_run_trains_nothing_and_draws_again(quick, call):
     path, _ = quick
     before = {file: file.stat().st_mtime_ns for file in (path / "results").rglob("*.*")}
     figure = path / "figures" / "quick" / "1d_function_fitting.png"
     figure.unlink()
-    again = script(FIT, "--quick", *folders(path))
+    again = call(FIT, "--quick", *folders(path))
     assert again.returncode == 0 and again.stdout.count("finished before") == 4
     assert figure.exists() and before == {file: file.stat().st_mtime_ns for file in (path / "results").rglob("*.*")}
 
 
-def test_missing_records_name_the_command_that_makes_them(tmp_path, script):
+def test_missing_records_name_the_command_that_makes_them(tmp_path, call):
     arguments = ("--quick", "--seeds", 5, "--modes", "sin", "--results", tmp_path / "has space", "--figures", tmp_path)
-    done = script(DRAW, *arguments)
+    done = call(DRAW, *arguments)
     assert done.returncode == 2 and done.stdout == ""
     line, = done.stderr.splitlines()
     assert f"python {FIT} --quick --seeds 5 --modes sin --results '{tmp_path / 'has space'}'" in line
     assert "sin-seed5.json" in line
 
 
-def test_positional_encoding_in_1d_and_several_seeds(tmp_path, script):
+def test_positional_encoding_in_1d_and_several_seeds(tmp_path, script, call):
     arguments = ("--modes", "relu+pe", "relu+pe+fr", "--seeds", 0, 1, "--steps", 20, *folders(tmp_path))
-    for name in (FIT, DRAW):
-        done = script(name, *arguments)
-        assert done.returncode == 0, done.stderr
+    done = script(FIT, *arguments)
+    assert done.returncode == 0 and " ± " in done.stdout, done.stderr
     assert len(list((tmp_path / "results" / "1d" / "function").glob("relu+pe*.json"))) == 4
-    assert " ± " in script(FIT, *arguments).stdout
+    assert call(DRAW, *arguments).returncode == 0
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path, script):
@@ -170,76 +169,71 @@ def test_a_full_disk_gets_one_line_and_no_record(tmp_path, script):
     (["--device", "cuda:4294967296"], "cuda:4294967296"),
 ])
 @pytest.mark.parametrize("name", [FIT, DRAW])
-def test_bad_input_gets_one_line_and_status_2(name, arguments, said, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(ROOT)
-    places = ["--results", str(tmp_path), "--figures", str(tmp_path / "figures"), "--device", "cpu"]
-    monkeypatch.setattr(sys, "argv", [name, *places, *arguments])
-    with pytest.raises(SystemExit) as stopped:
-        cli.run(import_module(name.removesuffix(".py")).main)
-    captured = capsys.readouterr()
-    assert stopped.value.code == 2
-    line, = captured.err.strip().splitlines()
+def test_bad_input_gets_one_line_and_status_2(name, arguments, said, tmp_path, call):
+    done = call(name, *folders(tmp_path), *arguments)
+    assert done.returncode == 2
+    line, = done.stderr.strip().splitlines()
     assert line.startswith("error: ") and said in line
     assert not list(tmp_path.rglob("*.json"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tf32 exists on CUDA")
-def test_tf32_needs_a_gpu(script, tmp_path):
-    done = script(FIT, "--precision", "tf32", *folders(tmp_path))
+def test_tf32_needs_a_gpu(call, tmp_path):
+    done = call(FIT, "--precision", "tf32", *folders(tmp_path))
     assert done.returncode == 2 and "tf32" in done.stderr
 
 
-def test_bf16_runs_and_is_recorded(script, tmp_path):
-    done = script(FIT, "--precision", "bf16", "--modes", "relu+fr", "--steps", 10, *folders(tmp_path))
+def test_bf16_runs_and_is_recorded(call, tmp_path):
+    done = call(FIT, "--precision", "bf16", "--modes", "relu+fr", "--steps", 10, *folders(tmp_path))
     assert done.returncode == 0, done.stderr
     assert record(tmp_path, "relu+fr")["environment"]["precision"] == "bf16"
 
 
-def test_a_damaged_record_and_a_diverging_run_get_one_line(tmp_path, script):
+def test_a_damaged_record_and_a_diverging_run_get_one_line(tmp_path, call):
     arguments = ("--modes", "relu", "--steps", 10, *folders(tmp_path))
     path = tmp_path / "results" / "1d" / "function" / "relu-seed0.json"
     path.parent.mkdir(parents=True)
     path.write_text('{"experiment": ')
     for name in (FIT, DRAW):
-        done = script(name, *arguments)
+        done = call(name, *arguments)
         assert done.returncode == 2 and "is damaged" in done.stderr and len(done.stderr.strip().splitlines()) == 1
-    assert script(FIT, *arguments, "--force").returncode == 0  # as the message says
+    assert call(FIT, *arguments, "--force").returncode == 0  # as the message says
     path.unlink()
-    done = script(FIT, *arguments, "--lr", "1e30")
+    done = call(FIT, *arguments, "--lr", "1e30")
     assert done.returncode == 2 and "smaller --lr" in done.stderr and not path.exists()
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_force_keeps_the_old_record_until_there_is_a_new_one(tmp_path, script):
+def test_force_keeps_the_old_record_until_there_is_a_new_one(tmp_path, call):
     arguments = ("--modes", "relu", "--steps", 30, "--checkpoint-every", 10, *folders(tmp_path))
-    assert script(FIT, *arguments).returncode == 0
+    assert call(FIT, *arguments).returncode == 0
     before = record(tmp_path, "relu")
-    assert script(FIT, *arguments, "--force", "--lr", "1e30").returncode == 2
+    assert call(FIT, *arguments, "--force", "--lr", "1e30").returncode == 2
     assert record(tmp_path, "relu") == before
-    assert script(FIT, *arguments, "--force", "--lr", "1e-3").returncode == 0
+    assert call(FIT, *arguments, "--force", "--lr", "1e-3").returncode == 0
     assert record(tmp_path, "relu")["metrics"]["loss"] < before["metrics"]["loss"]
 
 
 @pytest.mark.parametrize("damage", ["metrics", "arrays"])
-def test_a_record_with_a_part_missing_gets_one_line(damage, tmp_path, script):
+def test_a_record_with_a_part_missing_gets_one_line(damage, tmp_path, call):
     arguments = ("--modes", "relu", "--steps", 10, *folders(tmp_path))
-    assert script(FIT, *arguments).returncode == 0
+    assert call(FIT, *arguments).returncode == 0
     path = tmp_path / "results" / "1d" / "function" / "relu-seed0.json"
     if damage == "metrics":
         path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {}}))
     else:
         np.savez(path.with_suffix(".npz"), outputs=np.zeros((3, 300)))
-    done = script(FIT, *arguments)
+    done = call(FIT, *arguments)
     assert done.returncode == 2 and "is damaged" in done.stderr and len(done.stderr.strip().splitlines()) == 1
 
 
-def test_other_settings_do_not_overwrite_a_record(tmp_path, script):
+def test_other_settings_do_not_overwrite_a_record(tmp_path, call):
     arguments = ("--modes", "relu", *folders(tmp_path))
-    assert script(FIT, *arguments, "--steps", 10).returncode == 0
-    done = script(FIT, *arguments, "--steps", 11)
+    assert call(FIT, *arguments, "--steps", 10).returncode == 0
+    done = call(FIT, *arguments, "--steps", 11)
     assert done.returncode == 2 and "steps 10 where 11" in done.stderr
     assert record(tmp_path, "relu")["config"]["steps"] == 10
-    assert script(FIT, *arguments, "--steps", 11, "--force").returncode == 0
+    assert call(FIT, *arguments, "--steps", 11, "--force").returncode == 0
     assert record(tmp_path, "relu")["config"]["steps"] == 11
 
 
