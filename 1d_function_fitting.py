@@ -152,7 +152,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("x")
     figure.suptitle("1D function fitting: the network's output in colour, the target in grey"
-                    + plots.seed_note(args.seeds[:1], args.quick))
+                    + plots.note([runs[0].seed], args.quick, runs[0].config, PAPER))
     plots.save(figure, args.figures / "1d_function_fitting.png")
 
 
@@ -169,12 +169,13 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
         for i, name in enumerate(names):
             axis.bar(steps, heights[:, i], bottom=bottoms[:, i], width=0.8 * (steps[1] - steps[0]), color=shades[i],
                      label=name)
-        axis.set_title(f"{plots.LABELS[run.mode]}: the largest holds {heights[-1, 0]:.0f} % at the end")
+        axis.set_title(f"{plots.LABELS[run.mode]}: the four hold {heights[-1, :LARGEST].sum():.0f} % at the end")
         axis.set_ylabel("share of the sum (%)")
         axis.xaxis.set_major_formatter(plots.THOUSANDS)
         axis.set_xlabel("step")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
-    figure.suptitle(f"Eigenvalues of the empirical NTK{plots.seed_note(args.seeds[:1], args.quick)}")
+    figure.suptitle("Eigenvalues of the empirical NTK"
+                    + plots.note([run.seed], args.quick, run.config, PAPER))
     plots.save(figure, args.figures / "1d_ntk_eigenvalues.png")
 
 
@@ -214,26 +215,26 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
     rows.set_title("rows of B, cos(f x)")
     rows.set_axis_off()
     figure.suptitle(f"W = Λ B: the middle hidden layer of {plots.LABELS[run.mode]}, trained"
-                    + plots.seed_note([run.seed], args.quick))
+                    + plots.note([run.seed], args.quick, run.config, PAPER))
     plots.save(figure, args.figures / "1d_fr_layer.png")
 
 
-def print_table(args: argparse.Namespace) -> None:
+def print_table(runs: list[Run]) -> None:
     """Measured beside released: loss and relative error after the last step, averaged over the seeds."""
     print(f"\n{'mode':<12}{'loss':>18}{'released':>10}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<22}"
           f"{'s':>6}")
-    for mode in args.modes:
-        runs = [run for run in runs_of(args) if run.mode == mode]
-        losses = [run.metric("loss") for run in runs]
+    for mode in dict.fromkeys(run.mode for run in runs):
+        of_mode = [run for run in runs if run.mode == mode]
+        losses = [run.metric("loss") for run in of_mode]
         spread = f" ± {np.std(losses, ddof=1):.4f}" if len(losses) > 1 else ""
-        error = np.mean([list(run.metric("relative_error").values()) for run in runs], axis=0)
-        at_paper_length = runs[0].config == PAPER
-        loss = f"{published.LOSS_1D[mode]:.3f}" if at_paper_length and mode in published.LOSS_1D else "–"
+        error = np.mean([list(run.metric("relative_error").values()) for run in of_mode], axis=0)
+        at_paper_length = of_mode[0].config == PAPER
+        loss = f"{published.LOSS_1D[mode]:g}" if at_paper_length and mode in published.LOSS_1D else "–"
         released = published.RELATIVE_ERROR_1D.get(mode, {}).get(9999, ()) if at_paper_length else ()
         print(f"{mode:<12}{f'{np.mean(losses):.4f}{spread}':>18}{loss:>10}   "
               f"{'  '.join(f'{value:.3f}' for value in error):<36}"
               f"{'  '.join(f'{value:.2f}' for value in released) or '–':<22}"
-              f"{np.mean([run.record()['time']['train_seconds'] for run in runs]):>6.1f}")
+              f"{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>6.1f}")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
@@ -245,16 +246,17 @@ def main() -> None:
     args = cli.parse(parser(__doc__))
     device = choose_device(args.device)
     set_precision(args.precision, device)
-    if device.type == "cpu" and not args.quick:
+    runs = runs_of(args)
+    if device.type == "cpu" and not args.quick and (args.force or not all(run.finished() for run in runs)):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
-    longest_first = sorted(runs_of(args), key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode))
+    longest_first = sorted(runs, key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode))
     sweep(train, longest_first, args, workers=cpu_count() if device.type == "cpu" else 1)
-    first = [run for run in runs_of(args) if run.seed == args.seeds[0]]
+    first = [run for run in runs if run.seed == args.seeds[0]]
     draw_fits(first, args)
     draw_spectra(first, args)
     for run in [run for run in first if run.mode.endswith("+fr")][:1]:
         draw_layer(run, args)
-    print_table(args)
+    print_table(runs)
 
 
 if __name__ == "__main__":

@@ -51,9 +51,8 @@ def heat_map(axis: Axes, error: np.ndarray, mode: str) -> AxesImage:
     return image
 
 
-def draw(errors: dict[str, np.ndarray], args: argparse.Namespace) -> None:
+def draw(errors: dict[str, np.ndarray], note: str, args: argparse.Namespace) -> None:
     """All modes in one figure with one colour scale, and each alone."""
-    note = plots.seed_note(args.seeds, args.quick)
     figure, axes = plots.grid_by_backbone(list(errors), width=5.0, height=2.1)
     for mode, axis in axes.items():
         image = heat_map(axis, errors[mode], mode)
@@ -87,7 +86,7 @@ def main() -> None:
         what = ", ".join(f"{path} is {'not finished' if path.suffix == '.ckpt' else 'missing'}" for path in unfinished)
         raise cli.UserError(f"{what}; train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])}")
     errors = {mode: np.mean([relative_error(run) for run in runs if run.mode == mode], axis=0) for mode in args.modes}
-    draw(errors, args)
+    draw(errors, plots.note(args.seeds, args.quick, runs[0].config, fitting.PAPER), args)
     print_table(errors, runs[0].config == fitting.PAPER)
 
 

@@ -172,6 +172,11 @@ def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
     return slice(top, top + height), slice(left, left + width)
 
 
+def note(run: Run, args: argparse.Namespace) -> str:
+    """What a figure's title says of the runs it shows."""
+    return plots.note([run.seed], args.quick, run.config, PAPER[run.mode])
+
+
 def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """Ground truth and the reconstructions, baseline left of FR, and the same crop enlarged under each."""
     window = busiest_window(image)
@@ -192,8 +197,8 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
         crop.set_title(value, fontsize=13, fontweight="bold", y=-0.2)
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.suptitle(f"{runs[0].case}, {image.shape[1]} × {image.shape[0]} pixels, "
-                    f"{runs[0].config['steps']:,} steps{plots.seed_note([runs[0].seed], args.quick)}", fontsize=13)
+    figure.suptitle(f"{runs[0].case}, {image.shape[1]} × {image.shape[0]} pixels"
+                    + note(runs[0], args), fontsize=13)
     plots.save(figure, args.figures / f"2d_{runs[0].case}.png")
 
 
@@ -209,7 +214,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(plots.THOUSANDS)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    axis.set_title(f"{runs[0].case}: PSNR over training{plots.seed_note([runs[0].seed], args.quick)}")
+    axis.set_title(f"{runs[0].case}: PSNR over training{note(runs[0], args)}")
     plots.save(figure, args.figures / f"2d_{runs[0].case}_psnr.png")
 
 
@@ -227,8 +232,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     axis.xaxis.set_minor_locator(plt.NullLocator())
     axis.set_ylabel("power of the error")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    axis.set_title(f"{runs[0].case}: radially averaged spectrum of the error"
-                   f"{plots.seed_note([runs[0].seed], args.quick)}")
+    axis.set_title(f"{runs[0].case}: radially averaged spectrum of the error{note(runs[0], args)}")
     plots.save(figure, args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 
@@ -243,7 +247,8 @@ def print_table(runs: list[Run]) -> None:
                         and all(of_mode[0].config[key] == value for key, value in PAPER[mode].items()))
         print(f"{case:<14}{mode:<12}{np.mean(values['psnr']):>{16 - len(spread)}.2f}{spread}"
               f"{np.mean(values['psnr_best']):>8.2f}{published.PSNR_KODAK_05[mode] if as_published else '–':>11}"
-              f"{np.mean(values['ssim']):>8.3f}{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>10.1f}")
+              f"{np.mean(values['ssim']):>8.3f}"
+              f"{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>10.1f}")
 
 
 def estimate(runs: list[Run], device: torch.device) -> float:
@@ -267,8 +272,9 @@ def main() -> None:
     set_precision(args.precision, device)
     images = images_of(args)
     runs = runs_of(args, images, device)
-    if device.type == "cpu" and not args.quick:
-        hours = estimate([run for run in runs if args.force or not run.finished()], device) / 3600
+    unfinished = [run for run in runs if args.force or not run.finished()]
+    if device.type == "cpu" and not args.quick and unfinished:
+        hours = estimate(unfinished, device) / 3600
         print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
     longest_first = sorted(runs, key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode)) if args.quick else runs
     sweep(train, longest_first, args, workers=cpu_count() if device.type == "cpu" and args.quick else 1)

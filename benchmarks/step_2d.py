@@ -91,8 +91,8 @@ def main() -> None:
     pixels = torch.stack(grid, dim=-1).reshape(-1, 2).to(device)
     target = torch.rand(len(pixels), 3, device=device)
     block = 20 if device.type == "cuda" else 2
-    print(f"{columns} × {rows} pixels, {args.precision}\n{'mode':<12}{'steps/s':>9}{'of matmul rate':>16}{'of floor':>10}"
-          f"{'/ eager':>9}")
+    print(f"{columns} × {rows} pixels, {args.precision}")
+    print(f"{'mode':<12}{'steps/s':>9}{'of matmul rate':>16}{'of floor':>10}{'/ eager':>9}")
     for mode in MODES:
         operations, moved = floor(len(pixels), mode)
         times: dict[bool, list[float]] = {False: [], True: []}

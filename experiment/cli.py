@@ -97,7 +97,8 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print("\nstopped: the same command (without --force) goes on from the last checkpoint", file=sys.stderr)
+        print("\nstopped: the same command (without --force) goes on from the last checkpoint, if there is one",
+              file=sys.stderr)
         raise SystemExit(130) from None
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:

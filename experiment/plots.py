@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -64,7 +65,8 @@ def save(figure: Figure, path: Path) -> None:
     print(f"wrote {path}")
 
 
-def seed_note(seeds: list[int], quick: bool) -> str:
-    """What a figure's title says of the runs it shows."""
+def note(seeds: list[int], quick: bool, config: dict[str, Any], paper: dict[str, Any]) -> str:
+    """What a figure's title says of the runs it shows: the seeds, and where their settings are not the paper's."""
     shown = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
-    return f" ({shown}{', quick' * quick})"
+    changed = [f"{name} {config[name]:,g}" for name, value in paper.items() if config[name] != value]
+    return f" ({', '.join([shown, *['quick'] * quick, *changed])})"

@@ -79,7 +79,7 @@ class Run:
                      for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
         if differing:
             raise UserError(f"{path} was made with {', '.join(differing)}; "
-                            "give another --results folder, or --force to train it again")
+                            "give other --results and --figures folders, or train it again with --force")
 
     def record(self) -> dict[str, Any] | None:
         """The finished record, or None. UserError if it is damaged or of other settings."""
@@ -150,7 +150,8 @@ class Run:
     def checkpoint(self, step: int, **state: Any) -> None:
         """Save what `restore` needs to go on after `step` steps: tensors, and whatever has a state_dict."""
         packed = io.BytesIO()
-        torch.save({"config": {**self.config, "precision": self.precision, "device": self.device}, "step": step, "rng": torch.get_rng_state(),
+        config = {**self.config, "precision": self.precision, "device": self.device}
+        torch.save({"config": config, "step": step, "rng": torch.get_rng_state(),
                     "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
                     "state": {name: value if isinstance(value, torch.Tensor) else value.state_dict()
                               for name, value in state.items()}}, packed)
