@@ -197,8 +197,8 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
         crop.set_title(value, fontsize=13, fontweight="bold", y=-0.2)
     for axis in axes.flat:
         axis.set_axis_off()
-    figure.suptitle(f"{runs[0].case}, {image.shape[1]} × {image.shape[0]} pixels"
-                    + note(runs[0], args), fontsize=13)
+    figure.suptitle(f"{runs[0].case}, {image.shape[1]} × {image.shape[0]} pixels, "
+                    f"{runs[0].config['steps']:,} steps{note(runs[0], args)}", fontsize=13)
     plots.save(figure, args.figures / f"2d_{runs[0].case}.png")
 
 
@@ -214,7 +214,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(plots.THOUSANDS)
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    axis.set_title(f"{runs[0].case}: PSNR over training{note(runs[0], args)}")
+    figure.suptitle(f"{runs[0].case}: PSNR over training{note(runs[0], args)}")
     plots.save(figure, args.figures / f"2d_{runs[0].case}_psnr.png")
 
 
@@ -232,7 +232,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     axis.xaxis.set_minor_locator(plt.NullLocator())
     axis.set_ylabel("power of the error")
     axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    axis.set_title(f"{runs[0].case}: radially averaged spectrum of the error{note(runs[0], args)}")
+    figure.suptitle(f"{runs[0].case}: radially averaged spectrum of the error{note(runs[0], args)}")
     plots.save(figure, args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 
