@@ -15,5 +15,5 @@ def square_like_wave() -> tuple[Tensor, Tensor]:
         The points and the values, float32, each of shape (300, 1).
     """
     x = torch.linspace(-1, 1, POINTS, dtype=torch.float64)[:, None]
-    waves = sum(torch.sin(k * torch.pi * x) for k in (3, 5, 7, 9))
-    return x.float(), 2 * torch.round(waves / 2).float()
+    waves = torch.stack([torch.sin(k * torch.pi * x) for k in (3, 5, 7, 9)])
+    return x.float(), 2 * torch.round(waves.sum(dim=0) / 2).float()

@@ -70,8 +70,9 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
         layers.extend([layer, Sine(omega) if sine else nn.ReLU()])
 
     if "+pe" in mode:
-        layers.append(PositionalEncoding(in_features, pe_frequencies))
-        in_features = layers[0].out_features
+        encoding = PositionalEncoding(in_features, pe_frequencies)
+        in_features = encoding.out_features
+        layers.append(encoding)
     first = nn.Linear(in_features, width)
     if sine:
         nn.init.uniform_(first.weight, -1 / in_features, 1 / in_features)
@@ -80,13 +81,13 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
     hidden_bound = math.sqrt(6 / width) / (hidden_omega if sine else 1)
     for _ in range(hidden_layers):
         if "+fr" in mode:
-            layer = FourierReparamLinear(width, width, low_freq_num=low, high_freq_num=high, phase_num=phase_num,
-                                         alpha=alpha, omega=hidden_omega if sine else 1)
+            add(FourierReparamLinear(width, width, low_freq_num=low, high_freq_num=high, phase_num=phase_num,
+                                     alpha=alpha, omega=hidden_omega if sine else 1), hidden_omega)
         else:
-            layer = nn.Linear(width, width)
+            plain = nn.Linear(width, width)
             if sine:
-                nn.init.uniform_(layer.weight, -hidden_bound, hidden_bound)
-        add(layer, hidden_omega)
+                nn.init.uniform_(plain.weight, -hidden_bound, hidden_bound)
+            add(plain, hidden_omega)
 
     last = nn.Linear(width, out_features)
     nn.init.uniform_(last.weight, -hidden_bound, hidden_bound)

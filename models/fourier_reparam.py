@@ -99,13 +99,13 @@ class FourierReparamLinear(nn.Module):
 
         float64 because f x reaches 1e5 at the paper's 3D setting, where float32 is good for two digits of a cosine.
         """
-        exact = {"dtype": torch.float64, "device": "cpu"}
-        low = torch.arange(1, self.low_freq_num + 1, **exact) / max(self.low_freq_num, 1)
-        high = torch.arange(1, self.high_freq_num + 1, **exact)
-        half_period = math.pi * max(self.low_freq_num, 1)
-        points = torch.linspace(-half_period, half_period, self.in_features, **exact)
+        with torch.device("cpu"):
+            low = torch.arange(1, self.low_freq_num + 1, dtype=torch.float64) / max(self.low_freq_num, 1)
+            high = torch.arange(1, self.high_freq_num + 1, dtype=torch.float64)
+            half_period = math.pi * max(self.low_freq_num, 1)
+            points = torch.linspace(-half_period, half_period, self.in_features, dtype=torch.float64)
+            phases = 2 * math.pi / self.phase_num * torch.arange(self.phase_num, dtype=torch.float64)
         angles = torch.cat([low, high])[:, None] * points
-        phases = 2 * math.pi / self.phase_num * torch.arange(self.phase_num, **exact)
         return (self.alpha * torch.stack([phases.cos(), -phases.sin()]),
                 torch.stack([angles.cos(), angles.sin()]))
 
