@@ -131,7 +131,8 @@ class FourierReparamLinear(nn.Module):
     def reset_parameters(self) -> None:
         """Draw column i of Λ from U(±sqrt(6 / M) / ‖B_i‖₂ / ω₀), so that W starts at He's scale; zero the bias."""
         phases, waves = self._factors()
-        norms = torch.einsum("cp,cfj->fpj", phases, waves).norm(dim=2).flatten()  # (M,)
+        gram = torch.einsum("cfj,dfj->fcd", waves, waves)
+        norms = torch.einsum("cp,fcd,dp->fp", phases, gram, phases).clamp(min=0).sqrt().flatten()  # (M,)
         bound = math.sqrt(6 / len(norms)) / norms / self.omega
         # A row that is zero at every sample point but for rounding (as cos(255 x_j + π/2) at d_in = 256 and L = 256)
         # adds nothing to W whatever its coefficient; without this it would get one of 1e12.
