@@ -249,8 +249,7 @@ def main() -> None:
     runs = runs_of(args)
     if device.type == "cpu" and not args.quick and (args.force or not all(run.finished() for run in runs)):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
-    longest_first = sorted(runs, key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode))
-    sweep(train, longest_first, args, workers=cpu_count() if device.type == "cpu" else 1)
+    sweep(train, runs, args, workers=cpu_count() if device.type == "cpu" else 1)
     first = [run for run in runs if run.seed == args.seeds[0]]
     draw_fits(first, args)
     draw_spectra(first, args)

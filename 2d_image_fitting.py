@@ -18,9 +18,11 @@ On two CPU cores --quick takes about a minute and the paper's size days; the scr
 """
 
 import argparse
+import functools
 import hashlib
 import io
 import math
+from pathlib import Path
 
 import imageio.v3 as iio
 import matplotlib.pyplot as plt
@@ -134,15 +136,22 @@ def fitting_chunk(pixels: int, config: dict, device: torch.device) -> int:
     return math.ceil(pixels / parts)
 
 
+@functools.cache
+def image_of(source: str, folder: Path, quick: bool) -> tuple[str, np.ndarray]:
+    """A case and its image, downscaled for --quick; loaded once in a process, however many runs it has."""
+    case, image = load_image(source, folder)
+    if quick and max(image.shape) > QUICK_SIDE:
+        shape = [max(11, round(side * QUICK_SIDE / max(image.shape))) for side in image.shape[:2]]
+        image = skimage.transform.resize(image, shape, anti_aliasing=True).astype(np.float32)
+    return case, image
+
+
 def images_of(args: argparse.Namespace) -> Images:
-    """The images that the options ask for, by case; downscaled for --quick."""
+    """The images that the options ask for, by case."""
     sources = list(map(str, range(1, 25))) if args.image == ["all"] else args.image
     images = {}
     for source in dict.fromkeys(sources):
-        case, image = load_image(source, args.data)
-        if args.quick and max(image.shape) > QUICK_SIDE:
-            shape = [max(11, round(side * QUICK_SIDE / max(image.shape))) for side in image.shape[:2]]
-            image = skimage.transform.resize(image, shape, anti_aliasing=True).astype(np.float32)
+        case, image = image_of(source, args.data, args.quick)
         if case in images:
             raise cli.UserError(f"--image gives two images of the name {case}; rename one")
         images[case] = image
@@ -276,8 +285,7 @@ def main() -> None:
     if device.type == "cpu" and not args.quick and unfinished:
         hours = estimate(unfinished, device) / 3600
         print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
-    longest_first = sorted(runs, key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode)) if args.quick else runs
-    sweep(train, longest_first, args, workers=cpu_count() if device.type == "cpu" and args.quick else 1)
+    sweep(train, runs, args, workers=cpu_count() if device.type == "cpu" and args.quick else 1)
     for case, image in images.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
         draw_images(image, first, args)

@@ -83,7 +83,9 @@ def _pooled(train: Train, runs: list[Run], args: argparse.Namespace, workers: in
         # ended below once this one has taken it.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            futures = {pool.submit(train, run, args): run for run in runs}
+            # The longest first, so that no process is left alone with one at the end.
+            longest_first = sorted(runs, key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode))
+            futures = {pool.submit(train, run, args): run for run in longest_first}
         finally:
             signal.signal(signal.SIGINT, handler)
         try:
