@@ -34,8 +34,8 @@ from data.images import load_image
 from experiment import cli, plots, published
 from experiment.metrics import psnr, radial_spectrum, ssim
 from experiment.records import Run, write_atomically
-from experiment.runtime import (Repeated, Stopwatch, choose_device, cpu_count, environment, matmul_rate, memory,
-                                set_precision)
+from experiment.runtime import (Repeated, Stopwatch, choose_device, cpu_count, environment, memory, set_precision,
+                                training_hours)
 from experiment.sweep import progress, sweep
 from models import MODES, build_inr, fold
 
@@ -171,16 +171,6 @@ def runs_of(args: argparse.Namespace, images: Images, device: torch.device) -> l
     return runs
 
 
-def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
-    """The quarter-size window with the most detail: where neighbouring pixels differ most."""
-    detail = sum(np.abs(np.diff(image, axis=axis, append=0 * image.take([0], axis))).sum(axis=2) for axis in (0, 1))
-    height, width = (max(2, side // 4) for side in detail.shape)
-    total = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
-    top, left = np.unravel_index(sums.argmax(), sums.shape)
-    return slice(top, top + height), slice(left, left + width)
-
-
 def note(run: Run, args: argparse.Namespace) -> str:
     """What a figure's title says of the runs it shows."""
     return plots.note([run.seed], args.quick, run.config, PAPER[run.mode])
@@ -188,7 +178,7 @@ def note(run: Run, args: argparse.Namespace) -> str:
 
 def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """Ground truth and the reconstructions, baseline left of FR, and the same crop enlarged under each."""
-    window = busiest_window(image)
+    window = plots.busiest_window(image)
     shown = [("ground truth", "", image)]
     for run in runs:
         shown.append((plots.LABELS[run.mode], f"{run.metric('psnr'):.2f} dB",
@@ -260,16 +250,6 @@ def print_table(runs: list[Run]) -> None:
               f"{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>10.1f}")
 
 
-def estimate(runs: list[Run], device: torch.device) -> float:
-    """Seconds that the training will take at least, if all of it runs at the rate of a large matrix product."""
-    operations = 0
-    for run in runs:
-        width, pixels = run.config["hidden_features"], math.prod(run.config["shape"][:2])
-        # Forward, and the gradients by the input and by the weight: 2 operations a weight, a pixel and each.
-        operations += 6 * pixels * width**2 * run.config["hidden_layers"] * run.config["steps"]
-    return operations / matmul_rate(device)
-
-
 def main() -> None:
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, steps=10_000, checkpoint_every=1_000)
     parser.add_argument("--image", nargs="+", default=["5"], metavar="I",
@@ -283,7 +263,8 @@ def main() -> None:
     runs = runs_of(args, images, device)
     unfinished = [run for run in runs if args.force or not run.finished()]
     if device.type == "cpu" and not args.quick and unfinished:
-        hours = estimate(unfinished, device) / 3600
+        hours = training_hours([(run.config, math.prod(run.config["shape"][:2]) * run.config["steps"])
+                                for run in unfinished], device)
         print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
     sweep(train, runs, args, workers=cpu_count() if device.type == "cpu" and args.quick else 1)
     for case, image in images.items():

@@ -43,15 +43,15 @@ def positive(text: str) -> float:
     return value
 
 
-def options(description: str, *, modes: Sequence[str], default_modes: Sequence[str], steps: int,
-            checkpoint_every: int) -> argparse.ArgumentParser:
+def options(description: str, *, modes: Sequence[str], default_modes: Sequence[str], checkpoint_every: int,
+            steps: int | None = None, epochs: int | None = None) -> argparse.ArgumentParser:
     """The options of every script; the caller adds what selects its data.
 
     Args:
         description: the script's docstring.
         modes: the networks to choose from, and `default_modes` those the paper compares.
-        steps: the paper's number of training steps, for the help text.
         checkpoint_every: the default number of steps between checkpoints.
+        steps, epochs: the paper's length of training, in the one or the other, for the help text.
     """
     parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                      allow_abbrev=False)
@@ -61,7 +61,10 @@ def options(description: str, *, modes: Sequence[str], default_modes: Sequence[s
     add("--seeds", nargs="+", type=whole(0), default=[0], metavar="S", help="default 0")
     add("--device", default="auto", help="auto (CUDA where there is one; the default), cpu, cuda, cuda:N")
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default fp32, as published")
-    add("--steps", type=whole(1), metavar="N", help=f"training steps (the paper: {steps:,})")
+    if steps:
+        add("--steps", type=whole(1), metavar="N", help=f"training steps (the paper: {steps:,})")
+    if epochs:
+        add("--epochs", type=whole(1), metavar="N", help=f"passes over the data (the paper: {epochs:,})")
     add("--lr", type=positive, help="learning rate (default: the paper's)")
     add("--quick", action="store_true",
         help="a small version that ends within about a minute on two CPU cores; writes below results/quick")

@@ -21,6 +21,11 @@ def ssim(image: np.ndarray, truth: np.ndarray) -> float:
                                        use_sample_covariance=False))
 
 
+def iou(found: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union of two sets of full voxels, bool arrays of one shape, at least one of them not empty."""
+    return float((found & truth).sum() / (found | truth).sum())
+
+
 def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The power spectrum |F|² / N of an image, averaged over its channels and over rings of equal frequency.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("Agg")  # figures are files; no display is needed
 
@@ -54,6 +55,16 @@ def grid_by_backbone(modes: list[str], width: float, height: float) -> tuple[Fig
     for axis in panels.values():
         axis.set_axis_on()
     return figure, panels
+
+
+def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
+    """The quarter-size window with the most detail: where neighbouring pixels differ most."""
+    detail = sum(np.abs(np.diff(image, axis=axis, append=0 * image.take([0], axis))).sum(axis=2) for axis in (0, 1))
+    height, width = (max(2, side // 4) for side in detail.shape)
+    total = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
+    top, left = np.unravel_index(sums.argmax(), sums.shape)
+    return slice(top, top + height), slice(left, left + width)
 
 
 def save(figure: Figure, path: Path) -> None:

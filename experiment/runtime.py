@@ -7,7 +7,7 @@ import re
 import subprocess
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -67,6 +67,19 @@ def matmul_rate(device: torch.device, size: int = 1024) -> float:
             a @ b
         seconds.append(clock.seconds)
     return 2 * size**3 / min(seconds[1:])  # the first loads the library
+
+
+def training_hours(trainings: Iterable[tuple[dict, int]], device: torch.device) -> float:
+    """The hours that trainings take at least, if all of them ran at the rate of a large matrix product.
+
+    Args:
+        trainings: for each its settings, with `hidden_features` and `hidden_layers`, and the number of points that it
+            goes through in all its steps.
+    """
+    # Forward, and the gradients by the input and by the weight: 2 operations a weight, a point and each.
+    operations = sum(6 * points * config["hidden_features"]**2 * config["hidden_layers"]
+                     for config, points in trainings)
+    return operations / matmul_rate(device) / 3600
 
 
 def environment(device: torch.device, precision: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from experiment import plots
 from experiment.metrics import psnr, radial_spectrum, ssim
 
 FIT = "2d_image_fitting.py"
@@ -37,7 +38,7 @@ def test_measures():
 def test_the_crop_is_where_the_detail_is():
     image = np.zeros((40, 60, 3), np.float32)
     image[20:30, 30:45] = np.random.default_rng(0).random((10, 15, 3))
-    rows, columns = fitting.busiest_window(image)
+    rows, columns = plots.busiest_window(image)
     assert abs(rows.start - 20) <= 1 and abs(columns.start - 30) <= 1
 
 

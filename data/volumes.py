@@ -1,0 +1,203 @@
+"""Occupancy volumes for the 3D experiment: the paper's two, a file by path, a solid computed here by name."""
+
+import io
+import math
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+import torch
+from torch.nn import functional as F
+
+from data.download import DataError, download, sha256
+
+URL = "https://raw.githubusercontent.com/LabShuHangGU/FR-INR/main/images/occupance/{}.mat.zip"
+SHA256 = {
+    "thai_statue": "2b4f23005e73bd017e370d85ee0faa427c9d0c50cc5f577a7dff45d8e35957f1",
+    "dragon": "946ca83a7e4aad3cfcdaed7004b0603a3267b81f4bdb3e9bd583ea2991309736",
+}
+SOLIDS = ("gyroid", "torus_knot", "holed_sphere")  # with nothing to download
+MESHES = (".ply", ".obj", ".stl", ".glb")
+LARGEST = 2**31  # voxels; also what an archive may unpack to
+
+
+def load_volume(source: str, folder: Path, resolution: int = 256) -> tuple[str, np.ndarray]:
+    """An occupancy volume, cropped to the box of its full voxels, and the name of its case.
+
+    The box is kept whole, to its last slice on each axis.
+
+    Args:
+        source: thai_statue or dragon; one of `SOLIDS`; the path of a .mat or .npy volume, or of a mesh.
+        folder: where data sets lie; a volume that is missing there is fetched into `folder`/occupancy.
+        resolution: voxels along the longest side of a solid or a mesh.
+
+    Returns:
+        The case (the name, or a file's stem) and the volume, bool, shape (X, Y, Z).
+
+    Raises:
+        DataError: no such volume, or one that is empty, full, or no volume at all.
+    """
+    if source in SHA256:
+        case, volume = source, read_mat(published(source, folder))
+    elif source in SOLIDS:
+        case, volume = source, solid(source, resolution)
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise DataError(f"{source} is {'a folder' if path.is_dir() else 'not there'}; --shape takes "
+                            f"{', '.join((*SHA256, *SOLIDS))}, or the path of a .mat, .npy or mesh file")
+        kind = path.suffix.lower()
+        if kind not in (".mat", ".npy", *MESHES):
+            raise DataError(f"{source} is of an unknown kind; .mat, .npy, {', '.join(MESHES)} can be read")
+        read = {".mat": read_mat, ".npy": read_npy}.get(kind) or (lambda mesh: voxelize(mesh, resolution))
+        case, volume = path.stem, read(path)
+    return case, crop(occupied(volume, source), source)
+
+
+def published(name: str, folder: Path) -> Path:
+    """The path of one of the paper's volumes, which is fetched first where it is missing."""
+    path = folder / "occupancy" / f"{name}.mat.zip"
+
+    def check(file: Path) -> None:
+        if sha256(file) != SHA256[name]:
+            raise DataError(f"{file} has the wrong checksum; delete it to have it fetched again")
+
+    if not path.exists():
+        download(URL.format(name), path, check, f"try a solid that needs no download: --shape {SOLIDS[0]}")
+    check(path)
+    return path
+
+
+def read_mat(path: Path) -> np.ndarray:
+    """The volume in a .mat file, or in the only .mat member of a .zip: `hypercube`, or the only array there is.
+
+    The member is read, not extracted: its name, whatever it is, is no path on this disk.
+    """
+    try:
+        if path.suffix.lower() == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                member, = (info for info in archive.infolist() if info.filename.lower().endswith(".mat"))
+                if member.file_size > LARGEST:
+                    raise ValueError("its member is too large")
+                content = scipy.io.loadmat(io.BytesIO(archive.read(member)))
+        else:
+            content = scipy.io.loadmat(path)
+        arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+        if "hypercube" in arrays:
+            return arrays["hypercube"]
+        array, = arrays.values()
+        return array
+    except Exception as error:  # a damaged file raises nearly anything
+        raise DataError(f"{path} cannot be read; a .mat file of up to version 7 with one array, or with one of the "
+                        "name hypercube, is expected") from error
+
+
+def read_npy(path: Path) -> np.ndarray:
+    """The array in a .npy file, not loaded before it is used; an array of objects is never unpickled."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:
+        raise DataError(f"{path} cannot be read; it is damaged, holds objects, or is not a .npy file") from error
+
+
+def occupied(volume: np.ndarray, name: str) -> np.ndarray:
+    """Which voxels are full: those of at least half of the largest value. bool, in the memory order of `volume`."""
+    if volume.ndim != 3 or volume.dtype.kind not in "buif":
+        raise DataError(f"{name} holds an array of shape {volume.shape} and type {volume.dtype}; "
+                        "three dimensions of numbers are expected")
+    if not 0 < volume.size <= LARGEST:
+        raise DataError(f"{name} has {volume.size:,} voxels; between 1 and {LARGEST:,} can be used")
+    smallest, largest = volume.min(), volume.max()
+    if not (np.isfinite(smallest) and np.isfinite(largest)):
+        raise DataError(f"{name} has values that are not finite")
+    if smallest < 0:
+        raise DataError(f"{name} has negative values; occupancies from 0 to their largest value are expected")
+    if largest == 0:
+        raise DataError(f"{name} is empty: no voxel is full")
+    return volume if volume.dtype == bool else volume >= largest / 2
+
+
+def crop(volume: np.ndarray, name: str) -> np.ndarray:
+    """The box of the full voxels."""
+    box = []
+    for axis in range(3):
+        full = np.flatnonzero(volume.any(axis=tuple({0, 1, 2} - {axis})))
+        box.append(slice(full[0], full[-1] + 1))
+    cropped = np.ascontiguousarray(volume[tuple(box)])
+    check(cropped, name)
+    return cropped
+
+
+def check(volume: np.ndarray, name: str) -> None:
+    """DataError if there is nothing to learn from a cropped volume."""
+    if min(volume.shape) < 2:
+        raise DataError(f"{name} has a box of {' × '.join(map(str, volume.shape))} voxels; at least 2 a side are needed")
+    if volume.all() or not volume.any():
+        raise DataError(f"{name} is {'full' if volume.all() else 'empty'} in all its box; there is nothing to learn")
+
+
+def shorten(volume: np.ndarray, scale: float, name: str) -> np.ndarray:
+    """The volume with its sides shortened by a factor of up to 1: full where the mean of what a voxel covers is ≥ 1/2.
+
+    Raises:
+        DataError: nothing, or everything, is left full; `name` says of what.
+    """
+    if scale == 1:
+        return volume
+    shape = [max(1, round(side * scale)) for side in volume.shape]
+    small = (F.adaptive_avg_pool3d(torch.from_numpy(volume)[None].float(), shape)[0] >= 0.5).numpy()
+    check(small, f"{name} at a scale of {scale:.3g}")
+    return small
+
+
+def voxelize(path: Path, resolution: int) -> np.ndarray:
+    """A mesh file as a volume of `resolution` voxels along its longest side; what its surface encloses is full."""
+    import trimesh  # here, as it takes a second that a volume does not need
+
+    try:
+        mesh = trimesh.load(path, force="mesh")
+        faces = len(mesh.faces)
+        longest = float(mesh.extents.max()) if faces else 0.0
+    except Exception as error:
+        raise DataError(f"{path} cannot be read as a mesh") from error
+    if not (faces and math.isfinite(longest) and longest > 0):
+        raise DataError(f"{path} has no faces, or none that span a volume")
+    return mesh.voxelized(longest / (resolution - 1)).fill().matrix
+
+
+def solid(name: str, resolution: int) -> np.ndarray:
+    """One of `SOLIDS`, computed on a grid over [−1, 1]³ in float32, slice by slice.
+
+    gyroid: a sheet around the surface cos x sin y + cos y sin z + cos z sin x = 0 in a ball. torus_knot: a tube around
+    the (2, 3) torus knot. holed_sphere: a ball with six holes bored through it and a smaller ball inside.
+    """
+    axis = np.linspace(-1, 1, resolution, dtype=np.float32)
+    x, y = axis[:, None], axis[None, :]
+    if name == "torus_knot":
+        angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+        radius = 0.6 + 0.25 * np.cos(3 * angle)
+        knot = np.stack([radius * np.cos(2 * angle), radius * np.sin(2 * angle), 0.25 * np.sin(3 * angle)])
+        return _tube(axis, knot.T, 0.13)
+    slices = []
+    for z in axis:
+        radius = np.sqrt(x**2 + y**2 + z**2)
+        if name == "gyroid":
+            u, v, w = (np.float32(2 * np.pi) * value for value in (x, y, z))
+            sheet = np.abs(np.cos(u) * np.sin(v) + np.cos(v) * np.sin(w) + np.cos(w) * np.sin(u)) < 0.55
+            slices.append(sheet & (radius < 0.95))
+        else:
+            bored = np.minimum(np.minimum(np.hypot(x, y), np.hypot(y, z)), np.hypot(x, z)) < 0.4
+            slices.append(((radius < 0.95) & (radius > 0.7) & ~bored) | (radius < 0.35))
+    return np.stack(slices, axis=2)
+
+
+def _tube(axis: np.ndarray, curve: np.ndarray, radius: float) -> np.ndarray:
+    """The voxels within `radius` of a curve given by points that lie closer together than the voxels."""
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(curve)
+    plane = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
+    return np.stack([tree.query(np.dstack([plane, np.full(plane.shape[:2], z)]), distance_upper_bound=radius)[0] < radius
+                     for z in axis], axis=2)

@@ -1,0 +1,90 @@
+"""Rays through pixels, and the points along them at which a radiance field is evaluated.
+
+A batch of R rays takes S samples in all, a different number for each. They lie in flat arrays, ray by ray and front to
+back, beside `ray_index`, the ray that each sample belongs to.
+"""
+
+import torch
+from torch import Tensor
+
+
+def pixel_rays(poses: Tensor, focal: float, height: int, width: int, views: Tensor, rows: Tensor,
+               columns: Tensor) -> tuple[Tensor, Tensor]:
+    """The rays through the centres of the given pixels.
+
+    Args:
+        poses: (N, 3, 4) camera-to-world, the camera's axes as in OpenGL: x right, y up, looking along −z.
+        focal: focal length, in pixels.
+        height, width: of the images, in pixels; the optical axis goes through their middle.
+        views, rows, columns: (R,) long, the image and the pixel of each ray.
+
+    Returns:
+        Origins and directions, (R, 3) each. A direction is not of unit length: it advances by 1 along the viewing
+        axis, so that a distance counted in it is a depth.
+    """
+    right = (columns.to(poses) + 0.5 - width / 2) / focal
+    down = (rows.to(poses) + 0.5 - height / 2) / focal
+    in_camera = torch.stack([right, -down, -torch.ones_like(right)], dim=-1)
+    chosen = poses.index_select(0, views)
+    # Not a matrix product: on a GPU those may be allowed to round to TF32.
+    return chosen[:, :, 3], (chosen[:, :, :3] * in_camera[:, None]).sum(-1)
+
+
+def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: Tensor, near: float,
+                     far: float = float("inf")) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave a box, by the slab test.
+
+    Args:
+        origins, directions: (R, 3).
+        lower, upper: (3,), the box's corners.
+        near, far: both results are clamped to these.
+
+    Returns:
+        t_min and t_max, (R,) each, in units of `directions`. Where a ray misses the box, t_max ≤ t_min.
+    """
+    directions = torch.where(directions == 0, 1e-6, directions)
+    to_lower, to_upper = (lower - origins) / directions, (upper - origins) / directions
+    t_min = torch.minimum(to_lower, to_upper).amax(-1)
+    t_max = torch.maximum(to_lower, to_upper).amin(-1)
+    return t_min.clamp(near, far), t_max.clamp(near, far)
+
+
+def inside_box(points: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Which of the points (..., 3) lie in the box, its faces included; bool (...,)."""
+    return ((points >= lower) & (points <= upper)).all(-1)
+
+
+def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Number the samples of rays that take different numbers of them.
+
+    Args:
+        counts: (R,) long, samples of each ray.
+
+    Returns:
+        ray_index and step_index, (S,) long each with S = Σ counts: for counts 2, 0, 3 they are 0 0 2 2 2 and
+        0 1 0 1 2. On a GPU the host waits once, for S.
+    """
+    rays = torch.arange(len(counts), device=counts.device)
+    ray_index = rays.repeat_interleave(counts, output_size=int(counts.sum()))
+    starts = counts.cumsum(0) - counts
+    return ray_index, torch.arange(len(ray_index), device=counts.device) - starts.index_select(0, ray_index)
+
+
+def lattice(t_min: Tensor, t_max: Tensor, step: Tensor, smallest: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Evenly spaced samples t_min + k step < t_max for k = 0, 1, …, of each ray.
+
+    Args:
+        t_min, t_max, step: (R,), in units of the rays' directions.
+        smallest: the least number of samples a ray takes, also one that misses the box.
+
+    Returns:
+        t, (S,); ray_index and step_index k, (S,) long each.
+    """
+    counts = ((t_max - t_min) / step).ceil().clamp(min=smallest).long()
+    ray_index, step_index = ragged_indices(counts)
+    return t_min.index_select(0, ray_index) + step_index * step.index_select(0, ray_index), ray_index, step_index
+
+
+def points_along(origins: Tensor, directions: Tensor, t: Tensor, ray_index: Tensor) -> Tensor:
+    """The points o + t d, (S, 3), of samples at `t` (S,) along the rays `ray_index` (S,)."""
+    return torch.addcmul(origins.index_select(0, ray_index), t[:, None], directions.index_select(0, ray_index))

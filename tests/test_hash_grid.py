@@ -1,0 +1,235 @@
+"""The hash encoding and the spherical harmonics against their definitions, computed the plain way."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import factorial, lpmv
+
+from models.hash_grid import HashGrid, corners
+from models.spherical_harmonics import SphericalHarmonics
+
+RESOLUTIONS = [16, 22, 28, 37, 49, 64, 85, 112, 148, 195, 256, 338, 446, 589, 777, 1024]
+
+
+def small_grid(**settings):
+    """Two dense levels (8³ and 12³ ≤ 2^11) and three hashed ones (18, 27 and 40), with a table of no small numbers."""
+    torch.manual_seed(0)
+    grid = HashGrid(**{**dict(levels=5, features=2, log2_size=11, coarsest=8, finest=40), **settings})
+    torch.nn.init.uniform_(grid.table, -1, 1)
+    return grid
+
+
+def encode(grid, point):
+    """One point, one corner after another; NumPy's uint32 wraps around as the hash wants it."""
+    table, start, features = grid.table.detach().double().numpy(), 0, []
+    for level in range(grid.levels):
+        growth = math.exp(math.log(grid.finest / grid.coarsest) / (grid.levels - 1)) if grid.levels > 1 else 1
+        scale = grid.coarsest * growth**level - 1
+        points = math.ceil(scale - 1e-4) + 1
+        size = min(math.ceil(points**3 / 8) * 8, 2**grid.log2_size)
+        position = np.asarray(point, dtype=np.float64) * scale + 0.5
+        total = np.zeros(grid.features)
+        for offsets in itertools.product((0, 1), repeat=3):
+            weight = 1.0
+            corner = []
+            for p, offset in zip(position, offsets):
+                fraction = p - math.floor(p)
+                weight *= fraction if offset else 1 - fraction
+                corner.append(min(math.floor(p) + offset, points - 1))
+            x, y, z = np.array(corner, dtype=np.uint32)
+            if points**3 <= size:
+                row = x + y * points + z * points**2
+            else:
+                with np.errstate(over="ignore"):
+                    row = (x ^ y * np.uint32(2654435761) ^ z * np.uint32(805459861)) % np.uint32(size)
+            total += weight * table[start + row]
+        features.append(total)
+        start += size
+    return np.concatenate(features)
+
+
+def test_sizes_at_the_paper_s_setting():
+    grid = HashGrid()
+    dense = [4096, 10648, 21952, 50656, 117656, 262144]  # 37³ = 50653 and 49³ = 117649 rounded up to eights
+    assert list(grid.resolutions) == RESOLUTIONS
+    assert list(grid.sizes) == dense + 10 * [2**19]
+    assert grid.table.shape == (5_710_032, 2) and grid.table.dtype == torch.float32
+    assert grid.out_features == 32
+    assert grid.scales[0] == 15 and grid.scales[5] == pytest.approx(63) and grid.scales[15] == pytest.approx(1023)
+    # Here three scales, 63 among them, come out above the whole number they are by rounding even in float64.
+    assert HashGrid(log2_size=4, finest=512).resolutions[::3] == (16, 32, 64, 128, 256, 512)
+    assert grid.table.abs().max() <= 1e-4 and grid.table.std().item() == pytest.approx(1e-4 / math.sqrt(3), rel=0.01)
+
+
+@pytest.mark.parametrize("log2_size", [11, 19, 24])
+def test_hash_is_that_of_32_bit_arithmetic(log2_size):
+    rng = np.random.default_rng(0)
+    cells = np.concatenate([rng.integers(0, 1022, (500, 3)), [[0, 0, 0], [1021, 1021, 1021]]])
+    # Of the 8 corners the lower one on all axes comes first, and at the middle of a cell all weigh the same.
+    rows, weights = corners(torch.from_numpy(cells / 1023.0), 1023.0, 1024, 2**log2_size)
+    x, y, z = cells.astype(np.uint32).T
+    with np.errstate(over="ignore"):
+        expected = (x ^ y * np.uint32(2654435761) ^ z * np.uint32(805459861)) % np.uint32(2**log2_size)
+    assert torch.equal(rows[0], torch.from_numpy(expected.astype(np.int64)))
+    assert torch.allclose(weights, torch.full_like(weights, 1 / 8), atol=1e-9)
+
+
+@pytest.mark.parametrize("settings", [{}, {"levels": 1}, {"features": 3}, {"finest": 8}, {"log2_size": 16}])
+def test_interpolation_follows_the_definition(settings):
+    grid = small_grid(**settings)
+    faces = torch.tensor(list(itertools.product((0.0, 0.3, 1.0), repeat=3)))
+    x01 = torch.cat([torch.rand(30, 3), faces])
+    expected = torch.from_numpy(np.stack([encode(grid, point) for point in x01.tolist()]))
+    assert grid(x01).shape == (57, grid.out_features) and grid(x01).dtype == torch.float32
+    assert (grid(x01) - expected).abs().max() < 2e-5
+    assert (grid.double()(x01.double()) - expected).abs().max() < 1e-12
+
+
+def test_paper_s_setting_follows_the_definition():
+    grid = HashGrid()
+    x01 = torch.cat([torch.rand(10, 3, generator=torch.Generator().manual_seed(1)), torch.tensor([[0, 1, 1.0]])])
+    expected = torch.from_numpy(np.stack([encode(grid, point) for point in x01.tolist()]))
+    assert (grid(x01) - expected).abs().max() < 1e-8  # of features of up to 1e-4; float32 rounds at 1023 to 6e-5
+
+
+def test_a_field_linear_in_the_lattice_is_reproduced():
+    grid = HashGrid(levels=1, features=1, log2_size=12, coarsest=9, finest=9).double()
+    z, y, x = torch.meshgrid(*[torch.arange(9, dtype=torch.float64)] * 3, indexing="ij")
+    grid.table.data[:729, 0] = (x + 10 * y + 100 * z).flatten()
+    x01 = torch.rand(100, 3, dtype=torch.float64) * 15 / 16  # 8 x + 1/2 ≤ 8, the last lattice point
+    expected = (x01 * 8 + 0.5) @ torch.tensor([1.0, 10, 100], dtype=torch.float64)
+    assert torch.allclose(grid(x01)[:, 0], expected, rtol=1e-12)
+
+
+def test_continuous_at_cell_borders_and_constant_beyond_the_cube():
+    grid = small_grid().double()
+    for level, scale in enumerate(grid.scales):
+        border = (torch.arange(1, math.floor(scale), dtype=torch.float64) - 0.5) / scale
+        for axis in range(3):
+            below = torch.full((len(border), 3), 0.37, dtype=torch.float64)
+            above = below.clone()
+            below[:, axis], above[:, axis] = border - 1e-12, border + 1e-12
+            here = slice(2 * level, 2 * level + 2)
+            assert torch.allclose(grid(below)[:, here], grid(above)[:, here], atol=1e-8)
+    beyond = torch.tensor([[-0.5, 0.2, 0.3], [1.7, 0.2, 0.3]], dtype=torch.float64)
+    dense = grid(torch.cat([beyond, beyond.clamp(0, 1)]))[:, :2]  # 7 x + 1/2 = 7.5 at the face: the last point is past
+    assert torch.allclose(dense[1], dense[3], atol=1e-12) and dense.isfinite().all()
+
+
+def test_gradient_reaches_the_table_and_not_the_points():
+    grid = small_grid(levels=3, log2_size=6, coarsest=3, finest=12).double()
+    assert grid.resolutions[0]**3 <= grid.sizes[0] and grid.resolutions[2]**3 > grid.sizes[2]
+    x01 = torch.cat([torch.rand(12, 3, dtype=torch.float64), torch.ones(2, 3, dtype=torch.float64)])
+
+    def of_table(table):
+        return torch.func.functional_call(grid, {"table": table}, (x01,))
+
+    assert torch.autograd.gradcheck(of_table, (grid.table,))
+    x01.requires_grad_()
+    grid(x01).sum().backward()
+    assert x01.grad is None and grid.table.grad.sum().item() == pytest.approx(14 * grid.out_features)
+
+
+def test_gradient_is_that_of_plain_autograd():
+    grid, x01, upstream = small_grid(), torch.rand(200, 3), torch.randn(200, 10)
+    grid(x01).backward(upstream)
+    table = grid.table.detach().clone().requires_grad_()
+    plain = []
+    for part, *level in zip(table.split(grid.sizes), grid.scales, grid.resolutions, grid.sizes):
+        rows, weights = corners(x01, *level)
+        plain.append((part[rows] * weights[..., None]).sum(0))
+    torch.cat(plain, 1).backward(upstream)
+    assert torch.allclose(grid.table.grad, table.grad, atol=1e-5)
+
+
+def test_only_the_points_are_kept_for_the_backward_pass():
+    grid, x01, kept = small_grid(), torch.rand(50, 3), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.shape), lambda tensor: tensor):
+        grid(x01)
+    assert kept == [x01.shape]
+
+
+def test_no_points():
+    grid = small_grid()
+    encoded = grid(torch.empty(0, 3))
+    assert encoded.shape == (0, 10)
+    encoded.sum().backward()
+    assert grid.table.grad.shape == grid.table.shape and grid.table.grad.eq(0).all()
+
+
+def test_the_state_is_the_table():
+    grid, x01 = small_grid(), torch.rand(5, 3)
+    assert set(grid.state_dict()) == {"table"}
+    other = HashGrid(levels=5, log2_size=11, coarsest=8, finest=40)
+    assert not torch.equal(other(x01), grid(x01))
+    other.load_state_dict(copy.deepcopy(grid.state_dict()))
+    assert torch.equal(other(x01), grid(x01))
+
+
+def test_autocast_and_half_precision_points():
+    grid, x01 = small_grid(), torch.rand(5, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(grid(x01), grid(x01)) and grid(x01).dtype == torch.float32
+    assert grid(x01.half()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("name, value", [("levels", 0), ("features", 1.5), ("log2_size", 0), ("coarsest", -2),
+                                         ("finest", 7)])
+def test_a_bad_argument_is_named_with_its_value(name, value):
+    with pytest.raises(ValueError, match=name) as error:
+        small_grid(**{name: value})
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.gpu
+def test_the_same_on_a_gpu():
+    grid, x01, upstream = small_grid(), torch.rand(5000, 3), torch.randn(5000, 10)
+    on_gpu = copy.deepcopy(grid).cuda()
+    grid(x01).backward(upstream)
+    encoded = on_gpu(x01.cuda())
+    encoded.backward(upstream.cuda())
+    # A point within rounding of a cell border may fall to either side; the field is continuous there.
+    assert torch.allclose(encoded.cpu(), grid(x01), atol=1e-4)
+    assert (on_gpu.table.grad.cpu() - grid.table.grad).abs().max() < 1e-3
+
+
+def directions_and_weights():
+    """Nodes of a quadrature on the sphere that is exact for products of two harmonics of degree 3."""
+    cosines, weights = np.polynomial.legendre.leggauss(8)
+    azimuths = 2 * np.pi * np.arange(16) / 16
+    z, phi = (a.ravel() for a in np.meshgrid(cosines, azimuths, indexing="ij"))
+    r = np.sqrt(1 - z**2)
+    return np.stack([r * np.cos(phi), r * np.sin(phi), z], -1), np.repeat(weights, 16) * 2 * np.pi / 16, phi
+
+
+def test_spherical_harmonics_are_orthonormal():
+    directions, weights, _ = directions_and_weights()
+    values = SphericalHarmonics()(torch.from_numpy(directions)).numpy()
+    assert values.shape == (128, 16)
+    assert np.abs(values.T @ (weights[:, None] * values) - np.eye(16)).max() < 1e-7
+
+
+def test_spherical_harmonics_by_legendre_functions():
+    directions, _, phi = directions_and_weights()
+    expected = []
+    for degree in range(4):
+        for order in range(-degree, degree + 1):
+            m = abs(order)
+            norm = math.sqrt((2 * degree + 1) / (4 * math.pi) * factorial(degree - m) / factorial(degree + m))
+            wave = np.sin(m * phi) if order < 0 else np.cos(m * phi)
+            # lpmv has the Condon-Shortley phase.
+            expected.append((math.sqrt(2) if m else 1) * norm * lpmv(m, degree, directions[:, 2]) * wave)
+    values = SphericalHarmonics()(torch.from_numpy(directions)).numpy()
+    assert np.abs(values - np.stack(expected, -1)).max() < 1e-7
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 4, 3), (0, 3)])
+def test_spherical_harmonics_of_any_leading_shape(shape):
+    harmonics = SphericalHarmonics()
+    values = harmonics(torch.nn.functional.normalize(torch.randn(shape), dim=-1))
+    assert values.shape == (*shape[:-1], harmonics.out_features) and values.dtype == torch.float32
+    assert not harmonics.state_dict()

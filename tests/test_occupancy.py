@@ -1,0 +1,281 @@
+"""The occupancy grid against its rules, followed cell by cell."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models.occupancy import OccupancyGrid, truncated_exp, visible_cells
+
+
+def cell_of(points, resolution, half_extent=0.5):
+    index = np.floor(0.5 * (points.double().numpy() / half_extent + 1) * resolution).astype(int)
+    return tuple(index.clip(0, resolution - 1).T)
+
+
+def constant(value):
+    return lambda points: torch.full((len(points),), float(value))
+
+
+def ball(radius, value=100.0):
+    return lambda points: value * (points.norm(dim=-1) < radius)
+
+
+def test_at_the_start_nothing_is_occupied():
+    grid = OccupancyGrid()
+    assert grid.density.shape == grid.occupied.shape == (128, 128, 128)
+    assert grid.density.dtype == torch.float32 and grid.occupied.dtype == torch.bool
+    assert not grid.occupied.any() and grid.density.eq(0).all()
+    assert grid.step == pytest.approx(math.sqrt(3) / 1024) and grid.threshold == pytest.approx(5.912, abs=1e-3)
+    assert set(grid.state_dict()) == {"density", "occupied"}
+    assert OccupancyGrid(steps=128).threshold == pytest.approx(5.912 / 8, abs=1e-3)
+    assert OccupancyGrid(half_extent=1.0).threshold == pytest.approx(5.912 / 2, abs=1e-3)
+
+
+@pytest.mark.parametrize("half_extent", [0.5, 1.5])
+def test_a_full_update_takes_one_point_in_each_cell(half_extent):
+    torch.manual_seed(0)
+    grid, seen = OccupancyGrid(12, half_extent), []
+
+    def density_of(points):
+        seen.append(points)
+        return 1 + points @ torch.tensor([1.0, 2.0, 3.0]) / 10 / half_extent
+
+    grid.update(density_of, everywhere=True)
+    points = torch.cat(seen)
+    flat = np.ravel_multi_index(cell_of(points, 12, half_extent), (12, 12, 12))
+    assert np.array_equal(flat, np.arange(12**3))
+    assert torch.equal(grid.density.flatten(), density_of(points))
+    within = (points / half_extent + 1) * 6 % 1  # uniform in the cell
+    assert within.mean(0).sub(0.5).abs().max() < 0.03 and within.std(0).sub(1 / math.sqrt(12)).abs().max() < 0.02
+
+
+def test_later_updates_look_at_some_cells_and_all_decay():
+    torch.manual_seed(0)
+    grid, calls = OccupancyGrid(16), []
+    grid.density.copy_(torch.where(torch.arange(16) < 4, 10.0, 2.0)[:, None, None])
+    before = grid.density.clone()
+
+    def density_of(points):
+        calls.append(points)
+        return 9 + points[:, 0]
+
+    grid.update(density_of, everywhere=False)
+    points = torch.cat(calls)
+    assert len(points) == 2 * 16**3 // 4
+    # The first half is drawn from everywhere, the second from the quarter above the threshold of 5.912.
+    x, y, z = cell_of(points[:1024], 16)
+    assert 190 < (x < 4).sum() < 320 and len({*zip(x, y, z)}) < 1024
+    assert (points[1024:, 0] < -0.25).all() and (points[1024:].amax(0) > torch.tensor([-0.26, 0.49, 0.49])).all()
+
+    newest = np.zeros((16, 16, 16))
+    np.maximum.at(newest, cell_of(points, 16), density_of(points).double().numpy())
+    expected = np.maximum(0.95 * before.numpy(), newest)
+    assert np.abs(grid.density.numpy() - expected).max() < 1e-5
+    unsampled = newest == 0
+    assert unsampled.any() and np.allclose(grid.density.numpy()[unsampled], 0.95 * before.numpy()[unsampled])
+
+
+def test_without_a_dense_cell_only_uniform_ones_are_looked_at():
+    grid, counts = OccupancyGrid(16), []
+
+    def density_of(points):
+        counts.append(len(points))
+        return 1 + points[:, 0]
+
+    grid.update(density_of, everywhere=False)
+    assert sum(counts) == 1024
+
+
+@pytest.mark.parametrize("values, threshold", [([0.0, 1.0, 2.0, 6.0], 3.0), ([0.0, 100.0, 5.9, 5.95], 5.912)])
+def test_threshold_is_the_mean_of_the_positive_cells_up_to_a_limit(values, threshold):
+    grid = OccupancyGrid(8)
+    by_slab = torch.tensor(values).repeat_interleave(2)
+    grid.update(lambda points: by_slab[cell_of(points, 8)[0]], everywhere=True)
+    expected = (by_slab > threshold)[:, None, None].expand(8, 8, 8)
+    assert torch.equal(grid.occupied, expected) and 0 < expected.sum() < 512
+
+
+def test_the_mean_leaves_out_cells_that_are_excluded():
+    grid = OccupancyGrid(8)
+    excluded = torch.zeros(8, 8, 8, dtype=torch.bool)
+    excluded[:6] = True
+    grid.exclude(excluded)
+    by_slab = torch.tensor([50.0] * 6 + [1.0, 2.0])
+    grid.update(lambda points: by_slab[cell_of(points, 8)[0]], everywhere=True)
+    assert grid.occupied[7].all() and not grid.occupied[:7].any()
+
+
+def test_excluded_cells_stay_excluded():
+    torch.manual_seed(0)
+    grid = OccupancyGrid(8)
+    grid.update(constant(50), everywhere=True)
+    excluded = torch.rand(8, 8, 8) < 0.3
+    grid.exclude(excluded)
+    assert not grid.occupied[excluded].any() and grid.occupied[~excluded].all()
+    for everywhere in (True, False, True):
+        grid.update(constant(50), everywhere)
+        assert (grid.density[excluded] == -1).all() and not grid.occupied[excluded].any()
+        assert (grid.density[~excluded] >= 47.5).all() and grid.occupied[~excluded].all()
+
+
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_a_grid_that_would_be_empty_is_full_instead(everywhere):
+    grid = OccupancyGrid(8)
+    excluded = torch.zeros(8, 8, 8, dtype=torch.bool)
+    excluded[0] = True
+    grid.exclude(excluded)
+    with pytest.warns(UserWarning, match="no cell"):
+        grid.update(constant(0), everywhere)
+    assert torch.equal(grid.occupied, ~excluded) and grid.density.isfinite().all()
+    grid.update(ball(0.3), everywhere=True)
+    assert 0 < grid.occupied.sum() < 8**3 // 2
+
+
+def test_a_constant_field_at_the_mean_is_full():
+    grid = OccupancyGrid(8)
+    with pytest.warns(UserWarning, match="no cell"):
+        grid.update(constant(1), everywhere=True)  # none above the mean, strictly
+    assert grid.occupied.all()
+
+
+def test_lookup_at_cell_borders():
+    torch.manual_seed(0)
+    grid = OccupancyGrid(8)
+    grid.occupied.copy_(torch.rand(8, 8, 8) < 0.5)
+    ticks = torch.arange(9) / 8 - 0.5
+    axes = torch.cat([ticks, ticks[1:] - 1e-6, torch.rand(5) - 0.5])
+    points = torch.cartesian_prod(axes, axes, axes)
+    assert torch.equal(grid(points), grid.occupied[cell_of(points, 8)])
+    assert grid(torch.empty(0, 3)).shape == (0,)
+
+
+def test_outside_the_cube_nothing_is_occupied():
+    grid = OccupancyGrid(4, half_extent=2.0)
+    grid.occupied.fill_(True)
+    points = torch.tensor([[2.0, -2, 0], [2.001, 0, 0], [0, -2.001, 0], [0, 0, 1e30], [math.nan, 0, 0]])
+    assert grid(points).tolist() == [True, False, False, False, False]
+
+
+def test_bounds_hold_the_occupied_cells_with_a_cell_to_spare():
+    grid = OccupancyGrid(8, half_extent=2.0)
+    for bound, whole in zip(grid.bounds(), (-2.0, 2.0)):
+        assert bound.tolist() == [whole] * 3
+    grid.occupied[2, 0, 5] = grid.occupied[4, 1, 5] = True
+    lower, upper = grid.bounds()
+    assert lower.tolist() == [-1.5, -2, 0] and upper.tolist() == [1, -0.5, 1.5]
+    grid.occupied.zero_()[7, 7, 7] = True
+    lower, upper = grid.bounds()
+    assert lower.tolist() == [1, 1, 1] and upper.tolist() == [2, 2, 2]
+
+
+def test_same_seed_same_grid_from_either_source_of_random_numbers():
+    grids = []
+    for own in (False, False, True):
+        torch.manual_seed(3)
+        generator = torch.Generator().manual_seed(3) if own else None
+        grid = OccupancyGrid(16)
+        grid.update(ball(0.3), True, generator)
+        grid.update(ball(0.3, 200.0), False, generator)
+        grids.append(grid.density)
+    assert torch.equal(grids[0], grids[1]) and torch.equal(grids[0], grids[2])
+
+
+def test_state_is_restored():
+    grid = OccupancyGrid(8)
+    grid.update(ball(0.3), everywhere=True)
+    other = OccupancyGrid(8)
+    other.load_state_dict(copy.deepcopy(grid.state_dict()))
+    assert torch.equal(other.density, grid.density) and torch.equal(other.occupied, grid.occupied)
+
+
+def test_no_gradient_is_kept_by_an_update():
+    grid, scale = OccupancyGrid(8), torch.ones((), requires_grad=True)
+    grid.update(lambda points: scale * ball(0.3)(points), everywhere=True)
+    assert not grid.density.requires_grad
+
+
+@pytest.mark.parametrize("name, value", [("resolution", 0), ("half_extent", -1.0), ("steps", 2.5)])
+def test_a_bad_argument_is_named_with_its_value(name, value):
+    with pytest.raises(ValueError, match=name) as error:
+        OccupancyGrid(**{name: value})
+    assert repr(value) in str(error.value)
+
+
+def looking_at(target, position):
+    """Camera to world, OpenGL: the third axis points away from the target."""
+    back = np.subtract(position, target) / np.linalg.norm(np.subtract(position, target))
+    right = np.cross([0.1, 0.2, 1.0], back)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(back, right), back, position], axis=1)
+
+
+def test_visible_cells_against_a_projection_of_each():
+    rng = np.random.default_rng(0)
+    focal, height, width, near, resolution, half_extent = 40.0, 24, 36, 0.25, 9, 0.6
+    poses = np.stack([looking_at(rng.normal(size=3) / 5, position)
+                      for position in [(1.5, 0.2, 0.1), (-0.4, 1.0, 0.7), (0.1, 0.05, 0.3)]])
+    expected = np.zeros((resolution,) * 3, dtype=bool)
+    for index in np.ndindex(expected.shape):
+        world = (2 * np.array(index) / (resolution - 1) - 1) * (half_extent - half_extent / resolution)
+        depths = []
+        for pose in poses:
+            x, y, z = pose[:, :3].T @ (world - pose[:, 3])
+            if z >= 0:
+                continue  # behind the camera
+            column, row = width / 2 + focal * x / -z, height / 2 - focal * y / -z
+            if 0 <= column < width and 0 <= row < height:
+                depths.append(-z)
+        expected[index] = bool(depths) and min(depths) >= near
+    seen = visible_cells(resolution, half_extent, torch.from_numpy(poses), focal, height, width, near)
+    assert np.array_equal(seen.numpy(), expected) and 50 < expected.sum() < 9**3 - 50
+    nearer = visible_cells(resolution, half_extent, torch.from_numpy(poses), focal, height, width, near=1e-3)
+    assert nearer.sum() > expected.sum()  # so `near` did leave out some
+
+
+def test_a_cell_at_the_camera_is_not_seen_by_it():
+    pose = torch.eye(3, 4)
+    seen = visible_cells(5, 0.5, pose[None], focal=50.0, height=100, width=100)
+    assert not seen[2, 2, 2] and seen[2, 2, 0] and not seen[2, 2, 3:].any() and seen.dtype == torch.bool
+    assert not visible_cells(5, 0.5, torch.empty(0, 3, 4), 50.0, 100, 100).any()
+
+
+def test_truncated_exp_and_its_gradient():
+    h = torch.tensor([-100.0, -15, -3, 0, 3, 15, 16, 80, 200], dtype=torch.float64, requires_grad=True)
+    value = truncated_exp(h)
+    upstream = torch.arange(1.0, 10, dtype=torch.float64)
+    value.backward(upstream)
+    assert torch.equal(value, h.detach().clamp(max=80).exp())
+    assert torch.equal(h.grad, upstream * h.detach().clamp(-15, 15).exp())
+    within = torch.linspace(-3, 3, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(truncated_exp, within)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_truncated_exp_is_taken_in_float32(dtype):
+    h = torch.tensor([0.5, 12.0, 300.0], dtype=dtype, requires_grad=True)
+    value = truncated_exp(h)
+    assert value.dtype == torch.float32 and value.isfinite().all()
+    assert torch.allclose(value[:2], h.detach()[:2].float().exp())
+    value[:1].sum().backward()
+    assert h.grad.dtype == dtype and h.grad.isfinite().all()
+
+
+@pytest.mark.gpu
+def test_the_same_on_a_gpu():
+    grid, on_gpu = OccupancyGrid(16), OccupancyGrid(16).cuda()
+    for each in (grid, on_gpu):
+        each.update(lambda points: 10.0 * (points[:, 0] > 0), everywhere=True)
+    points = torch.rand(1000, 3) - 0.5
+    assert torch.equal(on_gpu(points.cuda()).cpu(), grid(points))
+    assert [bound.tolist() for bound in on_gpu.bounds()] == [bound.tolist() for bound in grid.bounds()]
+
+    repeated = [copy.deepcopy(on_gpu) for _ in range(2)]
+    for each in repeated:
+        each.update(lambda points: 50 * points[:, 1].exp(), False, torch.Generator("cuda").manual_seed(0))
+    assert torch.equal(repeated[0].density, repeated[1].density)
+    poses = torch.from_numpy(looking_at([0, 0, 0], [1.5, 0.2, 0.1]))[None]
+    seen = visible_cells(9, 0.5, poses, 40.0, 24, 36)
+    assert torch.equal(visible_cells(9, 0.5, poses.cuda(), 40.0, 24, 36).cpu(), seen)

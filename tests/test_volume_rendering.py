@@ -1,0 +1,273 @@
+"""Rays and volume rendering against loops over single rays and samples in float64."""
+
+import math
+
+import pytest
+import torch
+
+from models.rays import box_intersection, inside_box, lattice, pixel_rays, points_along, ragged_indices
+from models.volume_rendering import accumulate, contributing, render_weights
+
+
+def look_at(position, target=(0.1, -0.2, 0.3), dtype=torch.float64):
+    """A camera-to-world pose (3, 4), OpenGL's axes, z up in the world."""
+    position, target = (torch.tensor(x, dtype=dtype) for x in (position, target))
+    back = torch.nn.functional.normalize(position - target, dim=0)
+    right = torch.nn.functional.normalize(torch.linalg.cross(torch.tensor([0, 0, 1.0], dtype=dtype), back), dim=0)
+    return torch.stack([right, torch.linalg.cross(back, right), back, position], dim=1)
+
+
+def test_a_projected_point_lies_on_the_ray_through_its_pixel():
+    height, width, focal = 30, 50, 40.0
+    poses = torch.stack([look_at((4, 1, 2)), look_at((-1, 3, 1.5)), look_at((0.5, -3, 2))])
+    views, rows, columns = torch.tensor([0, 2, 1, 2]), torch.tensor([0, 29, 7, 3]), torch.tensor([0, 49, 31, 44])
+    origins, directions = pixel_rays(poses, focal, height, width, views, rows, columns)
+    assert origins.dtype == directions.dtype == torch.float64
+    for i, view in enumerate(views):
+        rotation, position = poses[view, :, :3], poses[view, :, 3]
+        x, y, z = rotation.T @ (origins[i] + 3 * directions[i] - position)  # in the camera's axes
+        assert z.item() == pytest.approx(-3)  # depth counts along the viewing axis
+        assert (focal * x / -z + width / 2).item() == pytest.approx(columns[i].item() + 0.5)  # to the right
+        assert (focal * -y / -z + height / 2).item() == pytest.approx(rows[i].item() + 0.5)  # downwards
+
+
+def test_the_middle_of_the_image_looks_at_the_target():
+    pose = look_at((4, 1, 2))[None]
+    _, directions = pixel_rays(pose, 20.0, 5, 5, torch.tensor([0]), torch.tensor([2]), torch.tensor([2]))
+    towards = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64) - pose[0, :, 3]
+    assert torch.allclose(directions[0], towards / towards.norm())
+
+
+def test_box_intersection():
+    lower, upper = torch.tensor([-1.0, -2, -3]), torch.tensor([1.0, 2, 3])
+    origins = torch.tensor([[-5.0, 0, 0], [0, 0, 0], [0, 0, 9], [5, 5, 5], [0, 9, 0], [-5, 0, 0]])
+    directions = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, -1], [0, 0, -1], [0, 1, 0], [0, 1, 0]])
+    t_min, t_max = box_intersection(origins, directions, lower, upper, 0.5)
+    assert t_min[:3].tolist() == pytest.approx([2, 0.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2, 12])
+    assert (t_max[3:] <= t_min[3:]).all()  # beside it, behind, beside it and parallel
+    t_min, t_max = box_intersection(origins, directions, lower, upper, 2.5, far=7)
+    assert t_min[:3].tolist() == pytest.approx([2.5, 2.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2.5, 7])
+
+
+def test_box_intersection_of_random_rays_against_points_along_them():
+    torch.manual_seed(0)
+    lower, upper = torch.tensor([-1, -0.5, 0]).double(), torch.tensor([1, 1.5, 0.7]).double()
+    origins = 2 * torch.randn(200, 3).double()
+    directions = (torch.randn(200, 3).double() - origins) * torch.rand(200, 1)
+    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
+    t = torch.linspace(0.005, 8, 800, dtype=torch.float64)
+    inside = inside_box(origins[:, None] + t[:, None] * directions[:, None], lower, upper)
+    between = (t > t_min[:, None] + 1e-9) & (t < t_max[:, None] - 1e-9)
+    assert 20 < inside.any(1).sum() < 180 and torch.equal(inside, between)
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0], [], [1], [0, 4, 0, 0, 1, 0]])
+def test_ragged_indices(counts):
+    ray_index, step_index = ragged_indices(torch.tensor(counts, dtype=torch.long))
+    pairs = [(ray, step) for ray, count in enumerate(counts) for step in range(count)]
+    assert list(zip(ray_index.tolist(), step_index.tolist())) == pairs
+    assert ray_index.dtype == step_index.dtype == torch.long
+
+
+def test_samples_at_a_metric_step():
+    torch.manual_seed(1)
+    lower, upper, near, step = torch.tensor([-1, -1.5, -1]).double(), torch.tensor([1.2, 1, 1]).double(), 0.5, 0.1
+    origins = 2 * torch.randn(40, 3).double()
+    directions = (torch.randn(40, 3).double() - origins) * torch.rand(40, 1)
+    t_min, t_max = box_intersection(origins, directions, lower, upper, near)
+    t, ray_index, step_index = lattice(t_min, t_max, step / directions.norm(dim=1), smallest=1)
+    points = points_along(origins, directions, t, ray_index)
+
+    position = 0
+    for ray in range(40):
+        length = directions[ray].norm()
+        for k in range(max(1, math.ceil((t_max[ray] - t_min[ray]) * length / step))):
+            expected = origins[ray] + directions[ray] * t_min[ray] + directions[ray] / length * k * step
+            assert ray_index[position] == ray and step_index[position] == k
+            assert torch.allclose(points[position], expected)
+            position += 1
+    assert position == len(points)
+    missed = t_max <= t_min
+    assert 5 < missed.sum() < 35
+    # A ray that misses has its one sample outside; of the others none lies outside.
+    assert torch.equal(inside_box(points, lower - 1e-9, upper + 1e-9), ~missed[ray_index])
+    _, ray_index, _ = lattice(t_min, t_max, step / directions.norm(dim=1))
+    assert not missed[ray_index].any()
+
+
+def weights_by_definition(opacity, ray_index, rays, stop):
+    """Weights and remaining transparency, one sample after another, as lists of Python numbers."""
+    weights, remaining = [0.0] * len(opacity), [1.0] * rays
+    for i, ray in enumerate(ray_index):
+        if remaining[ray] > stop:
+            weights[i] = remaining[ray] * opacity[i]
+            remaining[ray] = remaining[ray] * (1 - opacity[i])
+    return weights, remaining
+
+
+COUNTS = [3, 0, 40, 1, 0, 25, 0]
+
+
+def samples(dtype=torch.float64, seed=2):
+    torch.manual_seed(seed)
+    ray_index, _ = ragged_indices(torch.tensor(COUNTS))
+    return -torch.rand(len(ray_index), dtype=dtype) ** 3, ray_index
+
+
+@pytest.mark.parametrize("stop", [1e-3, 1e-4, 0.3, 0.0])
+def test_weights_follow_the_definition(stop):
+    log_transparency, ray_index = samples()
+    log_transparency[5] = -1e4
+    log_transparency[50] = -math.inf
+    weights, remaining = render_weights(log_transparency, ray_index, len(COUNTS), stop)
+    assert weights.dtype == remaining.dtype == torch.float64
+    opacity = (1 - log_transparency.exp()).tolist()
+    expected = weights_by_definition(opacity, ray_index.tolist(), len(COUNTS), stop)
+    assert weights.tolist() == pytest.approx(expected[0], abs=1e-12)
+    assert remaining.tolist() == pytest.approx(expected[1], abs=1e-12)
+    total = accumulate(weights, torch.ones(len(weights), 1), ray_index, len(COUNTS)).squeeze(1)
+    assert torch.allclose(total + remaining, torch.ones(len(COUNTS), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("stop", [1e-2, 0.3])
+def test_a_ray_ends_behind_the_sample_that_takes_it_to_the_stop(stop):
+    log_transparency = torch.full((30,), -0.4, dtype=torch.float64)
+    weights, remaining = render_weights(log_transparency, torch.zeros(30, dtype=torch.long), 1, stop)
+    counted = math.floor(-math.log(stop) / 0.4) + 1  # T in front of sample k is exp(−0.4 k)
+    assert weights.count_nonzero() == counted and (weights[:counted] > 0).all()
+    assert remaining.item() == pytest.approx(math.exp(-0.4 * counted))
+
+
+def test_gradients():
+    log_transparency, ray_index = samples()
+    log_transparency.requires_grad_()
+    for stop in (0.0, 0.05):
+        assert torch.autograd.gradcheck(
+            lambda x: render_weights(x, ray_index, len(COUNTS), stop), (log_transparency,))
+    weights, values = torch.rand(len(ray_index)).double(), torch.rand(len(ray_index), 3).double()
+    assert torch.autograd.gradcheck(lambda w, v: accumulate(w, v, ray_index, len(COUNTS)),
+                                    (weights.requires_grad_(), values.requires_grad_()))
+
+
+def test_gradients_against_the_definition():
+    log_transparency, ray_index = samples()
+    log_transparency.requires_grad_()
+    mixed = torch.linspace(-1, 1, len(ray_index), dtype=torch.float64)
+    weights, remaining = render_weights(log_transparency, ray_index, len(COUNTS), 1e-3)
+    (got,) = torch.autograd.grad((weights * mixed).sum() + remaining.square().sum(), log_transparency)
+    expected = weights_by_definition(1 - log_transparency.exp(), ray_index.tolist(), len(COUNTS), 1e-3)
+    loss = sum(w * m for w, m in zip(expected[0], mixed)) + sum(r * r for r in expected[1])
+    assert torch.allclose(got, torch.autograd.grad(loss, log_transparency)[0], rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("wall", [-1e3, -1e4, -1e30, -math.inf])
+def test_an_opaque_sample_hides_what_is_behind_and_reaches_no_other_ray(wall):
+    log_transparency = torch.tensor([-0.5, wall, -0.5, -0.5, -0.25], requires_grad=True)
+    weights, remaining = render_weights(log_transparency, torch.tensor([0, 0, 0, 1, 1]), 2, 1e-3)
+    front, other = math.exp(-0.5), math.exp(-0.75)
+    assert weights.tolist() == pytest.approx([1 - front, front, 0, 1 - front, front - other], abs=1e-6)
+    assert remaining.tolist() == pytest.approx([0, other], abs=1e-6)
+    (weights * torch.arange(5.0)).sum().backward()
+    assert log_transparency.grad[1:3].tolist() == [0, 0]
+    # w₁ is what the sample in front lets through, exp(L₀).
+    assert log_transparency.grad[0].item() == pytest.approx(front)
+
+
+def test_many_rays_in_float32_are_as_exact_as_one():
+    torch.manual_seed(3)
+    rays, count = 4000, 100
+    ray_index, _ = ragged_indices(torch.full((rays,), count))
+    log_transparency = -0.2 * torch.rand(rays * count)
+    weights, remaining = render_weights(log_transparency, ray_index, rays, 0.0)
+    alone = log_transparency[-count:].double()
+    in_front = (alone.cumsum(0) - alone).exp()
+    assert (weights[-count:] + in_front * alone.expm1()).abs().max() < 1e-6
+    assert remaining[-1].item() == pytest.approx(alone.sum().exp().item(), rel=1e-5)
+
+
+def test_faint_samples_keep_their_digits():
+    # DVGO's coarse voxels begin at α = 5e-7, where 1 − (1 − α) in float32 is wrong by a tenth.
+    weights, _ = render_weights(torch.full((3,), -5e-7), torch.tensor([0, 0, 0]), 1, 1e-3)
+    assert weights.tolist() == pytest.approx([5e-7] * 3, rel=1e-5)
+
+
+def test_without_samples_everything_is_background_and_still_differentiable():
+    log_transparency = torch.zeros(0, requires_grad=True)
+    ray_index = torch.zeros(0, dtype=torch.long)
+    weights, remaining = render_weights(log_transparency, ray_index, 3, 1e-3)
+    colour = accumulate(weights, torch.zeros(0, 3), ray_index, 3) + remaining[:, None]
+    assert colour.tolist() == [[1.0] * 3] * 3
+    colour.sum().backward()
+    assert log_transparency.grad.shape == (0,)
+    assert contributing(log_transparency, ray_index, 3, 1e-3).shape == (0,)
+    weights, remaining = render_weights(log_transparency, ray_index, 0, 1e-3)
+    assert weights.shape == remaining.shape == (0,)
+
+
+def test_accumulate_follows_the_definition():
+    weights, ray_index = samples()
+    values = torch.rand(len(weights), 4, dtype=torch.float64)
+    expected = torch.zeros(len(COUNTS), 4, dtype=torch.float64)
+    for weight, value, ray in zip(weights, values, ray_index):
+        expected[ray] += weight * value
+    assert torch.allclose(accumulate(weights, values, ray_index, len(COUNTS)), expected)
+
+
+@pytest.mark.parametrize("threshold, stop", [(0.0, 1e-3), (0.1, 1e-3), (0.05, 0.5), (2.0, 0.0)])
+def test_contributing_samples_follow_the_definition(threshold, stop):
+    log_transparency, ray_index = samples(seed=4)
+    log_transparency[::7] = 0
+    log_transparency[11] = -math.inf
+    opacity = (1 - log_transparency.exp()).tolist()
+    transparency, expected = [1.0] * len(COUNTS), []
+    for i, ray in enumerate(ray_index.tolist()):
+        if opacity[i] > threshold:
+            if transparency[ray] > stop:
+                expected.append(i)
+            transparency[ray] *= 1 - opacity[i]
+    kept = contributing(log_transparency, ray_index, len(COUNTS), stop, threshold)
+    assert kept.tolist() == expected and len(expected) < len(ray_index)
+
+
+def test_the_samples_left_out_change_nothing():
+    log_transparency, ray_index = samples(seed=5)
+    log_transparency[::3] = 0
+    values = torch.rand(len(ray_index), 3).double()
+    colours, gradients = [], []
+    for kept in (torch.arange(len(ray_index)), contributing(log_transparency, ray_index, len(COUNTS), 0.05)):
+        assert len(kept) == len(ray_index) or len(kept) < 0.7 * len(ray_index)
+        leaf = log_transparency.clone().requires_grad_()
+        weights, remaining = render_weights(leaf[kept], ray_index[kept], len(COUNTS), 0.05)
+        colours.append(accumulate(weights, values[kept], ray_index[kept], len(COUNTS)) + remaining[:, None])
+        gradients.append(torch.autograd.grad(colours[-1].square().sum(), leaf)[0])
+    assert torch.allclose(*colours, atol=1e-14)
+    # Where α = 0 the first of them is not zero, but a density that has come to 0 is at its least and has no gradient.
+    assert torch.allclose(gradients[0][log_transparency < 0], gradients[1][log_transparency < 0], atol=1e-14)
+
+
+def test_a_cube_of_constant_density_has_the_transparency_of_beer_and_lambert():
+    lower, upper = torch.full((3,), -0.5).double(), torch.full((3,), 0.5).double()
+    pose = look_at((2, 1, 1.5), target=(0, 0, 0))[None]
+    rows, columns = (x.flatten() for x in torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij"))
+    origins, directions = pixel_rays(pose, 40.0, 24, 24, torch.zeros_like(rows), rows, columns)
+    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
+    density, step = 3.0, 1e-3
+    t, ray_index, _ = lattice(t_min, t_max, step / directions.norm(dim=1))
+    weights, remaining = render_weights(torch.full_like(t, -density * step), ray_index, len(origins), 0.0)
+    length = (t_max - t_min).clamp(min=0) * directions.norm(dim=1)
+    assert 50 < (length == 0).sum() < 500 and length.max() > 1.2
+    assert torch.allclose(remaining, (-density * length).exp(), rtol=1.01 * density * step)
+    assert (remaining[length == 0] == 1).all()
+    colour = accumulate(weights, torch.full((len(t), 1), 0.25), ray_index, len(origins)).squeeze(1) + remaining
+    assert torch.allclose(colour, 0.25 + 0.75 * (-density * length).exp(), atol=density * step)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu():
+    log_transparency, ray_index = samples()
+    log_transparency[50] = -math.inf
+    on_gpu = render_weights(log_transparency.cuda(), ray_index.cuda(), len(COUNTS), 1e-3)
+    for got, expected in zip(on_gpu, render_weights(log_transparency, ray_index, len(COUNTS), 1e-3)):
+        assert torch.allclose(got.cpu(), expected)
+    kept = contributing(log_transparency.cuda(), ray_index.cuda(), len(COUNTS), 1e-3, 0.1)
+    assert torch.equal(kept.cpu(), contributing(log_transparency, ray_index, len(COUNTS), 1e-3, 0.1))

@@ -1,0 +1,305 @@
+"""DVGO's grids and its optimizer against loops over single points, voxels and elements in float64."""
+
+import itertools
+import math
+
+import pytest
+import torch
+
+from models.masked_adam import MaskedAdam
+from models.rays import pixel_rays
+from models.voxels import MaskGrid, VoxelGrid, count_views, grid_points, grid_shape
+
+LOWER, UPPER = torch.tensor([-1, -0.5, 2]).double(), torch.tensor([1, 0.7, 5]).double()
+SHAPE = (4, 6, 3)
+
+
+def random_points(count, margin=0.0):
+    torch.manual_seed(0)
+    return LOWER - margin + torch.rand(count, 3).double() * (UPPER - LOWER + 2 * margin)
+
+
+def corners_by_definition(point, shape):
+    """The nodes around a point, those beyond the grid included, and their trilinear weights."""
+    where = [(p - a) / (b - a) * (n - 1) for p, a, b, n in zip(point, LOWER.tolist(), UPPER.tolist(), shape)]
+    for offsets in itertools.product((0, 1), repeat=3):
+        node = tuple(math.floor(w) + offset for w, offset in zip(where, offsets))
+        yield node, math.prod(1 - abs(w - n) for w, n in zip(where, node))
+
+
+def test_shape_of_a_grid():
+    shape, size = grid_shape(LOWER, UPPER, 1000)
+    assert size == pytest.approx((2 * 1.2 * 3 / 1000) ** (1 / 3))
+    assert shape == tuple(math.floor(length / size) for length in (2, 1.2, 3))
+    # Lego's box in DVGO's coarse stage.
+    lower, upper = torch.tensor([-3.016, -3.008, -2.594]), torch.tensor([3.005, 3.016, 2.338])
+    assert grid_shape(lower, upper, 1_024_000) == ((107, 107, 88), pytest.approx(0.0559, abs=1e-4))
+
+
+@pytest.mark.parametrize("side", [5, 32, 48, 100, 160])
+def test_a_cube_is_divided_into_exactly_its_voxels(side):
+    for length in (1.0, 0.3, 1.05 * 2.4):
+        assert grid_shape(torch.zeros(3), torch.full((3,), length), side**3)[0] == (side, side, side)
+
+
+def test_a_box_without_volume_has_no_grid():
+    for upper in ([1, 1, 0], [1, -1, 1]):
+        with pytest.raises(ValueError, match="size"):
+            grid_shape(torch.zeros(3), torch.tensor(upper).float(), 1000)
+    with pytest.raises(ValueError, match="0 voxels"):
+        grid_shape(torch.zeros(3), torch.ones(3), 0)
+
+
+def test_nodes_lie_on_the_faces_and_evenly_between():
+    points = grid_points(SHAPE, LOWER, UPPER)
+    assert points.shape == (*SHAPE, 3)
+    assert torch.equal(points[0, 0, 0], LOWER) and torch.equal(points[-1, -1, -1], UPPER)
+    for x, y, z in itertools.product(*map(range, SHAPE)):
+        fraction = torch.tensor([x / 3, y / 5, z / 2]).double()
+        assert torch.allclose(points[x, y, z], LOWER + fraction * (UPPER - LOWER))
+
+
+def ramp(points):
+    return torch.stack([1 + 2 * points[..., 0] - 3 * points[..., 1] + 0.5 * points[..., 2], points[..., 1]])
+
+
+def ramp_grid(shape=SHAPE):
+    grid = VoxelGrid(2, shape, LOWER, UPPER)
+    with torch.no_grad():
+        grid.values.copy_(ramp(grid_points(shape, LOWER, UPPER)))
+    return grid
+
+
+def test_a_linear_field_is_interpolated_exactly_with_its_axes_in_place():
+    points = torch.cat([random_points(100), grid_points(SHAPE, LOWER, UPPER).flatten(0, 2)])
+    assert torch.allclose(ramp_grid()(points), ramp(points).T)
+
+
+def test_interpolation_and_its_gradient_follow_the_definition():
+    grid = VoxelGrid(3, SHAPE, LOWER, UPPER)
+    assert not grid.values.any()
+    torch.nn.init.normal_(grid.values)
+    points = random_points(60, margin=0.1)
+    expected, scale = torch.zeros(60, 3).double(), torch.randn(60, 3).double()
+    gradient = torch.zeros_like(grid.values)
+    for i, point in enumerate(points):
+        for node, weight in corners_by_definition(point.tolist(), SHAPE):
+            if all(0 <= n < size for n, size in zip(node, SHAPE)):
+                x, y, z = node
+                expected[i] += weight * grid.values.detach()[:, x, y, z]
+                gradient[:, x, y, z] += weight * scale[i]
+    found = grid(points)
+    assert found.shape == (60, 3) and torch.allclose(found, expected)
+    (found * scale).sum().backward()
+    assert torch.allclose(grid.values.grad, gradient)
+
+
+def test_gradcheck_and_no_points():
+    grid = ramp_grid()
+    points = random_points(5)
+    assert torch.autograd.gradcheck(
+        lambda values: torch.func.functional_call(grid, {"values": values}, (points,)), (grid.values,))
+    grid(points[:0]).sum().backward()
+    assert grid(points[:0]).shape == (0, 2) and not grid.values.grad.any()
+
+
+def test_what_no_point_is_near_has_a_gradient_of_exactly_zero():
+    grid = ramp_grid()
+    grid(LOWER + 0.01 * random_points(10)[:, :1] ** 2).sum().backward()
+    assert grid.values.grad[:, :2, :2, :2].all() and grid.values.grad.count_nonzero() == 2 * 8
+
+
+def test_resizing_keeps_a_linear_field():
+    for shape in [(7, 11, 5), (9, 6, 4), (3, 2, 2)]:
+        grid = ramp_grid()
+        old = grid.values
+        grid.resize(shape)
+        assert isinstance(grid.values, torch.nn.Parameter) and grid.values is not old and grid.values.is_leaf
+        assert grid.values.shape == (2, *shape) and grid.values.dtype == torch.float64 and grid.values.grad is None
+        points = random_points(50)
+        assert torch.allclose(grid(points), ramp(points).T)
+
+
+def test_resizing_keeps_the_nodes_values_where_the_grids_share_them():
+    grid = VoxelGrid(1, SHAPE, LOWER, UPPER)
+    torch.nn.init.normal_(grid.values)
+    old = grid.values.detach()
+    grid.resize((7, 11, 5))
+    assert torch.allclose(grid.values[:, ::2, ::2, ::2], old)
+
+
+def test_a_mask_is_looked_up_at_the_nearest_node():
+    torch.manual_seed(1)
+    mask = torch.rand(SHAPE) < 0.5
+    grid = MaskGrid(mask, LOWER, UPPER)
+    points = random_points(300, margin=0.6)
+    expected = []
+    for point in points:
+        node = [math.floor((p - a) / (b - a) * (n - 1) + 0.5) for p, a, b, n in zip(point, LOWER, UPPER, SHAPE)]
+        expected.append(all(0 <= n < size for n, size in zip(node, SHAPE)) and mask[tuple(node)].item())
+    assert grid(points).tolist() == expected and 20 < sum(expected) < 200
+    assert torch.equal(grid(grid_points(SHAPE, LOWER, UPPER).flatten(0, 2)), mask.flatten())
+    assert grid(points[:0]).shape == (0,)
+    assert set(grid.state_dict()) == {"mask", "lower", "upper"}
+
+
+def views_by_definition(poses, focal, height, width, near, step, shape, stride):
+    """Splat every sample of a fixed number of steps, enough to cross the box, also those outside."""
+    seen = torch.zeros(shape, dtype=torch.long)
+    for view in range(len(poses)):
+        weights = dict.fromkeys(itertools.product(*map(range, shape)), 0.0)
+        for row, column in itertools.product(range(0, height, stride), range(0, width, stride)):
+            origin, direction = (x[0].tolist() for x in pixel_rays(
+                poses, focal, height, width, torch.tensor([view]), torch.tensor([row]), torch.tensor([column])))
+            t_min = max(near, *(min((a - o) / d, (b - o) / d)
+                                for a, b, o, d in zip(LOWER.tolist(), UPPER.tolist(), origin, direction)))
+            length = math.hypot(*direction)
+            for k in range(40):
+                point = [o + d * (t_min + k * step / length) for o, d in zip(origin, direction)]
+                for node, weight in corners_by_definition(point, shape):
+                    if node in weights:
+                        weights[node] += weight
+        for node, weight in weights.items():
+            seen[node] += weight > 1 / stride**2
+    return seen
+
+
+@pytest.fixture(scope="module")
+def cameras():
+    """Four cameras that look at the box from outside, (4, 3, 4); the first sees but a part of it."""
+    middle, poses = (LOWER + UPPER) / 2, []
+    for position, right in (((0.1, -6, 4), (1, 0.1, 0)), ((6, 0.2, 3), (0, 1, 0.2)), ((-5, 0.3, 7), (0.1, -1, 0)),
+                            ((0.3, 4, 1), (-1, 0, 0.3))):
+        back = torch.nn.functional.normalize(torch.tensor(position).double() - middle, dim=0)
+        right = torch.tensor(right).double()
+        right = torch.nn.functional.normalize(right - right @ back * back, dim=0)
+        poses.append(torch.stack([right, torch.linalg.cross(back, right), back, middle + back * 6], dim=1))
+    poses[0][:, 3] -= 5 * poses[0][:, 2]  # so near that `near` cuts into the box
+    return torch.stack(poses)
+
+
+def test_view_counts_follow_the_definition(cameras):
+    for stride, focal in ((1, 45.0), (2, 60.0)):
+        arguments = dict(focal=focal, height=9, width=7, near=0.8, step=0.15, shape=SHAPE, stride=stride)
+        expected = views_by_definition(cameras, **arguments)
+        counts = count_views(cameras, lower=LOWER, upper=UPPER, **arguments)
+        assert counts.dtype == torch.long and torch.equal(counts, expected)
+        assert expected.min() < 2 and expected.max() == 4
+
+
+def test_every_fourth_pixel_counts_about_what_all_do(cameras):
+    arguments = dict(poses=cameras, focal=200.0, height=80, width=60, lower=LOWER, upper=UPPER, shape=(6, 5, 8),
+                     near=0.8, step=0.1)
+    with torch.no_grad():
+        exact, sparse = count_views(**arguments, stride=1), count_views(**arguments)
+    assert (exact == sparse).double().mean() > 0.9 and len(exact.unique()) > 3
+
+
+def masked_adam_by_definition(p, gradients, lrs, factor=1.0, skip=False, beta1=0.9, beta2=0.99, eps=1e-8):
+    """One element, all steps."""
+    m = v = 0.0
+    for t, (g, lr) in enumerate(zip(gradients, lrs), start=1):
+        if skip and g == 0:
+            continue
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        p -= lr * factor * math.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (math.sqrt(v) + eps)
+    return p
+
+
+def parameters_and_gradients(steps=30):
+    torch.manual_seed(2)
+    gradients = torch.randn(steps, 5, 4).double() * 10.0 ** torch.randint(-9, 2, (5, 4))
+    gradients *= torch.rand(steps, 5, 4) < 0.4
+    gradients[:, 0, 0] = 0
+    return torch.randn(5, 4).double(), gradients
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("with_factor", [False, True])
+def test_masked_adam_follows_the_definition(skip, with_factor):
+    start, gradients = parameters_and_gradients()
+    factor = torch.rand(5, 4) if with_factor else None
+    p = torch.nn.Parameter(start.clone())
+    optimizer = MaskedAdam([dict(params=[p], skip_zero_grad=skip, lr_factor=factor)], lr=0.1)
+    lrs = [0.1 * 0.97**i for i in range(len(gradients))]
+    for g, lr in zip(gradients, lrs):
+        optimizer.param_groups[0]["lr"] = lr
+        before, moments = p.detach().clone(), {k: v.clone() for k, v in optimizer.state[p].items() if k != "step"}
+        p.grad = g.clone()
+        optimizer.step()
+        if skip and moments:
+            still = g == 0
+            assert torch.equal(p[still], before[still])
+            assert all(torch.equal(optimizer.state[p][name][still], old[still]) for name, old in moments.items())
+    expected = [[masked_adam_by_definition(start[i, j].item(), gradients[:, i, j].tolist(), lrs,
+                                           factor[i, j].item() if with_factor else 1.0, skip)
+                 for j in range(4)] for i in range(5)]
+    assert torch.allclose(p.detach(), torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
+    assert p[0, 0] == start[0, 0] and not torch.equal(p, start)
+
+
+def test_masked_adam_differs_from_adam_in_epsilon_alone():
+    start, gradients = parameters_and_gradients()
+    ends = []
+    for make, eps in ((MaskedAdam, 1e-8), (MaskedAdam, 0.0), (torch.optim.Adam, 0.0)):
+        p = torch.nn.Parameter(start.clone())
+        optimizer = make([p], lr=0.01, betas=(0.9, 0.99), eps=eps)
+        for g in gradients + 1e-9:
+            p.grad = g.clone()
+            optimizer.step()
+        ends.append(p.detach())
+    assert torch.allclose(ends[1], ends[2], rtol=1e-10) and not torch.allclose(ends[0], ends[2], rtol=1e-3)
+
+
+def test_masked_adam_goes_on_from_a_file(tmp_path):
+    start, gradients = parameters_and_gradients()
+
+    def setup(values):
+        p, q = torch.nn.Parameter(values.clone()), torch.nn.Parameter(values.clone())
+        return p, q, MaskedAdam([dict(params=[p], skip_zero_grad=True, lr_factor=torch.rand(5, 4)),
+                                 dict(params=[q], lr=0.5)], lr=0.1)
+
+    def train(p, q, optimizer, steps):
+        for g in steps:
+            p.grad, q.grad = g.clone(), -g
+            optimizer.step()
+
+    p, q, optimizer = setup(start)
+    train(p, q, optimizer, gradients[:15])
+    torch.save({"p": p.detach(), "q": q.detach(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    train(p, q, optimizer, gradients[15:])
+
+    saved = torch.load(tmp_path / "a.pt", weights_only=True)
+    p2, q2, optimizer = setup(start)
+    with torch.no_grad():
+        p2.copy_(saved["p"]), q2.copy_(saved["q"])
+    optimizer.load_state_dict(saved["optimizer"])
+    train(p2, q2, optimizer, gradients[15:])
+    assert torch.equal(p, p2) and torch.equal(q, q2)
+
+
+def test_masked_adam_passes_over_what_has_no_gradient_and_takes_a_closure():
+    p, q = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = MaskedAdam([p, q], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 2
+    assert torch.allclose(p, torch.full((2,), 0.9)) and torch.equal(q, torch.ones(2))
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(cameras):
+    points = random_points(50, margin=0.1)
+    grid, mask = ramp_grid(), MaskGrid(torch.rand(SHAPE) < 0.5, LOWER, UPPER)
+    expected = grid(points), mask(points)
+    assert torch.allclose(grid.cuda()(points.cuda()).cpu(), expected[0])
+    assert torch.equal(mask.cuda()(points.cuda()).cpu(), expected[1])
+    arguments = dict(focal=30.0, height=14, width=10, near=0.8, step=0.15, shape=SHAPE)
+    assert torch.equal(count_views(cameras.cuda(), lower=LOWER.cuda(), upper=UPPER.cuda(), **arguments).cpu(),
+                       count_views(cameras, lower=LOWER, upper=UPPER, **arguments))
