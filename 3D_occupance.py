@@ -36,7 +36,8 @@ from experiment import cli, plots, published
 from experiment.meshes import look, render, surface, surface_distance
 from experiment.metrics import iou
 from experiment.records import Run, write_atomically
-from experiment.runtime import Stopwatch, choose_device, cpu_count, environment, set_precision, training_hours
+from experiment.runtime import (Stopwatch, choose_device, cpu_count, environment, set_precision, shuffled,
+                                training_hours)
 from experiment.sweep import progress, sweep
 from models import MODES, build_inr, fold
 
@@ -133,12 +134,6 @@ def train(run: Run, args: argparse.Namespace) -> str:
                arrays={"predicted": np.packbits(predicted), "iou": curve.numpy()})
     return (f"IoU {final:.4f}{'' if predicted.any() else ', an empty volume'} in {clock.seconds:.1f} s, "
             f"{epochs * len(full) / clock.seconds:,.0f} points a second")
-
-
-def shuffled(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
-    """The voxels in an order that depends on seed and epoch alone, so that a resumed epoch goes on in its own."""
-    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + 1)
-    return torch.randperm(count, generator=generator, device=device)
 
 
 @functools.cache
@@ -248,7 +243,7 @@ def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace)
 
 
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
-    """IoU over the epochs, FR solid and its baseline dashed; the axis is that of the error 1 − IoU, in powers of ten."""
+    """IoU over the epochs, FR solid and its baseline dashed; the axis is that of 1 − IoU, logarithmic."""
     figure, axis = plt.subplots(figsize=(7.5, 4.5))
     for run in runs:
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]

@@ -2,14 +2,12 @@
 
 import io
 import math
-import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import scipy.io
-import torch
-from torch.nn import functional as F
+from scipy.spatial import cKDTree
 
 from data.download import DataError, download, sha256
 
@@ -114,42 +112,37 @@ def occupied(volume: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name} has values that are not finite")
     if smallest < 0:
         raise DataError(f"{name} has negative values; occupancies from 0 to their largest value are expected")
-    if largest == 0:
-        raise DataError(f"{name} is empty: no voxel is full")
-    return volume if volume.dtype == bool else volume >= largest / 2
+    # Without a value above 0 nothing is full; `crop` says so.
+    return volume if volume.dtype == bool else volume >= max(largest / 2, 1e-300)
 
 
 def crop(volume: np.ndarray, name: str) -> np.ndarray:
-    """The box of the full voxels."""
+    """The box of the full voxels. DataError if there is none, or nothing to learn from it."""
+    if not volume.any():
+        raise DataError(f"{name} is empty: no voxel is full")
     box = []
     for axis in range(3):
         full = np.flatnonzero(volume.any(axis=tuple({0, 1, 2} - {axis})))
         box.append(slice(full[0], full[-1] + 1))
     cropped = np.ascontiguousarray(volume[tuple(box)])
-    check(cropped, name)
+    if min(cropped.shape) < 2:
+        raise DataError(f"{name} has a box of {' × '.join(map(str, cropped.shape))} voxels; "
+                        "at least 2 a side are needed")
+    if cropped.all():
+        raise DataError(f"{name} is full in all its box; there is nothing to learn")
     return cropped
 
 
-def check(volume: np.ndarray, name: str) -> None:
-    """DataError if there is nothing to learn from a cropped volume."""
-    if min(volume.shape) < 2:
-        raise DataError(f"{name} has a box of {' × '.join(map(str, volume.shape))} voxels; at least 2 a side are needed")
-    if volume.all() or not volume.any():
-        raise DataError(f"{name} is {'full' if volume.all() else 'empty'} in all its box; there is nothing to learn")
-
-
 def shorten(volume: np.ndarray, scale: float, name: str) -> np.ndarray:
-    """The volume with its sides shortened by a factor of up to 1: full where the mean of what a voxel covers is ≥ 1/2.
+    """The volume with its sides shortened by a factor of up to 1, by taking the nearest voxel, and cropped again.
 
     Raises:
         DataError: nothing, or everything, is left full; `name` says of what.
     """
     if scale == 1:
         return volume
-    shape = [max(1, round(side * scale)) for side in volume.shape]
-    small = (F.adaptive_avg_pool3d(torch.from_numpy(volume)[None].float(), shape)[0] >= 0.5).numpy()
-    check(small, f"{name} at a scale of {scale:.3g}")
-    return small
+    places = [np.rint(np.linspace(0, side - 1, max(1, round(side * scale)))).astype(int) for side in volume.shape]
+    return crop(volume[np.ix_(*places)], f"{name} at a scale of {scale:.3g}")
 
 
 def voxelize(path: Path, resolution: int) -> np.ndarray:
@@ -195,9 +188,7 @@ def solid(name: str, resolution: int) -> np.ndarray:
 
 def _tube(axis: np.ndarray, curve: np.ndarray, radius: float) -> np.ndarray:
     """The voxels within `radius` of a curve given by points that lie closer together than the voxels."""
-    from scipy.spatial import cKDTree
-
     tree = cKDTree(curve)
     plane = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
-    return np.stack([tree.query(np.dstack([plane, np.full(plane.shape[:2], z)]), distance_upper_bound=radius)[0] < radius
-                     for z in axis], axis=2)
+    slices = (np.dstack([plane, np.full(plane.shape[:2], z)]) for z in axis)
+    return np.stack([tree.query(points, distance_upper_bound=radius)[0] < radius for points in slices], axis=2)

@@ -79,5 +79,6 @@ def save(figure: Figure, path: Path) -> None:
 def note(seeds: list[int], quick: bool, config: dict[str, Any], paper: dict[str, Any]) -> str:
     """What a figure's title says of the runs it shows: the seeds, and in what they differ from the paper."""
     shown = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
-    changed = [f"{name} {config[name]:,g}" for name, value in paper.items() if config[name] != value]
+    changed = [f"{name} {config[name]:,g}" if isinstance(value, (int, float)) else f"{name} {config[name]}"
+               for name, value in paper.items() if config[name] != value]
     return f" ({', '.join([shown, *(['quick'] if quick else changed)])})"

@@ -69,6 +69,12 @@ def matmul_rate(device: torch.device, size: int = 1024) -> float:
     return 2 * size**3 / min(seconds[1:])  # the first loads the library
 
 
+def shuffled(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
+    """The numbers from 0 to `count` − 1 in an order that follows from seed and epoch: a resumed epoch goes on in its own."""
+    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + 1)
+    return torch.randperm(count, generator=generator, device=device)
+
+
 def training_hours(trainings: Iterable[tuple[dict, int]], device: torch.device) -> float:
     """The hours that trainings take at least, if all of them ran at the rate of a large matrix product.
 

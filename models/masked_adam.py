@@ -44,8 +44,8 @@ class MaskedAdam(Optimizer):
                 state["step"] += 1
                 t, m, v = state["step"], state["m"], state["v"]
 
-                # With 3 % of 2 million elements touched, gathering those takes as long as this on a CPU; on a GPU it
-                # would make the host wait.
+                # Gathering the few elements that are touched would save a CPU some time (10 of 25 ms for 2 million, 3 %
+                # of them touched), but on a GPU it makes the host wait.
                 touched = (g != 0).to(g) if group["skip_zero_grad"] else 1.0
                 m.lerp_(g, (1 - beta1) * touched)
                 v.lerp_(g * g, (1 - beta2) * touched)

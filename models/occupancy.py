@@ -159,24 +159,3 @@ def visible_cells(resolution: int, half_extent: float, poses: Tensor, focal: flo
         seen |= in_image & (-back >= near)
         too_near |= in_image & (-back < near)
     return seen & ~too_near
-
-
-class _TruncatedExp(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, h: Tensor) -> Tensor:
-        ctx.save_for_backward(h)
-        return h.clamp(max=80).exp()
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> Tensor:
-        (h,) = ctx.saved_tensors
-        return gradient * h.clamp(-15, 15).exp()
-
-
-def truncated_exp(h: Tensor) -> Tensor:
-    """exp(h) with the gradient of exp(clamp(h, −15, 15)), the activation that makes a density of a network's output.
-
-    The gradient neither vanishes nor explodes however far h strays. In float32 at least, also under autocast, with h
-    cut off at 80, so that no infinity arises.
-    """
-    return _TruncatedExp.apply(h if h.dtype == torch.float64 else h.float())

@@ -30,6 +30,27 @@ def pixel_rays(poses: Tensor, focal: float, height: int, width: int, views: Tens
     return chosen[:, :, 3], (chosen[:, :, :3] * in_camera[:, None]).sum(-1)
 
 
+def rays_of_pixels(pixels: Tensor, images: Tensor, poses: Tensor, focal: float,
+                   background: float) -> tuple[Tensor, Tensor, Tensor]:
+    """The rays through some pixels of a set of images, and the colours there.
+
+    Args:
+        pixels: (R,) long, places in the images flattened to (N H W).
+        images: (N, H, W, 4) uint8, RGBA with straight alpha; 8 bits are kept, as floats and rays of all would take 24
+            times the memory.
+        poses, focal: as for `pixel_rays`.
+        background: the grey level that the images are composited on.
+
+    Returns:
+        Origins, directions and colours in [0, 1], (R, 3) each.
+    """
+    _, height, width, _ = images.shape
+    origins, directions = pixel_rays(poses, focal, height, width, pixels // (height * width),
+                                     pixels // width % height, pixels % width)
+    rgba = images.view(-1, 4).index_select(0, pixels).to(poses) / 255
+    return origins, directions, rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]) * background
+
+
 def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: Tensor, near: float,
                      far: float = float("inf")) -> tuple[Tensor, Tensor]:
     """Where rays enter and leave a box, by the slab test.

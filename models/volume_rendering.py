@@ -6,9 +6,32 @@ ECCV 2020, Eq. 3). The functions take L_i = log(1 − α_i), which a density giv
 −σ_i δ_i, or for DVGO −interval · softplus(raw + shift). Then T_i = exp(Σ_{j<i} L_j) and α_i = −expm1(L_i).
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from models.rays import pixel_rays
+
+
+class Rendering(NamedTuple):
+    """What a field shows along R rays, and the K samples that it was made from.
+
+    Attributes:
+        color: (R, 3), on the background.
+        depth: (R,), the mean of t over the samples, by weight, in units of the rays' directions; 0 where there is none.
+        remaining: (R,), the transparency left at the end.
+        weights, sample_color, ray_index: (K,), (K, 3) and (K,) long, of the samples.
+    """
+
+    color: Tensor
+    depth: Tensor
+    remaining: Tensor
+    weights: Tensor
+    sample_color: Tensor
+    ray_index: Tensor
 
 
 def _sums_along_rays(log_transparency: Tensor, ray_index: Tensor, rays: int) -> tuple[Tensor, Tensor]:
@@ -87,3 +110,24 @@ def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) ->
     """
     products = weights[:, None] * values
     return products.new_zeros(rays, values.shape[1]).index_add(0, ray_index, products)
+
+
+@torch.no_grad()
+def render_image(render: Callable[[Tensor, Tensor], Rendering], pose: Tensor, focal: float, height: int, width: int,
+                 chunk: int = 8192) -> tuple[Tensor, Tensor]:
+    """A whole image, `chunk` rays at a time.
+
+    Args:
+        render: maps origins and directions, (R, 3) each, to a Rendering.
+        pose, focal, height, width: of the camera, as for `pixel_rays`; the pose (3, 4).
+
+    Returns:
+        Colours (height, width, 3), not clamped, and depths along the viewing axis (height, width), float32.
+    """
+    colors, depths = [], []
+    for pixels in torch.arange(height * width, device=pose.device).split(chunk):
+        rendering = render(*pixel_rays(pose[None], focal, height, width, torch.zeros_like(pixels), pixels // width,
+                                       pixels % width))
+        colors.append(rendering.color.float())
+        depths.append(rendering.depth.float())
+    return torch.cat(colors).reshape(height, width, 3), torch.cat(depths).reshape(height, width)

@@ -68,6 +68,12 @@ class VoxelGrid(nn.Module):
         finer = F.interpolate(self.values[None], size=shape, mode="trilinear", align_corners=True)
         self.values = nn.Parameter(finer[0])
 
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        # The number of nodes changes during training; that of what is loaded is taken over, the Parameter kept.
+        if (prefix + "values") in state_dict:
+            self.values.data = self.values.new_empty(state_dict[prefix + "values"].shape)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def extra_repr(self) -> str:
         channels, *shape = self.values.shape
         return f"channels={channels}, shape={tuple(shape)}"
@@ -88,6 +94,12 @@ class MaskGrid(nn.Module):
         self.register_buffer("upper", upper.clone())
         # Kept on the device: made anew at each call it would make the host wait for the GPU.
         self.register_buffer("last", torch.tensor(mask.shape, device=mask.device) - 1, persistent=False)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        if (prefix + "mask") in state_dict:
+            shape = state_dict[prefix + "mask"].shape
+            self.mask, self.last = self.mask.new_empty(shape), self.last.new_tensor(shape) - 1
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, points: Tensor) -> Tensor:
         """Map points (S, 3) to bool (S,); False further than half a voxel outside the box."""
@@ -135,3 +147,21 @@ def count_views(poses: Tensor, focal: float, height: int, width: int, lower: Ten
         weight, = torch.autograd.grad(total, grid.values)
         seen += weight[0] > 1 / stride**2
     return seen
+
+
+@torch.no_grad()
+def add_total_variation_(values: nn.Parameter, weight: float) -> None:
+    """Add to `values.grad`, where it is not 0, the gradient of a Huber loss on the differences of neighbouring nodes.
+
+    Each difference to one of the 6 neighbours, clamped to ±1, times `weight`.
+
+    Args:
+        values: (C, X, Y, Z), with a gradient.
+    """
+    slope = torch.zeros_like(values)
+    for axis in (1, 2, 3):
+        difference = values.diff(dim=axis).clamp(-1, 1)
+        count = difference.shape[axis]
+        slope.narrow(axis, 1, count).add_(difference)
+        slope.narrow(axis, 0, count).sub_(difference)
+    values.grad.add_(slope * (values.grad != 0), alpha=weight)

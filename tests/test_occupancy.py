@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.occupancy import OccupancyGrid, truncated_exp, visible_cells
+from models.occupancy import OccupancyGrid, visible_cells
 
 
 def cell_of(points, resolution, half_extent=0.5):
@@ -240,27 +240,6 @@ def test_a_cell_at_the_camera_is_not_seen_by_it():
     seen = visible_cells(5, 0.5, pose[None], focal=50.0, height=100, width=100)
     assert not seen[2, 2, 2] and seen[2, 2, 0] and not seen[2, 2, 3:].any() and seen.dtype == torch.bool
     assert not visible_cells(5, 0.5, torch.empty(0, 3, 4), 50.0, 100, 100).any()
-
-
-def test_truncated_exp_and_its_gradient():
-    h = torch.tensor([-100.0, -15, -3, 0, 3, 15, 16, 80, 200], dtype=torch.float64, requires_grad=True)
-    value = truncated_exp(h)
-    upstream = torch.arange(1.0, 10, dtype=torch.float64)
-    value.backward(upstream)
-    assert torch.equal(value, h.detach().clamp(max=80).exp())
-    assert torch.equal(h.grad, upstream * h.detach().clamp(-15, 15).exp())
-    within = torch.linspace(-3, 3, 7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(truncated_exp, within)
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_truncated_exp_is_taken_in_float32(dtype):
-    h = torch.tensor([0.5, 12.0, 300.0], dtype=dtype, requires_grad=True)
-    value = truncated_exp(h)
-    assert value.dtype == torch.float32 and value.isfinite().all()
-    assert torch.allclose(value[:2], h.detach()[:2].float().exp())
-    value[:1].sum().backward()
-    assert h.grad.dtype == dtype and h.grad.isfinite().all()
 
 
 @pytest.mark.gpu

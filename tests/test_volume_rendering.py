@@ -49,6 +49,13 @@ def test_box_intersection():
     assert t_min[:3].tolist() == pytest.approx([2.5, 2.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2.5, 7])
 
 
+def test_a_ray_within_a_face_has_an_intersection_and_no_nan():
+    lower, upper = torch.zeros(3), torch.tensor([1.0, 2, 3])
+    origins, directions = torch.tensor([[0.0, -1, 1], [-1, 1, 0]]), torch.tensor([[0.0, 1, 0], [1, 0, 0]])
+    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
+    assert t_min.tolist() == pytest.approx([1, 1]) and t_max.tolist() == pytest.approx([3, 2])
+
+
 def test_box_intersection_of_random_rays_against_points_along_them():
     torch.manual_seed(0)
     lower, upper = torch.tensor([-1, -0.5, 0]).double(), torch.tensor([1, 1.5, 0.7]).double()
@@ -227,6 +234,12 @@ def test_contributing_samples_follow_the_definition(threshold, stop):
             transparency[ray] *= 1 - opacity[i]
     kept = contributing(log_transparency, ray_index, len(COUNTS), stop, threshold)
     assert kept.tolist() == expected and len(expected) < len(ray_index)
+
+
+def test_samples_below_the_threshold_do_not_hide_what_is_behind_them():
+    log_transparency = torch.tensor([-0.01] * 1000 + [-0.5, -0.5])
+    kept = contributing(log_transparency, torch.zeros(1002, dtype=torch.long), 1, 1e-3, threshold=0.02)
+    assert kept.tolist() == [1000, 1001]
 
 
 def test_the_samples_left_out_change_nothing():

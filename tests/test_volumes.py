@@ -63,18 +63,19 @@ def test_solids(name, tmp_path):
     assert small.mean() == pytest.approx(large.mean(), rel=0.1) and 0.05 < large.mean() < 0.6
 
 
-def test_shortening_keeps_what_fills_half(tmp_path):
-    volume = np.zeros((8, 8, 8), bool)
-    volume[:4, :4] = True
-    volume[4:6, 4:6, :1] = True  # 4 of the 8 voxels of a block
-    volume[6, 6, 6] = True
-    small = shorten(volume, 0.5, "a")
-    expected = np.zeros((4, 4, 4), bool)
-    expected[:2, :2] = expected[2, 2, 0] = True
+def test_shortening_takes_the_nearest_voxel_and_crops():
+    volume = np.zeros((9, 8, 7), bool)
+    volume[[0, 4, 8], :, 0] = volume[4, 0, :] = True
+    volume[[1, 3], 3, 3] = True  # falls between the voxels that are kept: 0, 4, 8 of 9; 0, 7 of 8; 0, 6 of 7
+    small = shorten(volume, 0.3, "a")
+    expected = np.zeros((3, 2, 2), bool)
+    expected[:, :, 0] = expected[1, 0, 1] = True
     assert np.array_equal(small, expected)
     assert shorten(volume, 1, "a") is volume
-    with pytest.raises(DataError, match="a at a scale of 0.01"):
-        shorten(volume, 0.01, "a")
+    volume[:] = False
+    volume[1:3, 1:3, 1:3] = True
+    with pytest.raises(DataError, match="a at a scale of 0.3 is empty"):
+        shorten(volume, 0.3, "a")
 
 
 @pytest.mark.parametrize("kind", [".ply", ".obj", ".stl", ".glb"])
@@ -88,7 +89,8 @@ def test_meshes_are_filled(kind, tmp_path):
 def broken(path):
     """Files that are no volume, by what the message must say."""
     cases = {"three dimensions": BLOB[0], "empty": np.zeros((4, 4, 4)), "nothing to learn": np.ones((4, 4, 4)),
-             "not finite": np.where(BLOB > 0, np.nan, 1.0), "negative": -1.0 * BLOB, "between 1 and": np.zeros((0, 4, 4)),
+             "not finite": np.where(BLOB > 0, np.nan, 1.0),
+             "negative": -1.0 * BLOB, "between 1 and": np.zeros((0, 4, 4)),
              "at least 2": BLOB[4:5], "of shape": np.full((3, 3, 3), "text")}
     for number, (said, array) in enumerate(cases.items()):
         np.save(path / f"{number}.npy", array)

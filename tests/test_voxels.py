@@ -179,7 +179,8 @@ def cameras():
 
 
 def test_view_counts_follow_the_definition(cameras):
-    for stride, focal in ((1, 45.0), (2, 60.0)):
+    # The last is a wide angle, at which directions are longer than 1.
+    for stride, focal in ((1, 45.0), (2, 60.0), (1, 6.0)):
         arguments = dict(focal=focal, height=9, width=7, near=0.8, step=0.15, shape=SHAPE, stride=stride)
         expected = views_by_definition(cameras, **arguments)
         counts = count_views(cameras, lower=LOWER, upper=UPPER, **arguments)

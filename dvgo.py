@@ -1,0 +1,364 @@
+"""Train DirectVoxGO (Sun, Sun and Chen, CVPR 2022) with the plain and with the Fourier reparameterized colour network
+(section 5 of the paper), from photographs with known cameras to renderings of new views.
+
+    python dvgo.py                              lego at 800 × 800, both networks, 20,000 iterations: for a GPU
+    python dvgo.py --steps 25000                as many as the paper's comparison has
+    python dvgo.py --scene toy --quick          a small scene that is rendered here
+    python dvgo.py --scene lego --render-only   the views and the turntable again, of fields trained before
+
+First a coarse field finds where the scene is, the same for both networks; then the fine field is trained there. Writes
+
+    results/dvgo/<scene>/coarse-seed<k>.json, .npz   the coarse field, reused by every run of the same seed
+    results/dvgo/<scene>/<mode>-seed<k>.json         PSNR and SSIM on the test views
+    results/dvgo/<scene>/<mode>-seed<k>.npz, .pt     renderings and training curve; the field, FR folded
+    results/dvgo/<scene>/<mode>-seed<k>/             test views and their depth as .png, an orbit as turntable.gif
+    figures/dvgo_<scene>.png, …_psnr.png             two test views with their errors; PSNR over the iterations
+
+--steps and --lr are the fine stage's iterations and the colour network's learning rate. On two CPU cores --quick takes one
+to two minutes; the full size takes days there.
+"""
+
+import argparse
+import functools
+import hashlib
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from data.scenes import FAR, NEAR, Scene, composite, load_scene
+from experiment import cli, plots, published, rendering
+from experiment.metrics import psnr
+from experiment.records import Run, write_atomically
+from experiment.runtime import Stopwatch, choose_device, cpu_count, environment, set_precision, shuffled
+from experiment.sweep import progress, sweep
+from models import fold
+from models.color_mlp import COLOR_MODES
+from models.masked_adam import MaskedAdam
+from models.rays import pixel_rays, rays_of_pixels
+from models.volume_rendering import render_image
+from models.voxel_field import STEP, VoxelField
+from models.voxels import MaskGrid, add_total_variation_, count_views, grid_points
+
+# DirectVoxGO's released configuration for Blender scenes.
+COARSE = {"steps": 5_000, "rays": 8192, "voxels": 1_024_000, "alpha_init": 1e-6, "threshold": 1e-7, "grid_lr": 0.1,
+          "decay_steps": 20_000, "entropy": 0.01, "per_sample": 0.1, "renew_every": 1_000}
+FINE = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "scale_at": [1_000, 2_000, 3_000, 4_000], "alpha_init": 1e-2,
+        "threshold": 1e-4, "grid_lr": 0.1, "lr": 1e-3, "decay_steps": 20_000, "entropy": 0.001, "per_sample": 0.01,
+        "renew_every": 1_000, "mask_renew": True, "act_decay": True, "tv_density": 0.0, "tv_features": 0.0}
+# Section 5: FR in the place of the colour network's one hidden layer.
+PAPER = {mode: {**FINE, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
+         for mode in COLOR_MODES}
+COLOR = ("low_freq_num", "high_freq_num", "phase_num", "alpha")
+BOX_THRESHOLD = 1e-3  # opacity of the coarse field at which there is something
+BOX_SCALE = 1.05
+# Smaller grids and batches, fewer and larger steps; the same networks.
+QUICK_COARSE = {"steps": 250, "rays": 1024, "voxels": 32**3, "alpha_init": 1e-5, "grid_lr": 0.4, "renew_every": 100}
+QUICK = {"steps": 400, "rays": 512, "voxels": 48**3, "scale_at": [80, 160], "threshold": 2e-3, "grid_lr": 0.4,
+         "decay_steps": 400, "renew_every": 100}
+
+
+class Photographs:
+    """The training views on the device, 8 bits a channel, and the rays through their pixels."""
+
+    def __init__(self, scene: Scene, background: float, device: torch.device):
+        self.images = torch.from_numpy(scene.train.images).to(device)
+        self.poses = torch.from_numpy(scene.train.poses).to(device)
+        self.focal, self.background = scene.train.focal, background
+        self.count, self.height, self.width, _ = self.images.shape
+        self.pixels = self.count * self.height * self.width
+
+    def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Origins, directions and colours of pixels given by their place in all images."""
+        return rays_of_pixels(pixels, self.images, self.poses, self.focal, self.background)
+
+    def box(self) -> tuple[Tensor, Tensor]:
+        """The box of all that the cameras see between NEAR and FAR."""
+        lower, upper = [], []
+        for view in torch.arange(self.count, device=self.poses.device):
+            pixels = torch.arange(self.height * self.width, device=view.device)
+            origins, directions = pixel_rays(self.poses, self.focal, self.height, self.width, view.expand_as(pixels),
+                                             pixels // self.width, pixels % self.width)
+            ends = torch.cat([origins + distance * F.normalize(directions, dim=-1) for distance in (NEAR, FAR)])
+            lower.append(ends.amin(0))
+            upper.append(ends.amax(0))
+        return torch.stack(lower).amin(0), torch.stack(upper).amax(0)
+
+
+def coarse_stage(photographs: Photographs, config: dict) -> tuple[VoxelField, Tensor]:
+    """The coarse field before training, and the factors of its densities' learning rate (section 4.1)."""
+    lower, upper = photographs.box()
+    field = VoxelField(lower, upper, config["voxels"], final_voxels=config["voxels"], alpha_init=config["alpha_init"],
+                       threshold=config["threshold"], near=NEAR, background=photographs.background)
+    shape = tuple(field.mask.mask.shape)
+    nodes = grid_points(shape, lower, upper)
+    centers = photographs.poses[:, :, 3]
+    near = torch.stack([(nodes - center).norm(dim=-1) for center in centers]).amin(0) <= NEAR
+    field.density.values.data[0, near] = -100
+    pixels_per_voxel = photographs.focal * field.voxel_size / centers.norm(dim=-1).mean().item()
+    views = count_views(photographs.poses, photographs.focal, photographs.height, photographs.width, lower, upper, shape,
+                        NEAR, STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
+    field.mask.mask &= views > 2
+    return field, (views / views.max().clamp(min=1))[None]
+
+
+def fine_stage(photographs: Photographs, coarse: dict[str, np.ndarray], mode: str, config: dict) -> VoxelField:
+    """The fine field before training, in the box that the coarse one found something in."""
+    device = photographs.poses.device
+    opacity, lower, upper = (torch.from_numpy(coarse[name]).to(device) for name in ("opacity", "lower", "upper"))
+    full = opacity > BOX_THRESHOLD
+    if not full.any():
+        raise cli.UserError("the coarse field is empty, so that there is nothing to refine; train it for longer")
+    nodes = grid_points(tuple(full.shape), lower, upper)
+    voxel = (upper - lower) / (torch.tensor(full.shape, device=device) - 1)
+    corners = nodes[full].amin(0), nodes[full].amax(0).maximum(nodes[full].amin(0) + voxel)
+    margin = (corners[1] - corners[0]) * (BOX_SCALE - 1) / 2
+    field = VoxelField(corners[0] - margin, corners[1] + margin, config["voxels"] // 2 ** len(config["scale_at"]),
+                       final_voxels=config["voxels"], alpha_init=config["alpha_init"], threshold=config["threshold"],
+                       near=NEAR, background=photographs.background, mode=mode,
+                       **{name: config[name] for name in COLOR})
+    around = MaskGrid(F.max_pool3d(opacity[None], 3, 1, 1)[0] >= BOX_THRESHOLD, lower, upper)
+    nodes = grid_points(tuple(field.mask.mask.shape), *corners_of(field)).reshape(-1, 3)
+    field.mask.mask &= around(nodes).reshape(field.mask.mask.shape)
+    return field
+
+
+def corners_of(field: VoxelField) -> tuple[Tensor, Tensor]:
+    """The box of a field."""
+    return field.density.lower, field.density.upper
+
+
+def pixels_that_see(field: VoxelField, photographs: Photographs) -> Tensor:
+    """The pixels whose rays have a sample where the mask has something; the others are background for good."""
+    seen = []
+    for pixels in torch.arange(photographs.pixels, device=photographs.poses.device).split(2**16):
+        origins, directions, _ = photographs.rays(pixels)
+        _, _, ray_index = field.samples(origins, directions)
+        seen.append(pixels[torch.zeros_like(pixels, dtype=torch.bool).index_fill(0, ray_index, True)])
+    return torch.cat(seen)
+
+
+def optimizer_of(field: VoxelField, config: dict, factors: Tensor | None) -> MaskedAdam:
+    """Adam that leaves alone the voxels that a step did not touch; in the coarse stage with a factor for each."""
+    skip = factors is None
+    groups = [{"params": [field.density.values], "lr": config["grid_lr"], "skip_zero_grad": skip, "lr_factor": factors},
+              {"params": [field.features.values], "lr": config["grid_lr"], "skip_zero_grad": skip}]
+    if field.color is not None:
+        groups.append({"params": list(field.color.parameters()), "lr": config["lr"]})
+    return MaskedAdam(groups, lr=config["grid_lr"])
+
+
+def train(run: Run, args: argparse.Namespace) -> str:
+    """Train the coarse field (mode coarse) or a fine one, write its record, return the line that sums it up."""
+    device = choose_device(args.device)
+    autocast = set_precision(run.precision, device)
+    if device.type == "cpu" and args.quick:
+        torch.set_num_threads(1)  # the other cores have fields of their own
+    torch.manual_seed(run.seed)
+    scene, config = scene_of(args), run.config
+    photographs = Photographs(scene, args.background == "white", device)
+    coarse = run.mode == "coarse"
+    if coarse:
+        field, factors = coarse_stage(photographs, config)
+        pool = None
+    else:
+        found = coarse_run(run, args).arrays()
+        field, factors = fine_stage(photographs, found, run.mode, config), None
+        pool = pixels_that_see(field, photographs)
+    scale_at = [] if coarse else config["scale_at"]
+    optimizer = optimizer_of(field, config, factors)
+
+    steps, rays, half = config["steps"], config["rays"], config["renew_every"] // 2
+    mse = torch.zeros(steps, device=device)
+    clock = Stopwatch(device)
+    state = {"field": field, "optimizer": optimizer, "clock": clock, "mse": mse}
+    step = run.restore(**state)
+    epoch, order = -1, None
+    report_every = min(100, max(1, steps // 20))
+    with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
+        while step < steps:
+            stop = min(step - step % every + every for every in (report_every, args.checkpoint_every))
+            stop = min(stop, steps)
+            with clock:
+                for iteration in range(step + 1, stop + 1):
+                    if (coarse or config["mask_renew"]) and (iteration + half) % config["renew_every"] == 0:
+                        field.renew_mask()
+                    if iteration in scale_at:
+                        left = len(scale_at) - scale_at.index(iteration) - 1
+                        field.resize(config["voxels"] // 2**left, shift_by=float(config["act_decay"]))
+                        optimizer = state["optimizer"] = optimizer_of(field, config, factors)
+                    if pool is None:
+                        pixels = torch.randint(photographs.pixels, (rays,), device=device)
+                    else:  # in shuffled epochs, whose incomplete last batch is left out
+                        now, place = divmod(iteration - 1, max(1, len(pool) // rays))
+                        if now != epoch:
+                            epoch, order = now, shuffled(len(pool), run.seed, now, device)
+                        pixels = pool[order[place * rays:(place + 1) * rays]]
+                    origins, directions, target = photographs.rays(pixels)
+                    with autocast:
+                        shown = field(origins, directions)
+                    error = F.mse_loss(shown.color, target)
+                    left = shown.remaining.clamp(1e-6, 1 - 1e-6)  # a ray should end in something or in nothing
+                    entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()
+                    of_samples = (shown.sample_color - target.index_select(0, shown.ray_index)).square().sum(-1)
+                    per_sample = (shown.weights.detach() * of_samples).sum() / len(pixels)
+                    loss = error + config["entropy"] * entropy + config["per_sample"] * per_sample
+                    optimizer.zero_grad()
+                    loss.backward()
+                    if not coarse:
+                        add_total_variation(field, config, len(pixels))
+                    optimizer.step()
+                    for group in optimizer.param_groups:
+                        group["lr"] *= 0.1 ** (1 / config["decay_steps"])
+                    mse[iteration - 1] = error.detach()
+            bar.update(stop - step)
+            step = stop
+            recent = mse[max(0, step - report_every):step].mean().item()
+            if not (math.isfinite(recent) and recent > 0):
+                raise cli.UserError(f"the training has diverged, the loss is {recent} at step {step}; "
+                                    "a smaller --lr may help")
+            bar.set_postfix_str(f"{psnr(recent):.2f} dB")
+            if step % args.checkpoint_every == 0 and step < steps:
+                run.checkpoint(step, **state)
+
+    arrays = {"mse": mse.cpu().numpy()}
+    memory = f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
+    if coarse:
+        arrays["opacity"] = field.node_opacity().cpu().numpy()
+        arrays["lower"], arrays["upper"] = (corner.cpu().numpy() for corner in corners_of(field))
+        metrics = {"training_psnr": psnr(recent), "filled": float((arrays["opacity"] > BOX_THRESHOLD).mean())}
+        line = f"{metrics['training_psnr']:.2f} dB on training rays"
+    else:
+        plain = fold(field).requires_grad_(False)
+        save_field(plain, run)
+        metrics, arrays["images"] = render_views(plain, run, scene, args, autocast)
+        line = f"{metrics['psnr']:.2f} dB on {len(metrics['views'])} test views"
+    run.finish(metrics=metrics, seconds=clock.seconds, steps=steps, environment=environment(device, run.precision),
+               arrays=arrays)
+    return f"{line} in {clock.seconds:.1f} s, {steps / clock.seconds:.1f} iterations a second{memory}"
+
+
+def add_total_variation(field: VoxelField, config: dict, rays: int) -> None:
+    """Smooth the grids, where the configuration says so: it does for other data sets than Blender's."""
+    for grid, weight in ((field.density, config["tv_density"]), (field.features, config["tv_features"])):
+        if weight:
+            add_total_variation_(grid.values, weight / rays * max(grid.values.shape[1:]) / 128 / 6)
+
+
+def render_views(field: VoxelField, run: Run, scene: Scene, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
+    """Render and measure the test views, write them and the turntable."""
+    device = field.density.lower.device
+
+    def render(pose: np.ndarray, focal: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        with autocast:
+            color, depth = render_image(field, torch.from_numpy(pose).to(device), focal, height, width)
+        return color.cpu().numpy(), depth.cpu().numpy()
+
+    test = scene.test
+    metrics, images = rendering.evaluate(run, render, test.poses, test.focal,
+                                         composite(test.images, args.background == "white"), test.names)
+    rendering.write_turntable(run, render, test.poses, test.focal, *test.images.shape[1:3],
+                              frames=args.frames if args.frames is not None else 12 if args.quick else 60)
+    return metrics, images
+
+
+def save_field(field: VoxelField, run: Run) -> None:
+    """Write a trained field, its FR layer folded, so that `load_field` finds it."""
+    packed = io.BytesIO()
+    lower, upper = corners_of(field)
+    torch.save({"lower": lower.cpu(), "upper": upper.cpu(), "config": run.config, "field": field.state_dict()}, packed)
+    write_atomically(run.path(".pt"), packed.getvalue())
+
+
+def load_field(run: Run, background: float, device: torch.device) -> VoxelField:
+    """The field that a run has trained, for rendering."""
+    try:
+        saved = torch.load(run.path(".pt"), map_location="cpu", weights_only=True)
+        if saved["config"] != run.config:
+            raise cli.UserError(f"{run.path('.pt')} was made with other settings; give the options it was trained with")
+        field = VoxelField(saved["lower"], saved["upper"], 8, final_voxels=run.config["voxels"],
+                           alpha_init=run.config["alpha_init"], threshold=run.config["threshold"], near=NEAR,
+                           background=background, mode="relu", **{name: run.config[name] for name in COLOR})
+        field.load_state_dict(saved["field"])
+    except FileNotFoundError as error:
+        raise cli.UserError(f"there is no trained field at {run.path('.pt')}; run without --render-only first") from error
+    except cli.UserError:
+        raise
+    except Exception as error:  # a damaged zip or pickle raises nearly anything
+        raise cli.UserError(f"{run.path('.pt')} is damaged; train the run again with --force") from error
+    return field.requires_grad_(False).to(device)
+
+
+@functools.cache
+def _scene(source: str, folder: Path, downscale: int) -> Scene:
+    return load_scene(source, folder, downscale)
+
+
+def scene_of(args: argparse.Namespace) -> Scene:
+    """The scene that the options ask for; loaded once in a process."""
+    small = {"toy": 2}.get(args.scene, 8) if args.quick else 1
+    return _scene(args.scene, args.data, args.downscale or small)
+
+
+def coarse_run(run: Run, args: argparse.Namespace) -> Run:
+    """The run of the coarse stage that a fine one goes on from."""
+    config = {**COARSE, **(QUICK_COARSE if args.quick else {}), **{key: run.config[key] for key in ("scene", "background")}}
+    return Run(run.results, run.experiment, run.case, "coarse", run.seed, config, run.precision, run.device)
+
+
+def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> list[Run]:
+    """The fine runs that the options ask for."""
+    digest = hashlib.sha256(scene.train.images.tobytes() + scene.train.poses.tobytes()).hexdigest()[:16]
+    data = {"scene": {"train": list(scene.train.images.shape), "test": list(scene.test.images.shape), "digest": digest},
+            "background": args.background}
+    runs = []
+    for seed in args.seeds:
+        for mode in args.modes:
+            config = {**PAPER[mode], **(QUICK if args.quick else {}), **data}
+            config.update({key: value for key in ("steps", "lr", "tv_density", "tv_features")
+                           if (value := getattr(args, key)) is not None})
+            config.update(mask_renew=not args.no_mask_renew, act_decay=not args.no_act_decay)
+            runs.append(Run(args.results, "dvgo", scene.name, mode, seed, config, args.precision, device.type))
+    return runs
+
+
+def main() -> None:
+    parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, steps=20_000, checkpoint_every=1_000)
+    rendering.add_options(parser)
+    parser.add_argument("--tv-density", type=cli.positive, metavar="W", help="weight of the densities' total variation")
+    parser.add_argument("--tv-features", type=cli.positive, metavar="W", help="weight of the features' total variation")
+    parser.add_argument("--no-mask-renew", action="store_true", help="do not renew the fine stage's mask")
+    parser.add_argument("--no-act-decay", action="store_true", help="do not lower the density shift with each scaling")
+    args = cli.parse(parser)
+    device = choose_device(args.device)
+    autocast = set_precision(args.precision, device)
+    scene = scene_of(args)
+    runs = runs_of(args, scene, device)
+    if args.render_only:
+        for run in runs:
+            metrics, _ = render_views(load_field(run, args.background == "white", device), run, scene, args, autocast)
+            print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, "
+                  f"written to {rendering.pictures(run)}")
+        return
+    unfinished = [run for run in runs if args.force or not run.finished()]
+    if device.type == "cpu" and not args.quick and unfinished:
+        print("at this size the training takes days on a CPU; --quick takes one to two minutes")
+    workers = cpu_count() if device.type == "cpu" and args.quick else 1
+    sweep(train, list({run.seed: coarse_run(run, args) for run in unfinished}.values()), args, workers)
+    sweep(train, runs, args, workers)
+    first = [run for run in runs if run.seed == args.seeds[0]]
+    truth = composite(scene.test.images, args.background == "white")
+    note = plots.note([args.seeds[0]], args.quick, first[0].config, PAPER[first[0].mode])
+    rendering.draw_views(first, truth, scene.test.names, f"DVGO, {scene.name}, {truth.shape[2]} × {truth.shape[1]} "
+                         f"pixels{note}", args.figures / f"dvgo_{scene.name}.png")
+    rendering.draw_curves(first, f"DVGO, {scene.name}: PSNR over training{note}",
+                          args.figures / f"dvgo_{scene.name}_psnr.png")
+    rendering.print_table(runs, published.PSNR_DVGO if len(scene.test.names) > 8 else {})
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,175 @@
+"""What the scripts of the two renderers share beside the method: options, evaluation on views, pictures, figure, table."""
+
+import argparse
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import imageio.v3 as iio
+import matplotlib.pyplot as plt
+import numpy as np
+
+from experiment import cli, plots
+from experiment.metrics import psnr, ssim
+from experiment.records import Run, write_atomically
+
+# A camera (3, 4), its focal length in pixels, the height and the width to colours (H, W, 3) and depths (H, W).
+Render = Callable[[np.ndarray, float, int, int], tuple[np.ndarray, np.ndarray]]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options of both scripts beside the common ones."""
+    parser.add_argument("--scene", default="lego", metavar="S",
+                        help="a Blender scene's name or folder, or toy, which needs no download (default: lego)")
+    parser.add_argument("--downscale", type=cli.whole(1, 64), metavar="D",
+                        help="make the images smaller by this factor (default: 1)")
+    parser.add_argument("--background", choices=("white", "black"), default="white", help="default: white")
+    parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N", help="of the turntable (default: 60)")
+    parser.add_argument("--render-only", action="store_true",
+                        help="train nothing; render the test views and the turntable of fields trained before")
+
+
+def evaluate(run: Run, render: Render, poses: np.ndarray, focal: float, truth: np.ndarray,
+             names: list[str]) -> tuple[dict, np.ndarray]:
+    """Render the test views, write each view and its depth as PNG, and measure.
+
+    PSNR is taken of each view, of the colours as they are, and then averaged; `psnr_8bit` likewise of the PNGs.
+
+    Args:
+        poses: (V, 3, 4).
+        truth: (V, H, W, 3), in [0, 1].
+        names: of the views.
+
+    Returns:
+        The metrics of a record, and the images as uint8 (V, H, W, 3).
+    """
+    metrics: dict[str, list[float]] = {"psnr": [], "psnr_8bit": [], "ssim": []}
+    images = []
+    for pose, wanted, name in zip(poses, truth, names, strict=True):
+        color, depth = render(pose, focal, *wanted.shape[:2])
+        image = np.rint(255 * color.clip(0, 1)).astype(np.uint8)
+        metrics["psnr"].append(psnr(_mse(color, wanted)))
+        metrics["psnr_8bit"].append(psnr(_mse(image / 255, wanted)))
+        metrics["ssim"].append(ssim(color.clip(0, 1), wanted))
+        images.append(image)
+        write_picture(image, pictures(run) / f"{name}.png")
+        # From 0, where there is nothing, to the farthest: near is dark.
+        write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
+                      pictures(run) / f"{name}-depth.png")
+    means = {name: float(np.mean(values)) for name, values in metrics.items()}
+    return {**means, "views": names, "psnr_views": metrics["psnr"], "ssim_views": metrics["ssim"]}, np.stack(images)
+
+
+def _mse(image: np.ndarray, truth: np.ndarray) -> float:
+    return max(float(np.square(image.astype(np.float64) - truth).mean()), 1e-10)  # equal images: 100 dB, not infinity
+
+
+def pictures(run: Run) -> Path:
+    """The folder of a run's renderings."""
+    return run.path("")
+
+
+def write_picture(image: np.ndarray, path: Path) -> None:
+    """Write a uint8 image as PNG, whole or not at all."""
+    packed = io.BytesIO()
+    iio.imwrite(packed, image, extension=".png")
+    write_atomically(path, packed.getvalue())
+
+
+def orbit(frames: int, radius: float, elevation: float = 30.0) -> np.ndarray:
+    """Cameras on a circle around the z axis that look at the origin, (frames, 3, 4), OpenGL axes.
+
+    Args:
+        radius: their distance from the origin.
+        elevation: above the plane z = 0, in degrees.
+    """
+    poses = []
+    for azimuth in np.linspace(0, 2 * math.pi, frames, endpoint=False):
+        high = math.radians(elevation)
+        back = np.array([math.cos(high) * math.cos(azimuth), math.cos(high) * math.sin(azimuth), math.sin(high)])
+        right = np.cross([0, 0, 1], back)
+        right /= np.linalg.norm(right)
+        poses.append(np.stack([right, np.cross(back, right), back, radius * back], axis=1))
+    return np.array(poses, dtype=np.float32).reshape(-1, 3, 4)
+
+
+def write_turntable(run: Run, render: Render, poses: np.ndarray, focal: float, height: int, width: int,
+                    frames: int) -> None:
+    """Render an orbit at the mean distance of the cameras `poses`, and write it as an animated GIF.
+
+    At the size of the views, or the half or less of it that has no more than 400 pixels a side.
+    """
+    if not frames:
+        return
+    shrink = math.ceil(max(height, width) / 400)
+    images = [render(pose, focal / shrink, height // shrink, width // shrink)[0]
+              for pose in orbit(frames, float(np.linalg.norm(poses[:, :, 3], axis=1).mean()))]
+    packed = io.BytesIO()
+    iio.imwrite(packed, np.rint(255 * np.stack(images).clip(0, 1)).astype(np.uint8), extension=".gif", loop=0,
+                duration=4000 / frames)
+    write_atomically(pictures(run) / "turntable.gif", packed.getvalue())
+
+
+def draw_views(runs: list[Run], truth: np.ndarray, names: list[str], title: str, path: Path) -> None:
+    """Two test views: ground truth, each run and each run's error, the same crop enlarged under each."""
+    chosen = [0] if len(names) == 1 else [0, len(names) // 2]
+    shape = (len(names), *truth.shape[1:])
+    images = [run.arrays(images=shape)["images"] / 255 for run in runs]
+    errors = [np.abs(image - truth).mean(axis=-1) for image in images]
+    largest = max(0.02, float(np.quantile(np.stack([error[chosen] for error in errors]), 0.995)))
+    columns = 1 + 2 * len(runs)
+    panel, ratio = 2.5, truth.shape[1] / truth.shape[2]
+    figure, axes = plt.subplots(2 * len(chosen), columns, squeeze=False,
+                                figsize=(panel * columns + 0.6, (panel * ratio + 0.25) * 2 * len(chosen) + 0.6))
+    for place, view in enumerate(chosen):
+        window = plots.busiest_window(truth[view])
+        shown = [("ground truth", names[view], truth[view], {})]
+        for run, image in zip(runs, images):
+            shown.append((plots.LABELS[run.mode], f"{run.metric('psnr_views')[view]:.2f} dB", image[view].clip(0, 1), {}))
+        for run, error in zip(runs, errors):
+            shown.append((f"{plots.LABELS[run.mode]}: error", "", error[view], {"cmap": "magma", "vmax": largest}))
+        for (name, value, picture, style), (whole, crop) in zip(shown, axes[2 * place:2 * place + 2].T):
+            whole.imshow(picture, vmin=0, **style)
+            whole.add_patch(plt.Rectangle((window[1].start, window[0].start), window[1].stop - window[1].start,
+                                          window[0].stop - window[0].start, fill=False, edgecolor="red", linewidth=1))
+            whole.set_title(name if place == 0 else "", fontsize=12)
+            last = crop.imshow(picture[window], vmin=0, interpolation="nearest", **style)
+            crop.set_title(value, fontsize=12, fontweight="bold", y=-0.17)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.colorbar(last, ax=axes[:, -1], shrink=0.6, label="mean absolute error")
+    figure.suptitle(title, fontsize=13)
+    plots.save(figure, path)
+
+
+def draw_curves(runs: list[Run], title: str, path: Path) -> None:
+    """PSNR of the training rays over the iterations, averaged over hundredths of the training."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.5))
+    for run in runs:
+        mse = run.arrays()["mse"]
+        width = max(1, len(mse) // 100)
+        means = mse[:len(mse) // width * width].reshape(-1, width).mean(axis=1)
+        axis.plot(width * (np.arange(len(means)) + 0.5), 10 * np.log10(1 / means), color=plots.color(run.mode),
+                  linestyle=plots.line_style(run.mode),
+                  label=f"{plots.LABELS[run.mode]}\ntest views: {run.metric('psnr'):.2f} dB")
+    axis.set_xlabel("iteration")
+    axis.set_ylabel("PSNR of the training rays (dB)")
+    axis.xaxis.set_major_formatter(plots.THOUSANDS)
+    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title)
+    plots.save(figure, path)
+
+
+def print_table(runs: list[Run], published: dict[str, float]) -> None:
+    """Measured beside published, averaged over the seeds; `published` by scene, of the mode relu."""
+    print(f"\n{'scene':<12}{'mode':<10}{'PSNR (dB)':>16}{'published':>11}{'8 bit':>8}{'SSIM':>8}{'views':>7}{'seconds':>10}")
+    for mode in dict.fromkeys(run.mode for run in runs):
+        of_mode = [run for run in runs if run.mode == mode]
+        values = [run.metric("psnr") for run in of_mode]
+        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
+        known = published.get(of_mode[0].case, "–") if mode == "relu" else "–"
+        means = [np.mean([run.metric(name) for run in of_mode]) for name in ("psnr_8bit", "ssim")]
+        print(f"{of_mode[0].case:<12}{mode:<10}{np.mean(values):>{16 - len(spread)}.2f}{spread}{known:>11}"
+              f"{means[0]:>8.2f}{means[1]:>8.3f}{len(of_mode[0].metric('views')):>7}"
+              f"{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>10.1f}")

@@ -1,0 +1,161 @@
+"""The radiance field of Instant-NGP, in plain PyTorch, with or without Fourier reparameterization.
+
+Müller, Evans, Schied and Keller, "Instant Neural Graphics Primitives", SIGGRAPH 2022, section 5.4 and appendix E, with
+the marching of the ngp_pl implementation; Shi, Zhou and Gu, CVPR 2024, section 5, for the Fourier reparameterization.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.color_mlp import color_mlp
+from models.hash_grid import HashGrid
+from models.occupancy import OccupancyGrid
+from models.rays import box_intersection, points_along, ragged_indices
+from models.spherical_harmonics import SphericalHarmonics
+from models.volume_rendering import Rendering, accumulate, contributing, render_weights
+
+DENSITY_FEATURES = 16  # the outputs of the density network, of which the first is log σ
+STOP = 1e-4  # the transparency at which a ray ends
+
+
+class _TruncatedExp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, h: Tensor) -> Tensor:
+        ctx.save_for_backward(h)
+        return h.clamp(max=80).exp()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        (h,) = ctx.saved_tensors
+        return gradient * h.clamp(-15, 15).exp()
+
+
+def truncated_exp(h: Tensor) -> Tensor:
+    """exp(h) with the gradient of exp(clamp(h, −15, 15)), the activation that makes a density of a network's output.
+
+    The gradient neither vanishes nor explodes however far h strays. In float32 at least, also under autocast, with h
+    cut off at 80, so that no infinity arises.
+    """
+    return _TruncatedExp.apply(h if h.dtype == torch.float64 else h.float())
+
+
+class HashField(nn.Module):
+    """Density and colour in the cube [−h, h]³, and what they show along rays.
+
+    A point's hash encoding goes through a network of one hidden layer to 16 numbers, the first of them log σ. These
+    and the spherical harmonics of the viewing direction go through the colour network, whose middle layer is Fourier
+    reparameterized in the mode `relu+fr`. The linear layers have biases and start as PyTorch's do, but for the last
+    of the colour network, whose weight is Xavier-uniform (the released code of the CVPR paper).
+
+    Densities are per world unit, and the step between samples is counted along the directions as they are given:
+    their length does not enter the optical depth, as in ngp_pl. Under autocast only the colour network runs in the
+    lower precision.
+
+    Args:
+        mode: relu or relu+fr.
+        half_extent: h, in world units.
+        levels, log2_size, finest: of the hash encoding, see `HashGrid`.
+        resolution, steps: of the occupancy grid, see `OccupancyGrid`.
+        width: of the hidden layers of both networks.
+        low_freq_num, high_freq_num, phase_num, alpha: the basis, see `FourierReparamLinear`.
+        background: the grey level behind the cube; 1 is white.
+
+    Attributes:
+        encoding, density_mlp, direction_encoding, color, occupancy: the parts, in the order of their use; `color` maps
+            (S, 32) harmonics and features to (S, 3).
+
+    Raises:
+        ValueError: an unknown mode, or a size, count or α out of range.
+    """
+
+    def __init__(self, mode: str, *, half_extent: float = 0.5, levels: int = 16, log2_size: int = 19,
+                 finest: int = 1024, resolution: int = 128, steps: int = 1024, width: int = 64, low_freq_num: int = 32,
+                 high_freq_num: int = 32, phase_num: int = 64, alpha: float = 0.01, background: float = 1.0):
+        super().__init__()
+        self.background = background
+        self.encoding = HashGrid(levels, log2_size=log2_size, finest=finest)
+        self.density_mlp = nn.Sequential(nn.Linear(self.encoding.out_features, width), nn.ReLU(),
+                                         nn.Linear(width, DENSITY_FEATURES))
+        self.direction_encoding = SphericalHarmonics()
+        self.color = color_mlp(mode, self.direction_encoding.out_features + DENSITY_FEATURES, width,
+                               low_freq_num=low_freq_num, high_freq_num=high_freq_num, phase_num=phase_num, alpha=alpha)
+        nn.init.xavier_uniform_(self.color[-2].weight)
+        self.occupancy = OccupancyGrid(resolution, half_extent, steps)
+
+    def density(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The density and what the colour network is told of it.
+
+        Args:
+            points: (S, 3), in world units, in the cube; S may be 0.
+
+        Returns:
+            σ (S,), per world unit, and the features (S, 16). Not subject to autocast: log σ with the 8 bits of
+            bfloat16 would be a density wrong by per cents.
+        """
+        with torch.autocast(points.device.type, enabled=False):
+            features = self.density_mlp(self.encoding(points / (2 * self.occupancy.half_extent) + 0.5))
+            return truncated_exp(features[:, 0]), features
+
+    @torch.no_grad()
+    def march(self, origins: Tensor, directions: Tensor, jitter: bool, near: float = 0.01) -> tuple[Tensor, Tensor]:
+        """The samples at t_0 + k step, k = 0, 1, …, that lie in occupied cells; t_0 is where a ray enters the cube.
+
+        Args:
+            origins, directions: (R, 3), in world units; the directions of any length.
+            jitter: move each ray's samples on by a random part of a step, the same for all of a ray.
+            near: the least t_0, before jitter.
+
+        Returns:
+            t (S,), in units of the directions, and ray_index (S,) long: ray by ray, front to back.
+        """
+        step, corner = self.occupancy.step, origins.new_full((3,), self.occupancy.half_extent)
+        start, _ = box_intersection(origins, directions, -corner, corner, near)
+        if jitter:
+            start = start + step * torch.rand_like(start)
+        # Of the same samples, only those from where the ray enters the box of the occupied cells to where it leaves it.
+        inner_start, inner_end = box_intersection(origins, directions, *self.occupancy.bounds(), near)
+        first = ((inner_start - start) / step).floor().clamp(min=0)
+        past = ((inner_end - start) / step).ceil()
+        ray_index, index = ragged_indices((past - first).clamp(min=0).long())
+        t = start.index_select(0, ray_index) + step * (index + first.index_select(0, ray_index))
+
+        occupied = self.occupancy(points_along(origins, directions, t, ray_index)).nonzero().squeeze(1)
+        return t.index_select(0, occupied), ray_index.index_select(0, occupied)
+
+    def forward(self, origins: Tensor, directions: Tensor, jitter: bool = False) -> Rendering:
+        """Render rays on the background.
+
+        Args:
+            origins, directions: (R, 3), as for `march`.
+            jitter: as for `march`; for training.
+
+        Returns:
+            Colours, depths and the rest, see `Rendering`, of the samples with more than 10⁻⁴ transparency in front of
+            them. The depths are without a graph.
+        """
+        rays = len(origins)
+        t, ray_index = self.march(origins, directions, jitter)
+        points = points_along(origins, directions, t, ray_index)
+        with torch.no_grad():
+            sigma, features = self.density(points)
+            # Whatever the opacity, as the gradient of `truncated_exp` does not vanish with it.
+            seen = contributing(-sigma * self.occupancy.step, ray_index, rays, STOP, threshold=-1)
+        t, ray_index = t.index_select(0, seen), ray_index.index_select(0, seen)
+        if torch.is_grad_enabled():
+            sigma, features = self.density(points.index_select(0, seen))
+        else:
+            sigma, features = sigma.index_select(0, seen), features.index_select(0, seen)
+
+        weights, remaining = render_weights(-sigma * self.occupancy.step, ray_index, rays, STOP)
+        harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
+        color = self.color(torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)
+        shown = accumulate(weights, color, ray_index, rays) + remaining[:, None] * self.background
+        with torch.no_grad():
+            # The sum of the weights is 1 − remaining, but exact where that is small.
+            depth, opacity = accumulate(weights, torch.stack([t, torch.ones_like(t)], dim=1), ray_index, rays).unbind(1)
+        return Rendering(shown, depth / opacity.clamp(min=1e-10), remaining, weights, color, ray_index)
+
+    def update_occupancy(self, everywhere: bool) -> None:
+        """Look at the density anew in all cells of the occupancy grid or in some, see `OccupancyGrid.update`."""
+        self.occupancy.update(lambda points: self.density(points)[0], everywhere)

@@ -1,0 +1,132 @@
+"""The radiance field of DirectVoxGO (Sun, Sun and Chen, "Direct Voxel Grid Optimization: Super-fast Convergence for
+Radiance Fields Reconstruction", CVPR 2022): densities and features on dense voxel grids, with a shallow colour network.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.color_mlp import color_mlp
+from models.encodings import PositionalEncoding
+from models.rays import box_intersection, inside_box, lattice, points_along
+from models.volume_rendering import Rendering, accumulate, contributing, render_weights
+from models.voxels import MaskGrid, VoxelGrid, grid_points, grid_shape
+
+STEP = 0.5  # between samples, in voxels
+STOP = 1e-3  # the transparency at which a ray ends
+
+
+class VoxelField(nn.Module):
+    """Density and colour in a box, at two stages of one method.
+
+    The coarse field (`mode` None) has a colour at each node, the same from all sides. In the fine one twelve features
+    and the encoded viewing direction go through a colour network. Densities are activated after interpolation, which
+    lets a surface be sharper than the voxels (post-activation, section 4.2 of the paper):
+
+        α = 1 − (1 + exp(raw + b))^(−s),    s the step in voxels of the final grid,
+
+    b such that a voxel of raw density 0 starts at α = `alpha_init`.
+
+    Args:
+        lower, upper: (3,), the corners of the box.
+        voxels: their number, about; `final_voxels` that of the finished grid.
+        alpha_init: the opacity of a voxel at the start.
+        threshold: samples below this opacity or weight are left out.
+        near: the depth at which rays begin, in units of their directions.
+        background: the grey level behind the field.
+        mode: None, relu or relu+fr; with the latter two, `color` are the other arguments of `color_mlp`.
+
+    Attributes:
+        density, features: VoxelGrids of 1 channel and of 3 or 12.
+        mask: a MaskGrid that tells where there may be something. It only ever loses nodes.
+        shift: b.
+    """
+
+    def __init__(self, lower: Tensor, upper: Tensor, voxels: int, *, final_voxels: int, alpha_init: float,
+                 threshold: float, near: float, background: float = 1.0, mode: str | None = None, **color):
+        super().__init__()
+        self.final_voxels, self.threshold, self.near, self.background = final_voxels, threshold, near, background
+        self.shift = math.log(1 / (1 - alpha_init) - 1)
+        shape, self.voxel_size = grid_shape(lower, upper, voxels)
+        _, self.final_voxel_size = grid_shape(lower, upper, final_voxels)
+        self.density = VoxelGrid(1, shape, lower, upper)
+        self.features = VoxelGrid(12 if mode else 3, shape, lower, upper)
+        self.mask = MaskGrid(torch.ones(shape, dtype=torch.bool, device=lower.device), lower, upper)
+        if mode:
+            self.direction_encoding = PositionalEncoding(3, 4, base=1.0)
+            self.color = color_mlp(mode, 12 + self.direction_encoding.out_features, 128, **color).to(lower.device)
+            nn.init.zeros_(self.color[-2].bias)
+        else:
+            self.color = None
+
+    def get_extra_state(self) -> dict[str, float]:
+        return {"shift": self.shift, "voxel_size": self.voxel_size}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        self.shift, self.voxel_size = state["shift"], state["voxel_size"]
+
+    def log_transparency(self, raw: Tensor, step: float) -> Tensor:
+        """log(1 − α) of raw densities over `step` voxels of the current grid."""
+        # −softplus, as the opacities of 1e-7 at the start would not survive 1 − α in float32.
+        return -step * self.voxel_size / self.final_voxel_size * F.softplus(raw + self.shift)
+
+    def node_opacity(self) -> Tensor:
+        """α over one voxel at each node of the grid, (X, Y, Z)."""
+        return -self.log_transparency(self.density.values[0].detach(), 1.0).expm1()
+
+    def samples(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Points half a voxel apart along rays (R, 3), where the mask has something.
+
+        Returns:
+            Points (S, 3), their t (S,) in units of the directions, and ray_index (S,) long.
+        """
+        t_min, t_max = box_intersection(origins, directions, self.density.lower, self.density.upper, self.near)
+        t, ray_index, _ = lattice(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1), smallest=1)
+        points = points_along(origins, directions, t, ray_index)
+        kept = (inside_box(points, self.density.lower, self.density.upper) & self.mask(points)).nonzero().squeeze(1)
+        return points.index_select(0, kept), t.index_select(0, kept), ray_index.index_select(0, kept)
+
+    def forward(self, origins: Tensor, directions: Tensor) -> Rendering:
+        """What rays (R, 3) see; `directions` advance by 1 in depth, see `pixel_rays`."""
+        rays = len(origins)
+        points, t, ray_index = self.samples(origins, directions)
+        with torch.no_grad():  # a first pass over all samples; the graph is built over those that count
+            raw = self.density(points)[:, 0]
+            kept = contributing(self.log_transparency(raw, STEP), ray_index, rays, STOP, self.threshold)
+        points, t, ray_index = (values.index_select(0, kept) for values in (points, t, ray_index))
+        weights, remaining = render_weights(self.log_transparency(self.density(points)[:, 0], STEP), ray_index, rays,
+                                            STOP)
+        kept = (weights.detach() > self.threshold).nonzero().squeeze(1)
+        points, t, ray_index, weights = (values.index_select(0, kept) for values in (points, t, ray_index, weights))
+
+        features = self.features(points)
+        if self.color is None:
+            colors = features.sigmoid()
+        else:
+            seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
+            colors = self.color(torch.cat([features, seen_from], dim=-1)).to(features.dtype)
+        color = accumulate(weights, colors, ray_index, rays) + remaining[:, None] * self.background
+        with torch.no_grad():
+            depth, opacity = accumulate(weights, torch.stack([t, torch.ones_like(t)], dim=1), ray_index, rays).unbind(1)
+        return Rendering(color, depth / opacity.clamp(min=1e-10), remaining, weights, colors, ray_index)
+
+    @torch.no_grad()
+    def renew_mask(self) -> None:
+        """Drop from the mask what has become empty, with all its neighbours."""
+        points = grid_points(self.mask.mask.shape, self.mask.lower, self.mask.upper)
+        raw = self.density(points.reshape(-1, 3)).reshape(self.mask.mask.shape)
+        opacity = -self.log_transparency(raw, 1.0).expm1()
+        self.mask.mask &= F.max_pool3d(opacity[None], 3, 1, 1)[0] > self.threshold
+
+    @torch.no_grad()
+    def resize(self, voxels: int, shift_by: float = 1.0) -> None:
+        """Go over to about so many voxels by interpolation, and lower b by `shift_by`; parameters become new ones."""
+        shape, self.voxel_size = grid_shape(self.density.lower, self.density.upper, voxels)
+        self.density.resize(shape)
+        self.features.resize(shape)
+        points = grid_points(shape, self.density.lower, self.density.upper).reshape(-1, 3)
+        full = F.max_pool3d(self.node_opacity()[None], 3, 1, 1)[0] > self.threshold
+        self.mask = MaskGrid(self.mask(points).reshape(shape) & full, self.density.lower, self.density.upper)
+        self.shift -= shift_by

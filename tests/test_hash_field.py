@@ -1,0 +1,333 @@
+"""Instant-NGP's radiance field against loops over single rays and samples, in float64."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from models import FourierReparamLinear, fold
+from models.color_mlp import color_mlp
+from models.hash_field import HashField, truncated_exp
+
+SMALL = dict(levels=3, log2_size=9, finest=40, resolution=16, steps=128, width=16, low_freq_num=3, high_freq_num=4,
+             phase_num=5, alpha=0.05)
+
+
+def small_field(mode="relu+fr", contrast=1.0, **settings):
+    """A field whose density varies the more, the higher the contrast, with some of the inner cells occupied."""
+    torch.manual_seed(0)
+    field = HashField(mode, **{**SMALL, **settings})
+    torch.nn.init.uniform_(field.encoding.table, -1, 1)
+    with torch.no_grad():
+        field.density_mlp[2].weight[0] *= 10 * contrast
+        field.density_mlp[2].bias[0] += 3
+        for parameter in field.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.1 * torch.randn_like(parameter)  # biases, of which those that start at zero show nothing
+    x, y, z = torch.meshgrid(*[torch.arange(16)] * 3, indexing="ij")
+    field.occupancy.occupied[:] = (x > 2) & (x < 15) & (y > 0) & (y < 12) & (z > 3) & (z < 15)
+    field.occupancy.occupied &= torch.rand(16, 16, 16) < 0.7
+    return field
+
+
+def some_rays(count, dtype=torch.float32, half_extent=0.5):
+    """Rays of different lengths from outside and inside; some miss the cube and some run along the axes."""
+    torch.manual_seed(1)
+    origins = torch.randn(count, 3, dtype=dtype)
+    directions = (0.8 * (torch.rand(count, 3, dtype=dtype) - 0.5) - origins) * (0.5 + torch.rand(count, 1, dtype=dtype))
+    origins[:6] = torch.tensor([[-1, 0.1, 0.2], [0.1, 0.2, 3], [0, 0.1, 0.2], [0.3, -0.2, -0.1], [2, 0, 0], [0, 0, -1]])
+    directions[:6] = torch.tensor([[1, 0, 0], [0, 0, -0.7], [0, 1, 0], [1, 1, -1], [0, 1, 0], [1e-20, 0, -1]])
+    return origins * 2 * half_extent, directions * 2 * half_extent
+
+
+def marched_by_definition(field, origins, directions, jitter, near):
+    """(t, ray) of all samples, one lattice point after another."""
+    h, step, occupied = field.occupancy.half_extent, field.occupancy.step, field.occupancy.occupied
+    samples, cells = [], len(occupied)
+    for ray, (origin, direction) in enumerate(zip(origins.tolist(), directions.tolist())):
+        enter, leave = near, math.inf
+        for o, d in zip(origin, direction):
+            faces = sorted(((-h - o) / d, (h - o) / d)) if d else (-math.inf, math.inf) if abs(o) <= h else (1, 0)
+            enter, leave = max(enter, faces[0]), min(leave, faces[1])
+        k, start = 0, enter + step * jitter[ray]
+        while (t := start + k * step) < leave:
+            point = [o + t * d for o, d in zip(origin, direction)]
+            cell = tuple(min(max(math.floor((p / h + 1) / 2 * cells), 0), cells - 1) for p in point)
+            if occupied[cell] and max(map(abs, point)) <= h:
+                samples.append((t, ray))
+            k += 1
+    return samples
+
+
+@pytest.mark.parametrize("jitter", [False, True])
+@pytest.mark.parametrize("half_extent", [0.5, 1.3])
+def test_marching_is_testing_every_lattice_point(jitter, half_extent):
+    field = small_field(half_extent=half_extent).double()
+    origins, directions = some_rays(60, torch.float64, half_extent)
+    torch.manual_seed(5)
+    drawn = torch.rand(60, dtype=torch.float64).tolist() if jitter else [0.0] * 60
+    torch.manual_seed(5)
+    t, ray_index = field.march(origins, directions, jitter, near=0.3)
+    expected = marched_by_definition(field, origins, directions, drawn, near=0.3)
+    assert ray_index.tolist() == [ray for _, ray in expected] and len(expected) > 300
+    assert torch.allclose(t, torch.tensor([t for t, _ in expected], dtype=torch.float64), atol=1e-12)
+    assert 20 < len(ray_index.unique()) < 50
+
+
+def test_clipping_to_the_occupied_cells_moves_no_sample(monkeypatch):
+    field = small_field()
+    field.occupancy.occupied[15, 6:9, 6:9] = field.occupancy.occupied[6:9, 0, 6:9] = True  # at two of the cube's faces
+    origins, directions = some_rays(400)
+    whole = tuple(torch.full((3,), h) for h in (-0.5, 0.5))
+    assert not torch.equal(field.occupancy.bounds()[0], whole[0])
+    for jitter in (False, True):
+        torch.manual_seed(5)
+        clipped = field.march(origins, directions, jitter)
+        with monkeypatch.context() as patch:
+            patch.setattr(field.occupancy, "bounds", lambda: whole)
+            torch.manual_seed(5)
+            for got, expected in zip(clipped, field.march(origins, directions, jitter)):
+                assert torch.equal(got, expected) and len(got) > 1000
+
+
+def test_jitter_is_one_part_of_a_step_for_each_ray():
+    field = small_field()
+    field.occupancy.occupied[:] = True
+    origins = torch.tensor([[-1.0, 0, 0]]).repeat(500, 1)
+    t, ray_index = field.march(origins, torch.tensor([[1.0, 0, 0]]).repeat(500, 1), jitter=True)
+    parts = (t - 0.5) / field.occupancy.step
+    first = parts[ray_index.diff(prepend=torch.tensor([-1])) == 1]
+    assert len(first) == 500 and 0 <= first.min() < 0.02 and 0.98 < first.max() < 1
+    assert torch.allclose((parts - first[ray_index]).frac().sub(0.5).abs(), torch.tensor(0.5), atol=1e-3)
+
+
+def test_a_constant_density_has_the_transparency_of_beer_and_lambert():
+    field = small_field(steps=1024, background=0.3).double()
+    field.occupancy.occupied[:] = True
+    with torch.no_grad():
+        field.density_mlp[2].weight.zero_()
+        field.density_mlp[2].bias[0] = math.log(3.0)
+    origins = torch.tensor([[-2, 0, 0], [0, 0, 0], [-2, 0.1, 0.2], [0, 3, 3]], dtype=torch.float64)
+    directions = torch.tensor([[1, 0, 0], [0, 0, 1], [0.5, 0, 0], [1, 0, 0]], dtype=torch.float64)
+    rendering = field(origins, directions)
+    lengths = torch.tensor([1, 0.5 - 0.01, 2, 0], dtype=torch.float64)  # counted along the directions as given
+    assert torch.allclose(rendering.remaining, (-3 * lengths).exp(), rtol=3 * field.occupancy.step)
+    assert rendering.remaining[3] == 1 and rendering.depth[3] == 0 and (rendering.color[3] == 0.3).all()
+    # The mean of t under 3 exp(−3 (t − 1.5)) from 1.5 to 2.5.
+    mean = 1.5 + 1 / 3 - math.exp(-3) / (1 - math.exp(-3))
+    assert rendering.depth[0].item() == pytest.approx(mean, abs=field.occupancy.step)
+    shown = rendering.sample_color[rendering.ray_index == 0][0] * (1 - rendering.remaining[0])
+    assert torch.allclose(rendering.color[0], shown + 0.3 * rendering.remaining[0])
+
+
+def test_the_cube_is_encoded_from_corner_to_corner():
+    field, points = small_field(half_extent=1.3), 2.6 * torch.rand(50, 3) - 1.3
+    sigma, features = field.density(points)
+    assert torch.allclose(features, field.density_mlp(field.encoding((points + 1.3) / 2.6)), atol=1e-4)
+    assert torch.allclose(sigma, features[:, 0].exp()) and features.shape == (50, 16)
+
+
+def rendered_by_definition(field, origins, directions):
+    """Colours, depths, remaining transparency and the number of samples that count, all samples with a graph."""
+    t, ray_index = field.march(origins, directions, jitter=False)
+    points = origins[ray_index] + t[:, None] * directions[ray_index]
+    sigma, features = field.density(points)
+    unit = directions / directions.norm(dim=1, keepdim=True)
+    sample_color = field.color(torch.cat([field.direction_encoding(unit[ray_index]), features], dim=1))
+    opacity = 1 - (-sigma * field.occupancy.step).exp()
+    colors, depths, remaining, count = [], [], [], 0
+    for ray in range(len(origins)):
+        left, color, depth = origins.new_ones(()), origins.new_zeros(3), origins.new_zeros(())
+        for i in (ray_index == ray).nonzero().flatten():
+            if left <= 1e-4:
+                break
+            color, depth = color + left * opacity[i] * sample_color[i], depth + left * opacity[i] * t[i]
+            left, count = left * (1 - opacity[i]), count + 1
+        colors.append(color + left * field.background)
+        depths.append(depth / (1 - left) if left < 1 else depth)
+        remaining.append(left)
+    return torch.stack(colors), torch.stack(depths), torch.stack(remaining), count, len(t)
+
+
+@pytest.mark.parametrize("mode, contrast", [("relu", 1.0), ("relu+fr", 1.0), ("relu+fr", 4.0)])
+def test_two_passes_are_one_over_all_samples(mode, contrast):
+    field = small_field(mode, contrast, background=0.4).double()
+    origins, directions = some_rays(40, torch.float64)
+    rendering = field(origins, directions)
+    *expected, count, marched = rendered_by_definition(field, origins, directions)
+    for got, by_definition in zip((rendering.color, rendering.depth, rendering.remaining), expected):
+        assert torch.allclose(got, by_definition, atol=1e-10)
+    assert len(rendering.weights) == len(rendering.sample_color) == len(rendering.ray_index) == count
+    assert 0.05 * marched < count < 0.9 * marched and (rendering.remaining == 1).any()
+
+    upstream = torch.randn_like(rendering.color)
+    gradients = [torch.autograd.grad((upstream * color).sum() + remaining.square().sum(), list(field.parameters()))
+                 for color, remaining in ((rendering.color, rendering.remaining), (expected[0], expected[2]))]
+    for got, by_definition in zip(*gradients):
+        assert torch.allclose(got, by_definition, rtol=1e-7, atol=1e-9 * by_definition.abs().max().item())
+        assert by_definition.abs().max() > 0
+
+    with torch.no_grad():
+        for got, with_graph in zip(field(origins, directions), rendering):
+            assert torch.allclose(got, with_graph, atol=1e-12)
+
+
+def test_samples_that_do_not_count_are_evaluated_once_and_without_a_graph_all_are():
+    field, counts = small_field(contrast=2.0), []
+    origins, directions = some_rays(40)
+    field.encoding.register_forward_hook(lambda *call: counts.append((len(call[2]), call[2].requires_grad)))
+    kept, marched = len(field(origins, directions).weights), len(field.march(origins, directions, jitter=False)[0])
+    assert counts == [(marched, False), (kept, True)] and kept < marched / 2
+    with torch.no_grad():
+        field(origins, directions)
+    assert counts[2:] == [(marched, False)]
+
+
+def test_a_sample_of_no_opacity_has_a_gradient():
+    field = small_field()
+    with torch.no_grad():
+        field.density_mlp[2].weight.zero_()
+        field.density_mlp[2].bias[0] = -200
+    rendering = field(*some_rays(20))
+    assert (rendering.remaining == 1).all() and (rendering.depth == 0).all() and len(rendering.weights) > 100
+    rendering.remaining.sum().backward()
+    assert field.density_mlp[2].bias.grad[0] < 0
+
+
+@pytest.mark.parametrize("rays", [0, 7])
+def test_a_batch_without_samples(rays):
+    field = small_field(background=0.7)
+    field.occupancy.occupied.zero_()
+    origins, directions = some_rays(10)
+    rendering = field(origins[:rays], directions[:rays], jitter=True)
+    assert rendering.color.shape == (rays, 3) and (rendering.color == 0.7).all()
+    assert (rendering.depth == 0).all() and (rendering.remaining == 1).all() and rendering.depth.shape == (rays,)
+    assert rendering.weights.shape == rendering.ray_index.shape == (0,) and rendering.sample_color.shape == (0, 3)
+    opacity = 1 - rendering.remaining + 1e-10
+    (rendering.color.sum() - (opacity * opacity.log()).sum()).backward()
+    assert all(parameter.grad is None or (parameter.grad == 0).all() for parameter in field.parameters())
+    with torch.no_grad():
+        assert torch.equal(field(origins[:rays], directions[:rays]).color, rendering.color)
+
+
+def test_occupancy_follows_the_density():
+    field = small_field(contrast=3.0)
+    with torch.no_grad():
+        field.density_mlp[2].bias[0] -= 6
+    field.update_occupancy(everywhere=True)
+    assert 0.05 < field.occupancy.occupied.float().mean() < 0.95
+    points = torch.rand(5000, 3) - 0.5
+    sigma, _ = field.density(points)
+    assert sigma[field.occupancy(points)].mean() > 2 * sigma[~field.occupancy(points)].mean()
+    before = field.occupancy.density.clone()
+    field.update_occupancy(everywhere=False)
+    assert 0.2 < (field.occupancy.density < before).float().mean() < 1
+    assert not field.occupancy.density.requires_grad
+
+
+def test_state_is_restored():
+    field, origins, directions = small_field(), *some_rays(20)
+    field.update_occupancy(everywhere=True)
+    torch.manual_seed(9)
+    other = HashField("relu+fr", **SMALL)
+    other.load_state_dict(copy.deepcopy(field.state_dict()))
+    for got, expected in zip(other(origins, directions), field(origins, directions)):
+        assert torch.equal(got, expected) and len(got) > 0
+    assert {name.split(".")[0] for name in field.state_dict()} == {"encoding", "density_mlp", "color", "occupancy"}
+
+
+def test_folding_leaves_the_picture_as_it_is():
+    field, origins, directions = small_field(), *some_rays(50)
+    folded = fold(field)
+    assert not any(isinstance(layer, FourierReparamLinear) for layer in folded.modules())
+    for got, expected in zip(folded(origins, directions), field(origins, directions)):
+        assert torch.allclose(got, expected, atol=1e-5)
+
+
+def test_sizes_at_the_paper_s_setting():
+    plain, reparameterized = (HashField(mode, resolution=8) for mode in ("relu", "relu+fr"))
+
+    def count(module):
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    assert count(plain.encoding) == 11_420_064
+    assert count(plain.density_mlp) == 32 * 64 + 64 + 64 * 16 + 16
+    assert count(plain.color) == 32 * 64 + 64 + 64 * 64 + 64 + 64 * 3 + 3
+    (layer,) = (layer for layer in reparameterized.modules() if isinstance(layer, FourierReparamLinear))
+    assert count(layer) == 262_208 and layer.basis.shape == (4096, 64)
+    assert count(reparameterized) - count(layer) == count(plain) - 64 * 64 - 64
+    assert torch.linalg.matrix_rank(layer.double().basis) == 62
+    assert HashField("relu", levels=2, resolution=8).occupancy.step == pytest.approx(1.69146e-3, abs=1e-8)
+
+
+@pytest.mark.parametrize("mode", ["relu", "relu+fr"])
+def test_the_last_weight_of_the_colour_network_starts_as_xavier_s(mode):
+    torch.manual_seed(0)
+    weight = HashField(mode, levels=2, log2_size=9, finest=20, resolution=8).color[-2].weight
+    bound = math.sqrt(6 / (64 + 3))  # PyTorch's own is 1 / 8
+    assert 0.95 * bound < weight.abs().max() <= bound
+
+
+def test_density_is_that_of_float32_under_autocast():
+    field, origins, directions = small_field(), *some_rays(50)
+    points = torch.rand(30, 3) - 0.5
+    expected, rendering = field.density(points), field(origins, directions)
+    with torch.autocast("cpu", torch.bfloat16):
+        for got, without in zip(field.density(points), expected):
+            assert torch.equal(got, without) and got.dtype == torch.float32
+        low = field(origins, directions)
+    assert all(got.dtype == torch.float32 for got in low[:5]) and torch.equal(low.remaining, rendering.remaining)
+    assert torch.allclose(low.color, rendering.color, atol=0.02) and not torch.equal(low.color, rendering.color)
+    gradients = [torch.autograd.grad(color.square().sum(), list(field.parameters()))
+                 for color in (low.color, rendering.color)]
+    for got, without in zip(*gradients):
+        assert (got - without).norm() < 0.05 * without.norm()
+
+
+@pytest.mark.parametrize("mode", ["relu+pe", "sin", ""])
+def test_an_unknown_mode_is_named(mode):
+    for build in (lambda: HashField(mode, **SMALL),
+                  lambda: color_mlp(mode, 32, 64, low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.05)):
+        with pytest.raises(ValueError, match="mode must be one of relu, relu\\+fr") as error:
+            build()
+        assert repr(mode) in str(error.value)
+
+
+def test_truncated_exp_and_its_gradient():
+    h = torch.tensor([-100.0, -15, -3, 0, 3, 15, 16, 80, 200], dtype=torch.float64, requires_grad=True)
+    value = truncated_exp(h)
+    upstream = torch.arange(1.0, 10, dtype=torch.float64)
+    value.backward(upstream)
+    assert torch.equal(value, h.detach().clamp(max=80).exp())
+    assert torch.equal(h.grad, upstream * h.detach().clamp(-15, 15).exp())
+    within = torch.linspace(-3, 3, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(truncated_exp, within)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_truncated_exp_is_taken_in_float32(dtype):
+    h = torch.tensor([0.5, 12.0, 300.0], dtype=dtype, requires_grad=True)
+    value = truncated_exp(h)
+    assert value.dtype == torch.float32 and value.isfinite().all()
+    assert torch.allclose(value[:2], h.detach()[:2].float().exp())
+    value[:1].sum().backward()
+    assert h.grad.dtype == dtype and h.grad.isfinite().all()
+
+
+@pytest.mark.gpu
+def test_the_same_on_a_gpu():
+    field, origins, directions = small_field().double(), *some_rays(200, torch.float64)
+    on_gpu = copy.deepcopy(field).cuda()
+    renderings = field(origins, directions), on_gpu(origins.cuda(), directions.cuda())
+    for got, expected in zip(renderings[1], renderings[0]):
+        assert torch.allclose(got.cpu(), expected, atol=1e-9)
+    for rendering in renderings:
+        rendering.color.square().sum().backward()
+    for got, expected in zip(on_gpu.parameters(), field.parameters()):
+        assert torch.allclose(got.grad.cpu(), expected.grad, rtol=1e-6, atol=1e-9)
+    on_gpu.update_occupancy(everywhere=False)
+    on_gpu(origins.cuda()[:0], directions.cuda()[:0], jitter=True).color.sum().backward()
+    with torch.autocast("cuda", torch.bfloat16):
+        low = on_gpu.float()(origins.float().cuda(), directions.float().cuda(), jitter=True)
+    assert all(got.dtype == torch.float32 for got in low[:5]) and low.color.isfinite().all()
