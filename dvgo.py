@@ -14,16 +14,13 @@ First a coarse field finds where the scene is, the same for both networks; then 
     results/dvgo/<scene>/<mode>-seed<k>/             test views and their depth as .png, an orbit as turntable.gif
     figures/dvgo_<scene>.png, …_psnr.png             two test views with their errors; PSNR over the iterations
 
---steps and --lr are the fine stage's iterations and the colour network's learning rate. On two CPU cores --quick takes one
-to two minutes; the full size takes days there.
+--steps and --lr are the fine stage's iterations and the colour network's learning rate. On two CPU cores --quick takes
+one to two minutes; the full size takes days there.
 """
 
 import argparse
 import functools
-import hashlib
-import io
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,15 +28,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data.scenes import FAR, NEAR, Scene, composite, load_scene
-from experiment import cli, plots, published, rendering
+from experiment import cli, published, rendering
 from experiment.metrics import psnr
-from experiment.records import Run, write_atomically
+from experiment.records import Run
 from experiment.runtime import Stopwatch, choose_device, cpu_count, environment, set_precision, shuffled
 from experiment.sweep import progress, sweep
 from models import fold
 from models.color_mlp import COLOR_MODES
 from models.masked_adam import MaskedAdam
-from models.rays import pixel_rays, rays_of_pixels
+from models.rays import Photographs
 from models.volume_rendering import render_image
 from models.voxel_field import STEP, VoxelField
 from models.voxels import MaskGrid, add_total_variation_, count_views, grid_points
@@ -51,47 +48,32 @@ FINE = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "scale_at": [1_000, 2_0
         "threshold": 1e-4, "grid_lr": 0.1, "lr": 1e-3, "decay_steps": 20_000, "entropy": 0.001, "per_sample": 0.01,
         "renew_every": 1_000, "mask_renew": True, "act_decay": True, "tv_density": 0.0, "tv_features": 0.0}
 # Section 5: FR in the place of the colour network's one hidden layer.
-PAPER = {mode: {**FINE, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
+PAPER = {mode: {**FINE, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05, "coarse": COARSE}
          for mode in COLOR_MODES}
 COLOR = ("low_freq_num", "high_freq_num", "phase_num", "alpha")
 BOX_THRESHOLD = 1e-3  # opacity of the coarse field at which there is something
 BOX_SCALE = 1.05
 # Smaller grids and batches, fewer and larger steps; the same networks.
-QUICK_COARSE = {"steps": 250, "rays": 1024, "voxels": 32**3, "alpha_init": 1e-5, "grid_lr": 0.4, "renew_every": 100}
 QUICK = {"steps": 400, "rays": 512, "voxels": 48**3, "scale_at": [80, 160], "threshold": 2e-3, "grid_lr": 0.4,
-         "decay_steps": 400, "renew_every": 100}
+         "decay_steps": 400, "renew_every": 100,
+         "coarse": {**COARSE, "steps": 250, "rays": 1024, "voxels": 32**3, "alpha_init": 1e-5, "grid_lr": 0.4,
+                    "renew_every": 100}}
 
 
-class Photographs:
-    """The training views on the device, 8 bits a channel, and the rays through their pixels."""
-
-    def __init__(self, scene: Scene, background: float, device: torch.device):
-        self.images = torch.from_numpy(scene.train.images).to(device)
-        self.poses = torch.from_numpy(scene.train.poses).to(device)
-        self.focal, self.background = scene.train.focal, background
-        self.count, self.height, self.width, _ = self.images.shape
-        self.pixels = self.count * self.height * self.width
-
-    def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Origins, directions and colours of pixels given by their place in all images."""
-        return rays_of_pixels(pixels, self.images, self.poses, self.focal, self.background)
-
-    def box(self) -> tuple[Tensor, Tensor]:
-        """The box of all that the cameras see between NEAR and FAR."""
-        lower, upper = [], []
-        for view in torch.arange(self.count, device=self.poses.device):
-            pixels = torch.arange(self.height * self.width, device=view.device)
-            origins, directions = pixel_rays(self.poses, self.focal, self.height, self.width, view.expand_as(pixels),
-                                             pixels // self.width, pixels % self.width)
-            ends = torch.cat([origins + distance * F.normalize(directions, dim=-1) for distance in (NEAR, FAR)])
-            lower.append(ends.amin(0))
-            upper.append(ends.amax(0))
-        return torch.stack(lower).amin(0), torch.stack(upper).amax(0)
+def box_of(photographs: Photographs) -> tuple[Tensor, Tensor]:
+    """The box of all that the cameras see between NEAR and FAR."""
+    lower, upper = [], []
+    for pixels in torch.arange(photographs.pixels, device=photographs.poses.device).split(2**20):
+        origins, directions, _ = photographs.rays(pixels)
+        ends = torch.cat([origins + distance * F.normalize(directions, dim=-1) for distance in (NEAR, FAR)])
+        lower.append(ends.amin(0))
+        upper.append(ends.amax(0))
+    return torch.stack(lower).amin(0), torch.stack(upper).amax(0)
 
 
 def coarse_stage(photographs: Photographs, config: dict) -> tuple[VoxelField, Tensor]:
     """The coarse field before training, and the factors of its densities' learning rate (section 4.1)."""
-    lower, upper = photographs.box()
+    lower, upper = box_of(photographs)
     field = VoxelField(lower, upper, config["voxels"], final_voxels=config["voxels"], alpha_init=config["alpha_init"],
                        threshold=config["threshold"], near=NEAR, background=photographs.background)
     shape = tuple(field.mask.mask.shape)
@@ -100,8 +82,8 @@ def coarse_stage(photographs: Photographs, config: dict) -> tuple[VoxelField, Te
     near = torch.stack([(nodes - center).norm(dim=-1) for center in centers]).amin(0) <= NEAR
     field.density.values.data[0, near] = -100
     pixels_per_voxel = photographs.focal * field.voxel_size / centers.norm(dim=-1).mean().item()
-    views = count_views(photographs.poses, photographs.focal, photographs.height, photographs.width, lower, upper, shape,
-                        NEAR, STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
+    views = count_views(photographs.poses, photographs.focal, photographs.height, photographs.width, lower, upper,
+                        shape, NEAR, STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
     field.mask.mask &= views > 2
     return field, (views / views.max().clamp(min=1))[None]
 
@@ -160,13 +142,15 @@ def train(run: Run, args: argparse.Namespace) -> str:
         torch.set_num_threads(1)  # the other cores have fields of their own
     torch.manual_seed(run.seed)
     scene, config = scene_of(args), run.config
-    photographs = Photographs(scene, args.background == "white", device)
+    photographs = Photographs(torch.from_numpy(scene.train.images).to(device),
+                              torch.from_numpy(scene.train.poses).to(device), scene.train.focal,
+                              float(args.background == "white"))
     coarse = run.mode == "coarse"
     if coarse:
         field, factors = coarse_stage(photographs, config)
         pool = None
     else:
-        found = coarse_run(run, args).arrays()
+        found = coarse_run(run).arrays()
         field, factors = fine_stage(photographs, found, run.mode, config), None
         pool = pixels_that_see(field, photographs)
     scale_at = [] if coarse else config["scale_at"]
@@ -234,8 +218,9 @@ def train(run: Run, args: argparse.Namespace) -> str:
         line = f"{metrics['training_psnr']:.2f} dB on training rays"
     else:
         plain = fold(field).requires_grad_(False)
-        save_field(plain, run)
-        metrics, arrays["images"] = render_views(plain, run, scene, args, autocast)
+        lower, upper = corners_of(plain)
+        rendering.save_field(run, field=plain.state_dict(), lower=lower, upper=upper)
+        metrics, arrays["images"] = render_views(plain, run, args, autocast)
         line = f"{metrics['psnr']:.2f} dB on {len(metrics['views'])} test views"
     run.finish(metrics=metrics, seconds=clock.seconds, steps=steps, environment=environment(device, run.precision),
                arrays=arrays)
@@ -249,72 +234,47 @@ def add_total_variation(field: VoxelField, config: dict, rays: int) -> None:
             add_total_variation_(grid.values, weight / rays * max(grid.values.shape[1:]) / 128 / 6)
 
 
-def render_views(field: VoxelField, run: Run, scene: Scene, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
+def render_views(field: VoxelField, run: Run, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
     """Render and measure the test views, write them and the turntable."""
-    device = field.density.lower.device
-
     def render(pose: np.ndarray, focal: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         with autocast:
-            color, depth = render_image(field, torch.from_numpy(pose).to(device), focal, height, width)
-        return color.cpu().numpy(), depth.cpu().numpy()
+            return render_image(field, pose, focal, height, width, field.density.lower.device)
 
-    test = scene.test
-    metrics, images = rendering.evaluate(run, render, test.poses, test.focal,
-                                         composite(test.images, args.background == "white"), test.names)
-    rendering.write_turntable(run, render, test.poses, test.focal, *test.images.shape[1:3],
-                              frames=args.frames if args.frames is not None else 12 if args.quick else 60)
-    return metrics, images
+    test = scene_of(args).test
+    return rendering.render_views(run, render, test.poses, test.focal,
+                                  composite(test.images, float(args.background == "white")), test.names,
+                                  args.frames if args.frames is not None else 12 if args.quick else 60)
 
 
-def save_field(field: VoxelField, run: Run) -> None:
-    """Write a trained field, its FR layer folded, so that `load_field` finds it."""
-    packed = io.BytesIO()
-    lower, upper = corners_of(field)
-    torch.save({"lower": lower.cpu(), "upper": upper.cpu(), "config": run.config, "field": field.state_dict()}, packed)
-    write_atomically(run.path(".pt"), packed.getvalue())
-
-
-def load_field(run: Run, background: float, device: torch.device) -> VoxelField:
-    """The field that a run has trained, for rendering."""
-    try:
-        saved = torch.load(run.path(".pt"), map_location="cpu", weights_only=True)
-        if saved["config"] != run.config:
-            raise cli.UserError(f"{run.path('.pt')} was made with other settings; give the options it was trained with")
-        field = VoxelField(saved["lower"], saved["upper"], 8, final_voxels=run.config["voxels"],
-                           alpha_init=run.config["alpha_init"], threshold=run.config["threshold"], near=NEAR,
-                           background=background, mode="relu", **{name: run.config[name] for name in COLOR})
-        field.load_state_dict(saved["field"])
-    except FileNotFoundError as error:
-        raise cli.UserError(f"there is no trained field at {run.path('.pt')}; run without --render-only first") from error
-    except cli.UserError:
-        raise
-    except Exception as error:  # a damaged zip or pickle raises nearly anything
-        raise cli.UserError(f"{run.path('.pt')} is damaged; train the run again with --force") from error
+def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> VoxelField:
+    """The field that a run has trained, for rendering; its FR layer was folded."""
+    saved = rendering.load_field(run)
+    field = VoxelField(saved["lower"], saved["upper"], 8, final_voxels=run.config["voxels"],
+                       alpha_init=run.config["alpha_init"], threshold=run.config["threshold"], near=NEAR,
+                       background=float(args.background == "white"), mode="relu",
+                       **{name: run.config[name] for name in COLOR})
+    field.load_state_dict(saved["field"])
     return field.requires_grad_(False).to(device)
 
 
-@functools.cache
-def _scene(source: str, folder: Path, downscale: int) -> Scene:
-    return load_scene(source, folder, downscale)
+loaded_once = functools.cache(load_scene)  # in a process, however many runs it has
 
 
 def scene_of(args: argparse.Namespace) -> Scene:
-    """The scene that the options ask for; loaded once in a process."""
+    """The scene that the options ask for."""
     small = {"toy": 2}.get(args.scene, 8) if args.quick else 1
-    return _scene(args.scene, args.data, args.downscale or small)
+    return loaded_once(args.scene, args.data, args.downscale or small)
 
 
-def coarse_run(run: Run, args: argparse.Namespace) -> Run:
+def coarse_run(run: Run) -> Run:
     """The run of the coarse stage that a fine one goes on from."""
-    config = {**COARSE, **(QUICK_COARSE if args.quick else {}), **{key: run.config[key] for key in ("scene", "background")}}
+    config = {**run.config["coarse"], "scene": run.config["scene"], "background": run.config["background"]}
     return Run(run.results, run.experiment, run.case, "coarse", run.seed, config, run.precision, run.device)
 
 
 def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> list[Run]:
     """The fine runs that the options ask for."""
-    digest = hashlib.sha256(scene.train.images.tobytes() + scene.train.poses.tobytes()).hexdigest()[:16]
-    data = {"scene": {"train": list(scene.train.images.shape), "test": list(scene.test.images.shape), "digest": digest},
-            "background": args.background}
+    data = rendering.scene_config(scene.train.images, scene.train.poses, scene.test.images, args.background)
     runs = []
     for seed in args.seeds:
         for mode in args.modes:
@@ -340,7 +300,7 @@ def main() -> None:
     runs = runs_of(args, scene, device)
     if args.render_only:
         for run in runs:
-            metrics, _ = render_views(load_field(run, args.background == "white", device), run, scene, args, autocast)
+            metrics, _ = render_views(load_field(run, args, device), run, args, autocast)
             print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, "
                   f"written to {rendering.pictures(run)}")
         return
@@ -348,16 +308,10 @@ def main() -> None:
     if device.type == "cpu" and not args.quick and unfinished:
         print("at this size the training takes days on a CPU; --quick takes one to two minutes")
     workers = cpu_count() if device.type == "cpu" and args.quick else 1
-    sweep(train, list({run.seed: coarse_run(run, args) for run in unfinished}.values()), args, workers)
+    sweep(train, list({run.seed: coarse_run(run) for run in unfinished}.values()), args, workers)
     sweep(train, runs, args, workers)
-    first = [run for run in runs if run.seed == args.seeds[0]]
-    truth = composite(scene.test.images, args.background == "white")
-    note = plots.note([args.seeds[0]], args.quick, first[0].config, PAPER[first[0].mode])
-    rendering.draw_views(first, truth, scene.test.names, f"DVGO, {scene.name}, {truth.shape[2]} × {truth.shape[1]} "
-                         f"pixels{note}", args.figures / f"dvgo_{scene.name}.png")
-    rendering.draw_curves(first, f"DVGO, {scene.name}: PSNR over training{note}",
-                          args.figures / f"dvgo_{scene.name}_psnr.png")
-    rendering.print_table(runs, published.PSNR_DVGO if len(scene.test.names) > 8 else {})
+    rendering.report("DVGO", runs, args, PAPER, composite(scene.test.images, float(args.background == "white")),
+                     scene.test.names, published.PSNR_DVGO)
 
 
 if __name__ == "__main__":

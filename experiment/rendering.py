@@ -1,14 +1,17 @@
-"""What the scripts of the two renderers share beside the method: options, evaluation on views, pictures, figure, table."""
+"""What the two renderers' scripts share beside the method: options, evaluation on views, pictures, figures, table."""
 
 import argparse
+import hashlib
 import io
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imageio.v3 as iio
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 
 from experiment import cli, plots
 from experiment.metrics import psnr, ssim
@@ -30,9 +33,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="train nothing; render the test views and the turntable of fields trained before")
 
 
-def evaluate(run: Run, render: Render, poses: np.ndarray, focal: float, truth: np.ndarray,
-             names: list[str]) -> tuple[dict, np.ndarray]:
-    """Render the test views, write each view and its depth as PNG, and measure.
+def scene_config(train_images: np.ndarray, train_poses: np.ndarray, test_images: np.ndarray, background: str) -> dict:
+    """What a run's config says of its data: the sizes of the splits, a digest of the training views, the background."""
+    digest = hashlib.sha256(train_images.tobytes() + train_poses.tobytes()).hexdigest()[:16]
+    return {"scene": {"train": list(train_images.shape), "test": list(test_images.shape), "digest": digest},
+            "background": background}
+
+
+def render_views(run: Run, render: Render, poses: np.ndarray, focal: float, truth: np.ndarray, names: list[str],
+                 frames: int) -> tuple[dict, np.ndarray]:
+    """Render and measure the test views, write each and its depth as PNG, and a turntable.
 
     PSNR is taken of each view, of the colours as they are, and then averaged; `psnr_8bit` likewise of the PNGs.
 
@@ -40,6 +50,7 @@ def evaluate(run: Run, render: Render, poses: np.ndarray, focal: float, truth: n
         poses: (V, 3, 4).
         truth: (V, H, W, 3), in [0, 1].
         names: of the views.
+        frames: of the turntable.
 
     Returns:
         The metrics of a record, and the images as uint8 (V, H, W, 3).
@@ -57,6 +68,7 @@ def evaluate(run: Run, render: Render, poses: np.ndarray, focal: float, truth: n
         # From 0, where there is nothing, to the farthest: near is dark.
         write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
                       pictures(run) / f"{name}-depth.png")
+    write_turntable(run, render, poses, focal, *truth.shape[1:3], frames=frames)
     means = {name: float(np.mean(values)) for name, values in metrics.items()}
     return {**means, "views": names, "psnr_views": metrics["psnr"], "ssim_views": metrics["ssim"]}, np.stack(images)
 
@@ -111,6 +123,48 @@ def write_turntable(run: Run, render: Render, poses: np.ndarray, focal: float, h
     write_atomically(pictures(run) / "turntable.gif", packed.getvalue())
 
 
+def save_field(run: Run, **content: Any) -> None:
+    """Write a trained field beside its record: state dicts, tensors and plain values."""
+    packed = io.BytesIO()
+    torch.save({"config": run.config, **content}, packed)
+    write_atomically(run.path(".pt"), packed.getvalue())
+
+
+def load_field(run: Run) -> dict[str, Any]:
+    """What `save_field` wrote, on the CPU. UserError if it is not there, damaged, or of other settings."""
+    path = run.path(".pt")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        config = saved["config"]
+    except FileNotFoundError as error:
+        raise cli.UserError(f"there is no trained field at {path}; run without --render-only first") from error
+    except Exception as error:  # a damaged zip or pickle raises nearly anything
+        raise cli.UserError(f"{path} is damaged; train the run again with --force") from error
+    if config != run.config:
+        raise cli.UserError(f"{path} was made with other settings; give the options it was trained with")
+    return saved
+
+
+def report(name: str, runs: list[Run], args: argparse.Namespace, paper: dict[str, dict], truth: np.ndarray,
+           names: list[str], published: dict[str, float]) -> None:
+    """The figures of the first seed and the table of all runs of one scene.
+
+    Args:
+        name: the method's.
+        paper: the published settings, by mode.
+        truth, names: the test views.
+        published: PSNR of the mode relu, by scene.
+    """
+    first = [run for run in runs if run.seed == args.seeds[0]]
+    note = plots.note([args.seeds[0]], args.quick, first[0].config, paper[first[0].mode])
+    stem = f"{first[0].experiment}_{first[0].case}"
+    draw_views(first, truth, names, f"{name}, {first[0].case}, {truth.shape[2]} × {truth.shape[1]} pixels{note}",
+               args.figures / f"{stem}.png")
+    draw_curves(first, f"{name}, {first[0].case}: PSNR over training{note}", args.figures / f"{stem}_psnr.png")
+    as_published = all(run.config[key] == value for run in runs for key, value in paper[run.mode].items())
+    print_table(runs, published if as_published else {})
+
+
 def draw_views(runs: list[Run], truth: np.ndarray, names: list[str], title: str, path: Path) -> None:
     """Two test views: ground truth, each run and each run's error, the same crop enlarged under each."""
     chosen = [0] if len(names) == 1 else [0, len(names) // 2]
@@ -126,7 +180,7 @@ def draw_views(runs: list[Run], truth: np.ndarray, names: list[str], title: str,
         window = plots.busiest_window(truth[view])
         shown = [("ground truth", names[view], truth[view], {})]
         for run, image in zip(runs, images):
-            shown.append((plots.LABELS[run.mode], f"{run.metric('psnr_views')[view]:.2f} dB", image[view].clip(0, 1), {}))
+            shown.append((plots.LABELS[run.mode], f"{run.metric('psnr_views')[view]:.2f} dB", image[view], {}))
         for run, error in zip(runs, errors):
             shown.append((f"{plots.LABELS[run.mode]}: error", "", error[view], {"cmap": "magma", "vmax": largest}))
         for (name, value, picture, style), (whole, crop) in zip(shown, axes[2 * place:2 * place + 2].T):
@@ -163,7 +217,8 @@ def draw_curves(runs: list[Run], title: str, path: Path) -> None:
 
 def print_table(runs: list[Run], published: dict[str, float]) -> None:
     """Measured beside published, averaged over the seeds; `published` by scene, of the mode relu."""
-    print(f"\n{'scene':<12}{'mode':<10}{'PSNR (dB)':>16}{'published':>11}{'8 bit':>8}{'SSIM':>8}{'views':>7}{'seconds':>10}")
+    print(f"\n{'scene':<12}{'mode':<10}{'PSNR (dB)':>16}{'published':>11}{'8 bit':>8}{'SSIM':>8}{'views':>7}"
+          f"{'seconds':>10}")
     for mode in dict.fromkeys(run.mode for run in runs):
         of_mode = [run for run in runs if run.mode == mode]
         values = [run.metric("psnr") for run in of_mode]

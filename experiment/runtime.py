@@ -70,7 +70,7 @@ def matmul_rate(device: torch.device, size: int = 1024) -> float:
 
 
 def shuffled(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
-    """The numbers from 0 to `count` − 1 in an order that follows from seed and epoch: a resumed epoch goes on in its own."""
+    """The numbers from 0 to `count` − 1, in an order that follows from seed and epoch: a resumed epoch has its own."""
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + 1)
     return torch.randperm(count, generator=generator, device=device)
 

@@ -30,25 +30,30 @@ def pixel_rays(poses: Tensor, focal: float, height: int, width: int, views: Tens
     return chosen[:, :, 3], (chosen[:, :, :3] * in_camera[:, None]).sum(-1)
 
 
-def rays_of_pixels(pixels: Tensor, images: Tensor, poses: Tensor, focal: float,
-                   background: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The rays through some pixels of a set of images, and the colours there.
+class Photographs:
+    """Images with known cameras, and the rays through their pixels.
+
+    The images stay at 8 bits a channel; rays and colours of all pixels as floats would take ten times the memory.
 
     Args:
-        pixels: (R,) long, places in the images flattened to (N H W).
-        images: (N, H, W, 4) uint8, RGBA with straight alpha; 8 bits are kept, as floats and rays of all would take 24
-            times the memory.
-        poses, focal: as for `pixel_rays`.
+        images: (N, H, W, 4) uint8, RGBA with straight alpha.
+        poses, focal: as for `pixel_rays`; on the device of the images.
         background: the grey level that the images are composited on.
-
-    Returns:
-        Origins, directions and colours in [0, 1], (R, 3) each.
     """
-    _, height, width, _ = images.shape
-    origins, directions = pixel_rays(poses, focal, height, width, pixels // (height * width),
-                                     pixels // width % height, pixels % width)
-    rgba = images.view(-1, 4).index_select(0, pixels).to(poses) / 255
-    return origins, directions, rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]) * background
+
+    def __init__(self, images: Tensor, poses: Tensor, focal: float, background: float):
+        self.images, self.poses, self.focal, self.background = images, poses, focal, background
+        self.count, self.height, self.width, _ = images.shape
+        self.pixels = self.count * self.height * self.width
+
+    def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Origins, directions and colours in [0, 1], (R, 3) each, of pixels given by their place (R,) in all images."""
+        of_view = pixels % (self.height * self.width)
+        origins, directions = pixel_rays(self.poses, self.focal, self.height, self.width,
+                                         pixels // (self.height * self.width), of_view // self.width,
+                                         of_view % self.width)
+        rgba = self.images.view(-1, 4).index_select(0, pixels).to(self.poses) / 255
+        return origins, directions, rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]) * self.background
 
 
 def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: Tensor, near: float,

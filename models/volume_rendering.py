@@ -9,6 +9,7 @@ ECCV 2020, Eq. 3). The functions take L_i = log(1 − α_i), which a density giv
 from collections.abc import Callable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -113,21 +114,23 @@ def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) ->
 
 
 @torch.no_grad()
-def render_image(render: Callable[[Tensor, Tensor], Rendering], pose: Tensor, focal: float, height: int, width: int,
-                 chunk: int = 8192) -> tuple[Tensor, Tensor]:
+def render_image(field: Callable[[Tensor, Tensor], Rendering], pose: np.ndarray, focal: float, height: int, width: int,
+                 device: torch.device, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:
     """A whole image, `chunk` rays at a time.
 
     Args:
-        render: maps origins and directions, (R, 3) each, to a Rendering.
+        field: maps origins and directions, (R, 3) each on `device`, to a Rendering.
         pose, focal, height, width: of the camera, as for `pixel_rays`; the pose (3, 4).
 
     Returns:
         Colours (height, width, 3), not clamped, and depths along the viewing axis (height, width), float32.
     """
+    poses = torch.from_numpy(pose)[None].to(device)
     colors, depths = [], []
-    for pixels in torch.arange(height * width, device=pose.device).split(chunk):
-        rendering = render(*pixel_rays(pose[None], focal, height, width, torch.zeros_like(pixels), pixels // width,
-                                       pixels % width))
+    for pixels in torch.arange(height * width, device=device).split(chunk):
+        rendering = field(*pixel_rays(poses, focal, height, width, torch.zeros_like(pixels), pixels // width,
+                                      pixels % width))
         colors.append(rendering.color.float())
         depths.append(rendering.depth.float())
-    return torch.cat(colors).reshape(height, width, 3), torch.cat(depths).reshape(height, width)
+    return (torch.cat(colors).reshape(height, width, 3).cpu().numpy(),
+            torch.cat(depths).reshape(height, width).cpu().numpy())
