@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import io
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -228,3 +229,39 @@ def print_table(runs: list[Run], published: dict[str, float]) -> None:
         print(f"{of_mode[0].case:<12}{mode:<10}{np.mean(values):>{16 - len(spread)}.2f}{spread}{known:>11}"
               f"{means[0]:>8.2f}{means[1]:>8.3f}{len(of_mode[0].metric('views')):>7}"
               f"{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>10.1f}")
+
+
+def draw_renderers(runs: list[Run], args: argparse.Namespace, truth: np.ndarray, names: list[str]) -> None:
+    """Both renderers and both modes on the busiest part of one test view, where the records of both are there.
+
+    Args:
+        runs: Instant-NGP's; of the other renderer the records of the same scene, background, modes and seed are taken.
+        truth, names: the test views.
+    """
+    shown = []
+    for experiment, name in (("dvgo", "DVGO"), ("ngp", "Instant-NGP")):
+        for run in (run for run in runs if run.seed == args.seeds[0]):
+            stem = args.results / experiment / run.case / f"{run.mode}-seed{run.seed}"
+            try:
+                record = json.loads(stem.with_name(f"{stem.name}.json").read_text(encoding="utf-8"))
+                with np.load(stem.with_name(f"{stem.name}.npz"), allow_pickle=False) as arrays:
+                    images = arrays["images"]
+            except FileNotFoundError:
+                continue
+            if all(record["config"][key] == run.config[key] for key in ("scene", "background")):
+                shown.append((f"{name}\n{plots.LABELS[run.mode]}", f"{record['metrics']['psnr']:.2f} dB", images / 255))
+    if len({name.split("\n")[0] for name, _, _ in shown}) < 2:
+        return
+    view = len(names) // 2
+    window = plots.busiest_window(truth[view])
+    figure, axes = plt.subplots(2, 1 + len(shown), figsize=(2.5 * (1 + len(shown)), 6.2))
+    for (name, value, images), (whole, crop) in zip([("ground truth\n", "", truth), *shown], axes.T):
+        whole.imshow(images[view])
+        whole.set_title(name, fontsize=12)
+        crop.imshow(images[view][window], interpolation="nearest")
+        crop.set_title(value, fontsize=12, fontweight="bold", y=-0.17)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    figure.suptitle(f"{runs[0].case}, view {names[view]}; PSNR over all {len(names)} test views"
+                    f"{', quick' * args.quick}", fontsize=13)
+    plots.save(figure, args.figures / f"renderers_{runs[0].case}.png")

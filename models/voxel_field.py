@@ -52,9 +52,9 @@ class VoxelField(nn.Module):
         shape, self.voxel_size = grid_shape(lower, upper, voxels)
         _, self.final_voxel_size = grid_shape(lower, upper, final_voxels)
         self.density = VoxelGrid(1, shape, lower, upper)
-        self.features = VoxelGrid(12 if mode else 3, shape, lower, upper)
+        self.features = VoxelGrid(3 if mode is None else 12, shape, lower, upper)
         self.mask = MaskGrid(torch.ones(shape, dtype=torch.bool, device=lower.device), lower, upper)
-        if mode:
+        if mode is not None:
             self.direction_encoding = PositionalEncoding(3, 4, base=1.0)
             self.color = color_mlp(mode, 12 + self.direction_encoding.out_features, 128, **color).to(lower.device)
             nn.init.zeros_(self.color[-2].bias)

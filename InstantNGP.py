@@ -1,0 +1,209 @@
+"""Train Instant-NGP (Müller, Evans, Schied and Keller, SIGGRAPH 2022) with the plain and with the Fourier
+reparameterized colour network (section 5 of the paper), from photographs with known cameras to renderings of new views.
+
+    python InstantNGP.py                              lego at 800 × 800, both networks, 30 epochs: for a GPU
+    python InstantNGP.py --epochs 110                 as many as the paper's comparison has
+    python InstantNGP.py --scene toy --quick          a small scene that is rendered here
+    python InstantNGP.py --scene lego --render-only   the views and the turntable again, of fields trained before
+
+An epoch is 1,000 iterations of 8,192 rays. Nothing is compiled: the hash encoding, the occupancy grid and the marching
+of rays are plain PyTorch. Writes
+
+    results/ngp/<scene>/<mode>-seed<k>.json     PSNR and SSIM on the test views
+    results/ngp/<scene>/<mode>-seed<k>.npz, .pt renderings and training curve; the field, FR folded
+    results/ngp/<scene>/<mode>-seed<k>/         test views and their depth as .png, an orbit as turntable.gif
+    figures/ngp_<scene>.png, …_psnr.png         two test views with their errors; PSNR over the iterations
+    figures/renderers_<scene>.png               this and DVGO, both networks, where the records of dvgo.py are there
+
+On two CPU cores --quick takes one to two minutes; the full size takes days there.
+"""
+
+import argparse
+import functools
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.scenes import Scene, composite, load_scene
+from experiment import cli, published, rendering
+from experiment.metrics import psnr
+from experiment.records import Run
+from experiment.runtime import Stopwatch, choose_device, cpu_count, environment, set_precision
+from experiment.sweep import progress, sweep
+from models import fold
+from models.color_mlp import COLOR_MODES
+from models.hash_field import HashField
+from models.occupancy import visible_cells
+from models.rays import Photographs
+from models.volume_rendering import render_image
+
+# The schedule of ngp_pl for Blender scenes, and section 5: FR in the place of the colour network's one hidden layer.
+PAPER = {mode: {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2, "eps": 1e-15, "opacity": 1e-3,
+                "levels": 16, "log2_size": 19, "finest": 1024, "resolution": 128, "march_steps": 1024, "warm_up": 256,
+                "update_every": 16, "low_freq_num": 32, "high_freq_num": 32, "phase_num": 64, "alpha": 0.01}
+         for mode in COLOR_MODES}
+FIELD = ("levels", "log2_size", "finest", "resolution", "low_freq_num", "high_freq_num", "phase_num", "alpha")
+LAST_LR = 1 / 30  # of the first
+CAMERA_DISTANCE = 1.5  # from the middle of the cube of side 1 that the scene is in
+# A smaller encoding and occupancy grid, smaller batches; the same networks.
+QUICK = {"epochs": 10, "iterations": 65, "rays": 512, "lr": 1.4e-2, "levels": 4, "log2_size": 18, "finest": 64,
+         "resolution": 32, "march_steps": 192, "warm_up": 64, "update_every": 4}
+
+
+def in_cube(poses: np.ndarray) -> np.ndarray:
+    """Cameras (N, 3, 4) with each centre moved along its line to the origin to the distance of CAMERA_DISTANCE."""
+    moved = poses.copy()
+    moved[:, :, 3] *= CAMERA_DISTANCE / np.linalg.norm(poses[:, :, 3], axis=1, keepdims=True)
+    return moved
+
+
+def learning_rate(epoch: int, epochs: int, first: float) -> float:
+    """A cosine from `first` down to a thirtieth of it, in steps of one epoch."""
+    last = first * LAST_LR
+    return last + (first - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def make_field(mode: str, config: dict, background: float) -> HashField:
+    """The field of a run, before training."""
+    return HashField(mode, steps=config["march_steps"], background=background, **{name: config[name] for name in FIELD})
+
+
+def loss_of(field: HashField, batch: tuple[Tensor, Tensor, Tensor], opacity_weight: float) -> tuple[Tensor, Tensor]:
+    """The sums over a batch of rays of the squared error, and of the whole objective."""
+    origins, directions, target = batch
+    shown = field(origins, directions, jitter=True)
+    error = (shown.color - target).square().sum() / 3
+    opacity = 1 - shown.remaining + 1e-10
+    return error, error - opacity_weight * (opacity * opacity.log()).sum()  # a ray should end in something or nothing
+
+
+def train(run: Run, args: argparse.Namespace) -> str:
+    """Train one field, write its record and renderings, return the line that sums it up."""
+    device = choose_device(args.device)
+    autocast = set_precision(run.precision, device)
+    if device.type == "cpu" and args.quick:
+        torch.set_num_threads(1)  # the other cores have fields of their own
+    torch.manual_seed(run.seed)
+    scene, config = scene_of(args), run.config
+    background = float(args.background == "white")
+    photographs = Photographs(torch.from_numpy(scene.train.images).to(device),
+                              torch.from_numpy(in_cube(scene.train.poses)).to(device), scene.train.focal, background)
+    field = make_field(run.mode, config, background).to(device)
+    cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, photographs.poses,
+                          photographs.focal, photographs.height, photographs.width)
+    field.occupancy.exclude(~cells)
+    optimizer = torch.optim.Adam(field.parameters(), lr=config["lr"], eps=config["eps"], fused=True)
+
+    steps, rays = config["epochs"] * config["iterations"], config["rays"]
+    mse = torch.zeros(steps, device=device)
+    clock = Stopwatch(device)
+    state = {"field": field, "optimizer": optimizer, "clock": clock, "mse": mse}
+    step = run.restore(**state)
+    report_every = min(100, max(1, steps // 20))
+    with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
+        while step < steps:
+            events = (report_every, config["iterations"], args.checkpoint_every)
+            stop = min(steps, *(step - step % every + every for every in events))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step // config["iterations"], config["epochs"], config["lr"])
+            with clock:
+                for iteration in range(step, stop):
+                    if iteration % config["update_every"] == 0:
+                        field.update_occupancy(everywhere=iteration < config["warm_up"])
+                    pixels = torch.randint(photographs.pixels, (rays,), device=device)
+                    optimizer.zero_grad()
+                    for part in pixels.split(args.chunk or rays):  # the gradients add up to those of the whole batch
+                        with autocast:
+                            error, loss = loss_of(field, photographs.rays(part), config["opacity"])
+                        (loss / rays).backward()
+                        mse[iteration] += error.detach() / rays
+                    optimizer.step()
+            bar.update(stop - step)
+            step = stop
+            recent = mse[max(0, step - report_every):step].mean().item()
+            if not (math.isfinite(recent) and recent > 0):
+                raise cli.UserError(f"the training has diverged, the loss is {recent} at step {step}; "
+                                    "a smaller --lr may help")
+            bar.set_postfix_str(f"{psnr(recent):.2f} dB")
+            if step % args.checkpoint_every == 0 and step < steps:
+                run.checkpoint(step, **state)
+
+    plain = fold(field).requires_grad_(False)
+    rendering.save_field(run, field=plain.state_dict())
+    metrics, images = render_views(plain, run, args, autocast)
+    run.finish(metrics=metrics, seconds=clock.seconds, steps=steps, environment=environment(device, run.precision),
+               arrays={"images": images, "mse": mse.cpu().numpy()})
+    memory = f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
+    return (f"{metrics['psnr']:.2f} dB on {len(metrics['views'])} test views in {clock.seconds:.1f} s, "
+            f"{steps * rays / clock.seconds:,.0f} rays a second{memory}")
+
+
+def render_views(field: HashField, run: Run, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
+    """Render and measure the test views, write them and the turntable."""
+    def render(pose: np.ndarray, focal: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+        with autocast:
+            return render_image(field, pose, focal, height, width, field.occupancy.density.device)
+
+    test = scene_of(args).test
+    return rendering.render_views(run, render, in_cube(test.poses), test.focal,
+                                  composite(test.images, float(args.background == "white")), test.names,
+                                  args.frames if args.frames is not None else 12 if args.quick else 60)
+
+
+def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> HashField:
+    """The field that a run has trained, for rendering; its FR layer was folded."""
+    field = make_field("relu", run.config, float(args.background == "white"))
+    field.load_state_dict(rendering.load_field(run)["field"])
+    return field.requires_grad_(False).to(device)
+
+
+loaded_once = functools.cache(load_scene)  # in a process, however many runs it has
+
+
+def scene_of(args: argparse.Namespace) -> Scene:
+    """The scene that the options ask for."""
+    small = {"toy": 2}.get(args.scene, 8) if args.quick else 1
+    return loaded_once(args.scene, args.data, args.downscale or small)
+
+
+def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> list[Run]:
+    """The runs that the options ask for."""
+    data = rendering.scene_config(scene.train.images, scene.train.poses, scene.test.images, args.background)
+    runs = []
+    for seed in args.seeds:
+        for mode in args.modes:
+            config = {**PAPER[mode], **(QUICK if args.quick else {}), **data}
+            config.update({key: value for key in ("epochs", "lr") if (value := getattr(args, key)) is not None})
+            runs.append(Run(args.results, "ngp", scene.name, mode, seed, config, args.precision, device.type))
+    return runs
+
+
+def main() -> None:
+    parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, epochs=30, checkpoint_every=1_000)
+    rendering.add_options(parser)
+    parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
+                        help="rays at a time, where memory is short; the step stays that of the whole batch")
+    args = cli.parse(parser)
+    device = choose_device(args.device)
+    autocast = set_precision(args.precision, device)
+    scene = scene_of(args)
+    runs = runs_of(args, scene, device)
+    if args.render_only:
+        for run in runs:
+            metrics, _ = render_views(load_field(run, args, device), run, args, autocast)
+            print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, "
+                  f"written to {rendering.pictures(run)}")
+        return
+    unfinished = [run for run in runs if args.force or not run.finished()]
+    if device.type == "cpu" and not args.quick and unfinished:
+        print("at this size the training takes days on a CPU; --quick takes one to two minutes")
+    sweep(train, runs, args, cpu_count() if device.type == "cpu" and args.quick else 1)
+    truth = composite(scene.test.images, float(args.background == "white"))
+    rendering.report("Instant-NGP", runs, args, PAPER, truth, scene.test.names, published.PSNR_NGP)
+    rendering.draw_renderers(runs, args, truth, scene.test.names)
+
+
+if __name__ == "__main__":
+    cli.run(main)

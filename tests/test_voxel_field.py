@@ -1,0 +1,425 @@
+"""DirectVoxGO's field against loops over single rays, samples and voxels in float64."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models import FourierReparamLinear, fold
+from models.rays import Photographs, pixel_rays
+from models.volume_rendering import render_image
+from models.voxel_field import VoxelField
+from models.voxels import MaskGrid, add_total_variation_, grid_points
+
+LOWER, UPPER = torch.tensor([-1, -0.7, -0.5]), torch.tensor([1, 0.8, 0.9])
+VOXELS, NEAR, THRESHOLD = 600, 0.8, 0.02
+FR = dict(low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.05)
+
+
+def small_field(mode=None, final_voxels=8 * VOXELS, **settings):
+    """A field with surfaces, fog and nothing, and no weight or bias zero.
+
+    Its mask hides some nodes, and those of the faces, where rounding decides whether a ray's first sample is inside.
+    """
+    torch.manual_seed(0)
+    settings = {"alpha_init": 1e-2, "threshold": THRESHOLD, "near": NEAR, **(FR if mode else {}), **settings}
+    field = VoxelField(LOWER, UPPER, VOXELS, final_voxels=final_voxels, mode=mode, **settings)
+    torch.nn.init.normal_(field.density.values, 2, 6)
+    torch.nn.init.normal_(field.features.values)
+    field.mask.mask[1:-1, 1:-1, 1:-1] &= torch.rand(field.mask.mask.shape)[1:-1, 1:-1, 1:-1] < 0.8
+    for face in itertools.product((0, 1, 2), (0, -1)):
+        field.mask.mask.select(*face)[:] = False
+    for parameter in field.color.parameters() if mode else ():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return field
+
+
+def some_rays(count, dtype=torch.float32):
+    """Rays of different lengths from outside and inside; some miss the box and some run along the axes."""
+    torch.manual_seed(1)
+    origins = 1.5 * torch.randn(count, 3, dtype=dtype)
+    directions = 2.4 * (torch.rand(count, 3, dtype=dtype) - 0.5) - origins
+    directions *= 0.2 + 0.6 * torch.rand(count, 1, dtype=dtype)
+    origins[:4] = torch.tensor([[-2, 0.1, 0.2], [0.1, 0.2, 2], [0.3, -0.2, -0.1], [2, 2, 0]])
+    directions[:4] = torch.tensor([[1, 0, 0], [0, 0, -0.7], [1, 1, -1], [0, 1, 0]])
+    return origins, directions
+
+
+def interpolated(values, point):
+    """Trilinear interpolation of values (C, X, Y, Z) at one point within the box, (C,)."""
+    where = [(p - a) / (b - a) * (n - 1) for p, a, b, n in zip(point, LOWER.tolist(), UPPER.tolist(), values.shape[1:])]
+    total = 0
+    for corner in itertools.product((0, 1), repeat=3):
+        x, y, z = node = [math.floor(w) + c for w, c in zip(where, corner)]
+        total = total + math.prod(1 - abs(w - n) for w, n in zip(where, node)) * values[:, x, y, z]
+    return total
+
+
+def nearest(mask, point):
+    """The mask's value at the node nearest to a point of the box."""
+    return mask[tuple(round((p - a) / (b - a) * (n - 1))
+                      for p, a, b, n in zip(point, LOWER.tolist(), UPPER.tolist(), mask.shape))].item()
+
+
+def rendered_by_definition(field, origins, directions, ratio):
+    """As the field's Rendering, one sample after another, and how many samples each of the filters took.
+
+    Args:
+        ratio: the edge of the grid's voxels, in voxels of the final grid.
+    """
+    step = 0.5 * (math.prod((UPPER - LOWER).tolist()) / VOXELS) ** (1 / 3)
+    colors, depths, remaining, samples, dropped = [], [], [], [], dict.fromkeys(("box", "mask", "α", "T", "weight"), 0)
+    for ray, (origin, direction) in enumerate(zip(origins.tolist(), directions.tolist())):
+        enter, leave = -math.inf, math.inf
+        for o, d, a, b in zip(origin, direction, LOWER.tolist(), UPPER.tolist()):
+            faces = sorted(((a - o) / d, (b - o) / d)) if d else (-math.inf, math.inf) if a <= o <= b else (1, 0)
+            enter, leave = max(enter, faces[0]), min(leave, faces[1])
+        enter, leave, length = max(enter, NEAR), max(leave, NEAR), math.hypot(*direction)
+        unit = torch.tensor(direction, dtype=torch.float64) / length
+        left, color, depth, total = torch.ones(()).double(), torch.zeros(3).double(), 0.0, 0.0
+        for k in range(max(1, math.ceil((leave - enter) * length / step))):
+            t = enter + k * step / length
+            point = [o + d * t for o, d in zip(origin, direction)]
+            if not all(a <= p <= b for p, a, b in zip(point, LOWER.tolist(), UPPER.tolist())):
+                dropped["box"] += 1
+                continue
+            if not nearest(field.mask.mask, point):
+                dropped["mask"] += 1
+                continue
+            raw = interpolated(field.density.values, point)[0]
+            opacity = 1 - (1 + (raw + math.log(1 / 0.99 - 1)).exp()) ** (-0.5 * ratio)
+            if opacity <= THRESHOLD:
+                dropped["α"] += 1
+                continue
+            if left < 1e-3:
+                dropped["T"] += 1
+                continue
+            weight, left = left * opacity, left * (1 - opacity)
+            if weight <= THRESHOLD:
+                dropped["weight"] += 1
+                continue
+            of_sample = interpolated(field.features.values, point)
+            if field.color is None:
+                of_sample = of_sample.sigmoid()
+            else:
+                of_sample = field.color(torch.cat([of_sample, field.direction_encoding(unit)]))
+            samples.append((weight, of_sample, ray))
+            color, depth, total = color + weight * of_sample, depth + weight.item() * t, total + weight.item()
+        colors.append(color + left * field.background)
+        depths.append(depth / total if total else 0.0)
+        remaining.append(left)
+    weights, of_samples, rays = zip(*samples)
+    return (torch.stack(colors), torch.tensor(depths).double(), torch.stack(remaining), torch.stack(weights),
+            torch.stack(of_samples), torch.tensor(rays)), dropped
+
+
+@pytest.mark.parametrize("mode, background", [(None, 1.0), ("relu", 0.0), ("relu+fr", 0.4)])
+def test_rendering_and_its_gradient_follow_the_definition(mode, background):
+    field = small_field(mode, background=background).double()
+    origins, directions = some_rays(40, torch.float64)
+    rendering = field(origins, directions)
+    expected, dropped = rendered_by_definition(field, origins, directions, ratio=2)
+    assert torch.equal(rendering.ray_index, expected[5]) and len(expected[5]) > 30 and min(dropped.values()) > 3
+    for got, by_definition in zip(rendering[:5], expected[:5]):
+        assert got.dtype == torch.float64 and torch.allclose(got, by_definition, atol=1e-10)
+    seen = torch.isin(torch.arange(40), rendering.ray_index)
+    untouched = (rendering.remaining == 1) & ~seen
+    assert 5 < untouched.sum() < 35 and (rendering.color[untouched] == background).all()
+
+    upstream = torch.randn(40, 3).double()
+    gradients = []
+    for color, _, remaining, weights, sample_color, _ in (rendering, expected):
+        per_sample = (weights.detach()[:, None] * sample_color.square()).sum()
+        gradients.append(torch.autograd.grad((color * upstream).sum() + remaining.square().sum() + per_sample,
+                                             list(field.parameters())))
+    for got, by_definition in zip(*gradients):
+        assert torch.allclose(got, by_definition, atol=1e-10) and by_definition.any()
+
+
+def test_a_ray_that_passes_the_box_closely_sees_nothing():
+    field = small_field()
+    field.mask.mask[:] = True
+    field.density.values.data[:] = 20
+    beside, within = 0.9 + 0.01 * torch.tensor([[1.0], [-1.0]])
+    for z, remaining in ((beside, 1), (within, 0)):
+        origins = torch.tensor([[-2, 0.1, z], [0.1, 3, z], [0.1, 0, z + 1], [0.1, -0.3, z + 2]])
+        directions = torch.tensor([[1, 0, 0.0], [0, -1, 0], [0, 0, 1], [0.01, 0, 0]])[:2]
+        assert (field(origins[:2], directions).remaining < 0.01).all() == (remaining == 0)
+    # Beyond what is nearer than `near`, and behind the camera.
+    origins, directions = torch.tensor([[0.0, 0, 2], [0, 0, 2]]), torch.tensor([[0.0, 0, -4], [0, 0, 1]])
+    assert (field(origins, directions).remaining == 1).all()
+
+
+def test_float32_shows_what_float64_shows():
+    field, rays = small_field("relu+fr"), some_rays(300)
+    low, high = field(*rays), copy.deepcopy(field).double()(*(x.double() for x in rays))
+    close = (low.color - high.color).abs().amax(1) < 1e-4
+    assert low.color.dtype == torch.float32 and close.double().mean() > 0.97  # a sample at a threshold may go over it
+
+
+@pytest.mark.parametrize("rays", [0, 7])
+@pytest.mark.parametrize("mode", [None, "relu+fr"])
+def test_a_batch_without_samples_is_background_and_still_differentiable(mode, rays):
+    field = small_field(mode, background=0.7)
+    origins = torch.full((rays, 3), 5.0)
+    rendering = field(origins, torch.ones_like(origins))
+    assert torch.equal(rendering.color, torch.full((rays, 3), 0.7)) and not rendering.depth.any()
+    assert (rendering.remaining == 1).all() and rendering.weights.shape == (0,)
+    (rendering.color.sum() + rendering.remaining.sum() + rendering.sample_color.sum()).backward()
+    assert not field.density.values.grad.any() and not field.features.values.grad.any()
+
+
+def test_voxels_that_no_ray_touches_have_a_gradient_of_exactly_zero():
+    field = small_field()
+    field(*some_rays(4)).color.square().sum().backward()
+    for grid in (field.density, field.features):
+        assert 0 < grid.values.grad.count_nonzero() < 0.5 * grid.values.numel()
+
+
+def test_opacity_at_the_start_is_exact():
+    for alpha_init, shift in ((1e-6, -13.8155), (1e-2, -4.5951)):
+        field = VoxelField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=alpha_init, threshold=1e-7, near=2.0)
+        assert field.shift == pytest.approx(shift, abs=1e-4)
+        half = -field.log_transparency(torch.zeros(1), 0.5).expm1()
+        # 1 − (1 + e)^(−1/2) in float32 is 4.77e-7 at an opacity of 1e-6, wrong by a twentieth.
+        assert half.item() == pytest.approx(-math.expm1(0.5 * math.log1p(-alpha_init)), rel=1e-5)
+        assert torch.allclose(field.node_opacity(), torch.tensor(alpha_init), rtol=1e-5)
+        assert field.node_opacity().shape == field.density.values.shape[1:]
+
+
+def test_log_transparency_follows_the_definition():
+    field = small_field().double()  # of voxels twice as wide as the final ones
+    raw = torch.linspace(-25, 25, 101, dtype=torch.float64, requires_grad=True)
+    found = field.log_transparency(raw, 0.5)
+    expected = [-math.log1p(math.exp(x + math.log(1 / 0.99 - 1))) for x in raw.tolist()]
+    assert found.tolist() == pytest.approx(expected, rel=1e-8)
+    extreme = torch.tensor([-1e4, -100, 1e4], requires_grad=True)
+    opacity = -field.log_transparency(extreme, 0.5).expm1()
+    opacity.sum().backward()
+    assert opacity.tolist() == [0, 0, 1] and extreme.grad.tolist() == [0, 0, 0]
+
+
+def test_raw_densities_at_which_the_coarse_stage_decides():
+    field = VoxelField(LOWER, UPPER, VOXELS, final_voxels=VOXELS, alpha_init=1e-6, threshold=1e-7, near=2.0)
+    raw = field.density.values.data[0]
+    raw[0, 0, :4] = torch.tensor([-2.31, -2.29, 6.90, 6.92])
+    opacity = field.node_opacity()[0, 0]
+    assert opacity[0] < 1e-7 < opacity[1] and opacity[2] < 1e-3 < opacity[3]
+
+
+def dilated(opacity, threshold):
+    """Whether a node or one of its 26 neighbours is above the threshold, by loops."""
+    full = torch.zeros(opacity.shape, dtype=torch.bool)
+    for node in itertools.product(*map(range, opacity.shape)):
+        around = tuple(slice(max(0, n - 1), n + 2) for n in node)
+        full[node] = bool((opacity[around] > threshold).any())
+    return full
+
+
+def test_a_renewed_mask_has_lost_what_is_empty_with_its_neighbours():
+    field = small_field()
+    raw = field.density.values
+    torch.nn.init.normal_(raw, -12, 6)  # few nodes above the threshold
+    before = field.mask.mask.clone()
+    opacity = 1 - (1 + (raw[0].double() + math.log(1 / 0.99 - 1)).exp()) ** -2.0
+    expected = before & dilated(opacity, THRESHOLD)
+    field.renew_mask()
+    assert torch.equal(field.mask.mask, expected) and 0.1 < expected.double().mean() < 0.9 * before.double().mean()
+    raw.data[:] = 20
+    field.renew_mask()
+    assert torch.equal(field.mask.mask, expected)  # what is lost stays lost
+    raw.data[:] = -100
+    field.renew_mask()
+    assert not field.mask.mask.any() and (field(*some_rays(20)).remaining == 1).all()
+
+
+def test_resizing_keeps_linear_fields_and_renews_the_mask_with_the_shift_of_before():
+    field = small_field().double()
+    slope = torch.tensor([3.0, -2, 5]).double()
+    shape = field.mask.mask.shape
+    with torch.no_grad():
+        field.density.values[0] = grid_points(shape, field.density.lower, field.density.upper) @ slope - 1
+        field.features.values[2] = grid_points(shape, field.density.lower, field.density.upper) @ slope.flip(0)
+    old_mask, old_shift, parameters = field.mask.mask.clone(), field.shift, list(field.parameters())
+    field.resize(1700)
+    edge = (math.prod((UPPER - LOWER).tolist()) / 1700) ** (1 / 3)
+    shape = tuple(math.floor(length / edge) for length in (UPPER - LOWER).tolist())
+    assert field.voxel_size == pytest.approx(edge) and field.shift == old_shift - 1
+    assert field.density.values.shape == (1, *shape) and field.features.values.shape == (3, *shape)
+    assert not any(new is old for new in field.parameters() for old in parameters)
+    points = LOWER + torch.rand(50, 3).double() * (UPPER - LOWER)
+    assert torch.allclose(field.density(points)[:, 0], points @ slope - 1)
+    assert torch.allclose(field.features(points)[:, 2], points @ slope.flip(0))
+
+    nodes = grid_points(shape, LOWER.double(), UPPER.double())
+    ratio = (8 * VOXELS / 1700) ** (1 / 3)
+    opacity = 1 - (1 + (nodes @ slope - 1 + old_shift).exp()) ** -ratio
+    expected = dilated(opacity, THRESHOLD)
+    assert not torch.equal(expected, dilated(1 - (1 + (nodes @ slope - 2 + old_shift).exp()) ** -ratio, THRESHOLD))
+    for node in itertools.product(*map(range, shape)):
+        expected[node] &= nearest(old_mask, nodes[node].tolist())
+    assert torch.equal(field.mask.mask, expected) and 0.2 < expected.double().mean() < 0.75
+    field.resize(3000, shift_by=0.0)
+    assert field.shift == old_shift - 1
+
+
+def test_after_four_scalings_a_voxel_never_touched_is_left_out_of_pictures_but_not_of_the_mask():
+    field = VoxelField(LOWER, UPPER, 1000, final_voxels=16_000, alpha_init=1e-2, threshold=1e-4, near=2.0)
+    for voxels in (2000, 4000, 8000, 16_000):
+        field.resize(voxels)
+    assert field.shift == pytest.approx(-8.595, abs=1e-3) and field.mask.mask.all()
+    assert -field.log_transparency(torch.zeros(1), 0.5).expm1().item() == pytest.approx(9.2e-5, abs=1e-6)
+    assert torch.allclose(field.node_opacity(), torch.tensor(1.85e-4), rtol=0.01)
+    field.renew_mask()
+    assert field.mask.mask.all() and len(field(*some_rays(20)).weights) == 0
+
+
+def test_a_state_of_another_size_is_restored(tmp_path):
+    field, rays = small_field("relu+fr"), some_rays(40)
+    field.resize(1300)
+    field.resize(2400)
+    torch.save(field.state_dict(), tmp_path / "field.pt")
+    torch.manual_seed(9)
+    other = VoxelField(LOWER, UPPER, 8, final_voxels=8 * VOXELS, alpha_init=1e-2, threshold=THRESHOLD, near=NEAR,
+                       mode="relu+fr", **FR)
+    parameters = list(other.parameters())
+    other.load_state_dict(torch.load(tmp_path / "field.pt", weights_only=True))
+    assert all(new is old for new, old in zip(other.parameters(), parameters, strict=True))  # an optimizer's stay its
+    assert (other.shift, other.voxel_size) == (field.shift, field.voxel_size)
+    for got, expected in zip(other(*rays), field(*rays)):
+        assert torch.equal(got, expected) and len(got) > 10
+    for restored in (field, other):
+        restored.resize(4800)
+    assert torch.equal(other.mask.mask, field.mask.mask)
+
+
+def test_folding_leaves_the_picture_as_it_is():
+    field, rays = small_field("relu+fr"), some_rays(50)
+    folded = fold(field)
+    assert not any(isinstance(layer, FourierReparamLinear) for layer in folded.modules())
+    for got, expected in zip(folded(*rays), field(*rays)):
+        assert torch.allclose(got, expected, atol=1e-6) and len(got) > 20
+
+
+def test_sizes_at_the_paper_s_setting():
+    paper = dict(low_freq_num=64, high_freq_num=64, phase_num=64, alpha=0.05)
+    plain, reparameterized = (VoxelField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4,
+                                         near=2.0, mode=mode, **paper) for mode in ("relu", "relu+fr"))
+
+    def count(module):
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    assert plain.features.values.shape[0] == 12 and count(plain.color) == 40 * 128 + 129 * 128 + 129 * 3
+    (layer,) = (layer for layer in reparameterized.modules() if isinstance(layer, FourierReparamLinear))
+    assert layer is reparameterized.color[2] and count(layer) == 1_048_704 and layer.basis.shape == (8192, 128)
+    assert torch.linalg.matrix_rank(layer.double().basis) == 126
+    assert 1.8 < 128 * layer.weight.var() < 2.15  # He's scale
+    for field in (plain, reparameterized):
+        assert not field.color[4].bias.any() and field.color[0].bias.any()
+        assert not field.density.values.any() and not field.features.values.any() and field.mask.mask.all()
+
+
+def test_directions_are_encoded_at_unit_length_without_pi():
+    direction = torch.nn.functional.normalize(torch.tensor([0.3, -0.5, 0.9]), dim=0)
+    expected = [*direction.tolist()]
+    for wave, i in itertools.product((math.sin, math.cos), range(4)):
+        expected += [wave(2**i * d) for d in direction.tolist()]
+    found = small_field("relu").direction_encoding(direction)
+    assert sorted(found.tolist()) == pytest.approx(sorted(expected), abs=1e-6) and len(expected) == 27
+
+
+@pytest.mark.parametrize("mode", ["sin", "relu+pe", ""])
+def test_an_unknown_mode_is_named(mode):
+    with pytest.raises(ValueError, match="mode must be one of relu, relu\\+fr") as error:
+        VoxelField(LOWER, UPPER, 8, final_voxels=8, alpha_init=1e-2, threshold=1e-4, near=2.0, mode=mode, **FR)
+    assert repr(mode) in str(error.value)
+
+
+def test_autocast_reaches_the_colour_network_alone():
+    field, rays = small_field("relu+fr"), some_rays(50)
+    full = field(*rays)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = field(*rays)
+    assert all(got.dtype == torch.float32 for got in low[:5])
+    assert torch.equal(low.weights, full.weights) and torch.equal(low.remaining, full.remaining)
+    assert torch.allclose(low.color, full.color, atol=0.03) and not torch.equal(low.color, full.color)
+
+
+def test_an_image_is_that_of_its_pixels():
+    field, height, width, focal = small_field("relu", background=0.0), 7, 10, 9.0
+    pose = np.array([[1, 0, 0, 0.1], [0, 0, -1, -2.5], [0, 1, 0, 0.2]], np.float32)  # looks along y
+    color, depth = render_image(field, pose, focal, height, width, torch.device("cpu"), chunk=16)
+    assert color.shape == (7, 10, 3) and depth.shape == (7, 10) and color.dtype == depth.dtype == np.float32
+    assert 0.2 < (depth > 0).mean() < 1
+    for row, column in itertools.product(range(height), range(width)):
+        alone = field(*pixel_rays(torch.from_numpy(pose)[None], focal, height, width, torch.tensor([0]),
+                                  torch.tensor([row]), torch.tensor([column])))
+        assert np.allclose(color[row, column], alone.color[0].detach(), atol=1e-5)
+        assert depth[row, column] == pytest.approx(alone.depth.item(), abs=1e-5)
+
+
+def test_depth_counts_along_the_viewing_axis():
+    field = VoxelField(torch.full((3,), -2.0), torch.full((3,), 2.0), 9**3, final_voxels=9**3, alpha_init=1e-2,
+                       threshold=1e-4, near=0.1)
+    field.density.values.data[0] = grid_points((9, 9, 9), *(field.density.lower, field.density.upper))[..., 1] * 200
+    pose = np.array([[1, 0, 0, 0], [0, 0, -1, -1.9], [0, 1, 0, 0]], np.float32)  # a wall at y = 0, seen from y = −1.9
+    _, depth = render_image(field, pose, 20.0, 15, 15, torch.device("cpu"))
+    assert np.abs(depth - 1.9).max() < 0.25 and np.ptp(depth) < 0.25  # the corner's distance is 1.9 × 1.12
+
+
+@pytest.mark.parametrize("background", [1.0, 0.0])
+def test_photographs_composite_their_pixels_and_know_their_rays(background):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 5, 7, 4), dtype=np.uint8)
+    images[0, 0, :2, 3] = 0, 255
+    turns = [np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
+    poses = np.stack([np.column_stack([q * np.sign(np.linalg.det(q)), rng.normal(size=3)]) for q in turns])
+    photographs = Photographs(torch.from_numpy(images), torch.from_numpy(poses), 6.0, background)
+    assert photographs.pixels == 3 * 5 * 7
+    pixels = torch.randperm(photographs.pixels)
+    for pixel, origin, direction, color in zip(pixels, *photographs.rays(pixels)):
+        view, row, column = np.unravel_index(pixel.item(), (3, 5, 7))
+        r, g, b, a = (images[view, row, column] / 255).tolist()
+        assert color.tolist() == pytest.approx([c * a + (1 - a) * background for c in (r, g, b)])
+        x, y, z = poses[view, :, :3].T @ ((origin + 3 * direction).numpy() - poses[view, :, 3])  # in camera axes
+        assert (6 * x / -z + 3.5, 6 * -y / -z + 2.5, z) == pytest.approx((column + 0.5, row + 0.5, -3))
+    assert photographs.rays(pixels[:0])[2].shape == (0, 3)
+
+
+def test_total_variation_adds_the_gradient_of_a_huber_loss():
+    torch.manual_seed(3)
+    values = torch.nn.Parameter(torch.randn(2, 4, 5, 3).double())
+    loss = 0
+    for node in itertools.product(*map(range, (4, 5, 3))):
+        for axis in range(3):
+            neighbour = tuple(n + (i == axis) for i, n in enumerate(node))
+            if neighbour[axis] < values.shape[1 + axis]:
+                loss = loss + torch.nn.functional.huber_loss(values[:, *node], values[:, *neighbour], reduction="sum")
+    (expected,) = torch.autograd.grad(0.3 * loss, values)
+    before = torch.randn_like(values) * (torch.rand_like(values) < 0.6)
+    values.grad = before.clone()
+    add_total_variation_(values, 0.3)
+    assert torch.allclose(values.grad, before + expected * (before != 0)) and (values.grad == 0).sum() > 20
+
+
+@pytest.mark.gpu
+def test_the_same_on_a_gpu():
+    field, rays = small_field("relu+fr").double(), some_rays(200, torch.float64)
+    on_gpu = copy.deepcopy(field).cuda()
+    renderings = field(*rays), on_gpu(*(x.cuda() for x in rays))
+    for got, expected in zip(renderings[1], renderings[0]):
+        assert torch.allclose(got.cpu(), expected, atol=1e-9)
+    for rendering in renderings:
+        rendering.color.square().sum().backward()
+    for got, expected in zip(on_gpu.parameters(), field.parameters()):
+        assert torch.allclose(got.grad.cpu(), expected.grad, rtol=1e-6, atol=1e-9)
+    for one in (field, on_gpu):
+        one.renew_mask()
+        one.resize(1300)
+    assert torch.equal(on_gpu.mask.mask.cpu(), field.mask.mask) and isinstance(on_gpu.mask, MaskGrid)
+    made_there = VoxelField(LOWER.cuda(), UPPER.cuda(), 100, final_voxels=100, alpha_init=1e-2, threshold=1e-4,
+                            near=NEAR, mode="relu", **FR)
+    assert made_there(*(x.float().cuda() for x in rays)).color.is_cuda
