@@ -50,7 +50,7 @@ PAPER = {mode: {"alpha": alpha, "lr": lr, "hidden_features": 256, "hidden_layers
          for mode, alpha, lr in (("relu", 0.01, 2e-3), ("relu+fr", 0.01, 2e-3), ("relu+pe", 0.01, 2e-3),
                                  ("relu+pe+fr", 0.01, 2e-3), ("sin", 0.001, 5e-4), ("sin+fr", 0.001, 5e-3))}
 DECAY = 0.2  # of the learning rate over all epochs
-QUICK = {"epochs": 10, "chunk": 1_024}
+QUICK = {"epochs": 18, "chunk": 1_024}
 QUICK_SIDE = 28  # voxels of the longest side
 VIEWS = {"thai_statue": (120, 15, 1), "dragon": (120, 15, 0)}  # azimuth and elevation in degrees, the axis upward
 VIEW = (-60, 25, 2)

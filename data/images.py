@@ -22,6 +22,9 @@ KODAK_SHA256 = {
     8: "ba23983c76b4832ee0e8af0592664756841a16779acd69f792e268fb6d13d6e7",
 }
 BUNDLED = ("astronaut", "camera", "chelsea", "coffee", "rocket")  # of scikit-image, with nothing to download
+# EXIF's eight orientations, 1 as it is: whether to mirror, then how many quarters to turn counter-clockwise.
+TURNS = {1: (False, 0), 2: (True, 0), 3: (False, 2), 4: (True, 2),
+         5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 SMALLEST = 11  # pixels a side: the window of the SSIM
 
 
@@ -86,9 +89,10 @@ def read_image(path: Path) -> np.ndarray:
                         f"path, or one of {', '.join(BUNDLED)}")
     try:
         if path.suffix.lower() in (".tif", ".tiff"):
-            pixels = iio.imread(path)
+            pixels = iio.imread(path, plugin="tifffile")
             one = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] <= 4)
-            frames = pixels[None] if one else pixels
+            mirrored, quarters = TURNS[iio.immeta(path, plugin="tifffile", index=0).get("Orientation") or 1]
+            frames = [np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters)] if one else pixels
         else:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")  # of Pillow at 90 million pixels, and of trailing junk

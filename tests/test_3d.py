@@ -109,7 +109,7 @@ def test_quick_run_of_a_solid(tmp_path, script):
     _, truth = load_volume("holed_sphere", tmp_path, 20)
     arrays = np.load(folder / "sin+fr-seed0.npz")
     predicted = np.unpackbits(arrays["predicted"], count=truth.size).reshape(truth.shape).astype(bool)
-    assert iou(predicted, truth) == values["sin+fr"] and arrays["iou"].shape == (10,)
+    assert iou(predicted, truth) == values["sin+fr"] and arrays["iou"].shape == (18,)
     mesh = trimesh.load(folder / "sin+fr-seed0.ply")
     assert len(mesh.faces) == len(surface(predicted).faces)
     assert np.ptp(trimesh.load(folder / "ground-truth.ply").vertices, axis=0) == pytest.approx(truth.shape)

@@ -51,6 +51,19 @@ def test_jpeg(tmp_path):
     assert image.shape == (40, 30, 3) and np.abs(image - smooth[..., None] / 255).max() < 0.03
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_is_turned_as_a_png_is(tmp_path, orientation):
+    from PIL import Image
+
+    exif = Image.Exif()
+    exif[274] = orientation
+    for name in ("a.tif", "a.png"):
+        Image.fromarray(COLOUR).save(tmp_path / name, exif=exif)
+    turned = read_image(tmp_path / "a.tif")
+    assert np.array_equal(turned, read_image(tmp_path / "a.png"))
+    assert turned.shape == ((17, 13, 3) if orientation > 4 else (13, 17, 3))
+
+
 def test_grey_is_repeated_and_16_bits_are_kept(tmp_path):
     deep = RNG.integers(0, 65536, (13, 17), dtype=np.uint16)
     png(tmp_path / "grey.png", GREY)

@@ -139,25 +139,21 @@ def test_rendering_and_its_gradient_follow_the_definition(mode, background):
         assert torch.allclose(got, by_definition, atol=1e-10) and by_definition.any()
 
 
-def test_a_ray_that_passes_the_box_closely_sees_nothing():
+def test_only_rays_through_the_box_beyond_near_see_it():
     field = small_field()
     field.mask.mask[:] = True
     field.density.values.data[:] = 20
-    beside, within = 0.9 + 0.01 * torch.tensor([[1.0], [-1.0]])
-    for z, remaining in ((beside, 1), (within, 0)):
-        origins = torch.tensor([[-2, 0.1, z], [0.1, 3, z], [0.1, 0, z + 1], [0.1, -0.3, z + 2]])
-        directions = torch.tensor([[1, 0, 0.0], [0, -1, 0], [0, 0, 1], [0.01, 0, 0]])[:2]
-        assert (field(origins[:2], directions).remaining < 0.01).all() == (remaining == 0)
-    # Beyond what is nearer than `near`, and behind the camera.
-    origins, directions = torch.tensor([[0.0, 0, 2], [0, 0, 2]]), torch.tensor([[0.0, 0, -4], [0, 0, 1]])
-    assert (field(origins, directions).remaining == 1).all()
+    # Closely above and below the upper face; as near as to have the box in front of `near`, farther, and behind.
+    origins = torch.tensor([[-2, 0.1, 0.91], [-2, 0.1, 0.89], [0, 0, 2], [0, 0, 2], [0, 0, 2]])
+    directions = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 0, -3.2], [0, 0, -2.9], [0, 0, 1]])
+    assert (field(origins, directions).remaining < 0.5).tolist() == [False, True, False, True, False]
 
 
 def test_float32_shows_what_float64_shows():
     field, rays = small_field("relu+fr"), some_rays(300)
     low, high = field(*rays), copy.deepcopy(field).double()(*(x.double() for x in rays))
     close = (low.color - high.color).abs().amax(1) < 1e-4
-    assert low.color.dtype == torch.float32 and close.double().mean() > 0.97  # a sample at a threshold may go over it
+    assert low.color.dtype == torch.float32 and close.double().mean() > 0.99  # a sample at a threshold may go over it
 
 
 @pytest.mark.parametrize("rays", [0, 7])
@@ -227,7 +223,7 @@ def test_a_renewed_mask_has_lost_what_is_empty_with_its_neighbours():
     opacity = 1 - (1 + (raw[0].double() + math.log(1 / 0.99 - 1)).exp()) ** -2.0
     expected = before & dilated(opacity, THRESHOLD)
     field.renew_mask()
-    assert torch.equal(field.mask.mask, expected) and 0.1 < expected.double().mean() < 0.9 * before.double().mean()
+    assert torch.equal(field.mask.mask, expected) and 0.2 < expected.sum() / before.sum() < 0.8
     raw.data[:] = 20
     field.renew_mask()
     assert torch.equal(field.mask.mask, expected)  # what is lost stays lost

@@ -1,0 +1,111 @@
+"""One figure of all experiments, FR under its baseline: the first picture of the README.
+
+    python overview.py
+
+Draws from the records and arrays of the other scripts: for each experiment those at the paper's size where they are
+there, otherwise those of a smaller one (results/reduced, results/quick). Writes figures/overview.png.
+"""
+
+import argparse
+import json
+import math
+from importlib import import_module
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+from data.signals import square_like_wave
+from experiment import cli, plots
+from experiment.meshes import look, render, surface
+from experiment.metrics import relative_spectral_error
+
+fitting = import_module("1d_function_fitting")
+heat_maps = import_module("1d_relative_error_in_frequency")
+occupancy = import_module("3D_occupance")
+
+SETS = ("", "reduced", "quick")  # the folders below results, the largest experiment first
+
+
+class Finished(NamedTuple):
+    """A finished run: its record and its arrays."""
+
+    record: dict
+    arrays: dict[str, np.ndarray]
+
+
+def pair(results: Path, experiment: str, cases: tuple[str, ...], mode: str) -> tuple[Finished, Finished]:
+    """The runs of a mode and of the same with FR, seed 0; of the first set and case in which both are there."""
+    for folder in (results / some / experiment / case for some in SETS for case in cases):
+        stems = [folder / f"{name}-seed0" for name in (mode, f"{mode}+fr")]
+        if all(Path(f"{stem}{suffix}").exists() for stem in stems for suffix in (".json", ".npz")):
+            found = []
+            for stem in stems:
+                with np.load(f"{stem}.npz", allow_pickle=False) as arrays:
+                    found.append(Finished(json.loads(Path(f"{stem}.json").read_text(encoding="utf-8")), dict(arrays)))
+            return found[0], found[1]
+    raise cli.UserError(f"no finished runs of {experiment} {' or '.join(cases)} with {mode} and {mode}+fr below "
+                        f"{results}; their script trains them")
+
+
+def volume_of(run: Finished) -> np.ndarray:
+    """The predicted voxels of a 3D run."""
+    shape = run.record["config"]["shape"]
+    return np.unpackbits(run.arrays["predicted"], count=math.prod(shape)).reshape(shape).astype(bool)
+
+
+def close_up(volumes: list[np.ndarray], view: tuple[float, float, int]) -> list[np.ndarray]:
+    """The surfaces of volumes from one camera: the half of the picture with the most detail."""
+    camera, center = look(*view), np.array(volumes[0].shape) / 2 - 0.5
+    side = 1.05 * np.linalg.norm(volumes[0].shape)
+    pictures = [render(surface(volume), camera, center, side, side, 900 / side) for volume in volumes]
+    rows, columns = plots.busiest_window(pictures[-1])
+    return [picture[rows, columns] for picture in pictures]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
+    parser.add_argument("--figures", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
+    args = parser.parse_args()
+
+    waves = pair(args.results, "1d", ("function",), "relu")
+    images = pair(args.results, "2d", ("kodim05",), "relu+pe")
+    volumes = pair(args.results, "3d", ("thai_statue", "dragon"), "relu+pe")
+    views = pair(args.results, "ngp", ("lego", "toy"), "relu")
+
+    figure, axes = plt.subplots(2, 4, figsize=(14, 6.6), width_ratios=[1.35, 1, 1, 1])
+    target = square_like_wave()[1].numpy()[:, 0]
+    for run, axis in zip(waves, axes[:, 0]):
+        error = relative_spectral_error(run.arrays["outputs"], target, list(fitting.BINS.values()))
+        heat = heat_maps.heat_map(axis, error, run.record["mode"])
+    figure.colorbar(heat, ax=axes[:, 0], location="left", label="relative error in frequency", shrink=0.7)
+
+    window = plots.busiest_window(images[1].arrays["reconstruction"])
+    for run, axis in zip(images, axes[:, 1]):
+        axis.imshow(run.arrays["reconstruction"][window].clip(0, 1), interpolation="nearest")
+        axis.set_title(f"{plots.LABELS[run.record['mode']]}: {run.record['metrics']['psnr']:.2f} dB")
+    case = volumes[0].record["case"]
+    for run, picture, axis in zip(volumes, close_up([volume_of(run) for run in volumes],
+                                                    occupancy.VIEWS.get(case, occupancy.VIEW)), axes[:, 2]):
+        axis.imshow(picture)
+        axis.set_title(f"{plots.LABELS[run.record['mode']]}: IoU {run.record['metrics']['iou']:.4f}")
+    for run, axis in zip(views, axes[:, 3]):
+        middle = len(run.arrays["images"]) // 2
+        axis.imshow(run.arrays["images"][middle])
+        axis.set_title(f"{plots.LABELS[run.record['mode']]}: {run.record['metrics']['psnr']:.2f} dB")
+
+    sizes = ["a 1D function, 10,000 steps", "Kodak 05, {1} × {0} pixels".format(*images[0].record["config"]["shape"]),
+             f"{case}, {' × '.join(map(str, volumes[0].record['config']['shape']))} voxels",
+             "Instant-NGP, {}, {} × {} pixels".format(views[0].record["case"],
+                                                      *views[0].record["config"]["scene"]["test"][1:3])]
+    for axis, size in zip(axes[0], sizes):
+        axis.annotate(size, (0.5, 1.14), xycoords="axes fraction", ha="center", fontsize=12, fontweight="bold")
+    for axis in axes[:, 1:].flat:
+        axis.set_axis_off()
+    plots.save(figure, args.figures / "overview.png")
+
+
+if __name__ == "__main__":
+    cli.run(main)

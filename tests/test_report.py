@@ -1,0 +1,65 @@
+"""The report's tables, and that the README has them."""
+
+import io
+import json
+import re
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from experiment import report
+from experiment.cli import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def write(path, mode, seed, psnr, **more):
+    record = {"experiment": "2d", "case": "kodim05", "mode": mode, "seed": seed,
+              "config": {"steps": 10_000, "shape": [512, 768, 3]}, "metrics": {"psnr": psnr, "ssim": 0.5},
+              "time": {"train_seconds": 10.0 + seed, "steps_per_second": 1.0},
+              "environment": {"device": "cpu", "precision": "fp32"}, **more}
+    path.mkdir(parents=True, exist_ok=True)
+    (path / f"{mode}-seed{seed}.json").write_text(json.dumps(record))
+
+
+def rows(text):
+    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()[2:]]
+
+
+def test_means_spreads_gains_and_published_values(tmp_path):
+    folder = tmp_path / "2d" / "kodim05"
+    for seed, (plain, fr) in enumerate([(20.0, 22.0), (22.0, 25.0)]):
+        write(folder, "sin", seed, plain)
+        write(folder, "sin+fr", seed, fr)
+    write(tmp_path / "quick" / "2d" / "kodim05", "sin+fr", 0, 40.0)
+    baseline, fr, quick = rows(report.images(report.read(tmp_path)))
+    assert baseline == ["kodim05", "768 × 512, 10,000 steps", "sin", "21.00 ± 1.41", "33.05", "–", "0.500 ± 0.000",
+                        "0 1", "cpu, fp32", "10"]
+    assert fr[3:6] == ["23.50 ± 2.12", "34.64", "+2.50"]
+    assert quick[3:6] == ["40.00", "–", "–"]  # no published value for another size, and no baseline in the same folder
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    write(tmp_path / "2d" / "kodim05", "sin", 0, 20.0)
+    (tmp_path / "2d" / "kodim05" / "relu-seed0.json").write_text("{")
+    with pytest.raises(UserError, match="relu-seed0.json"):
+        report.read(tmp_path)
+
+
+def test_the_readme_has_the_tables_of_the_committed_records(tmp_path):
+    # Of what is committed: runs made since then rewrite records, and are nothing that the README need know of.
+    try:
+        packed = subprocess.run(["git", "archive", "HEAD", "results", "README.md"], cwd=ROOT, check=True,
+                                capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
+        archive.extractall(tmp_path, filter="data")
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    places = dict(re.findall(r"<!-- table: (.*?) -->\n(.*?)\n<!-- end of table -->", text, re.DOTALL))
+    assert set(places) == set(report.TABLES)
+    for name, make in report.TABLES.items():
+        assert places[name] == make(report.read(tmp_path / "results")), f"{name}: python -m experiment.report --write"
+        assert len(rows(places[name])) >= 2
