@@ -234,12 +234,12 @@ def print_table(runs: list[Run]) -> None:
         print(f"{mode:<12}{f'{np.mean(losses):.4f}{spread}':>18}{loss:>10}   "
               f"{'  '.join(f'{value:.3f}' for value in error):<36}"
               f"{'  '.join(f'{value:.2f}' for value in released) or '–':<22}"
-              f"{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>6.1f}")
+              f"{np.mean([run.seconds() for run in of_mode]):>6.1f}")
 
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The options, here and in the script that draws the heat maps."""
-    return cli.options(description, modes=MODES, default_modes=COMPARED, steps=PAPER["steps"], checkpoint_every=2_500)
+    return cli.options(description, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500)
 
 
 def main() -> None:

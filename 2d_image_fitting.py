@@ -247,7 +247,7 @@ def print_table(runs: list[Run]) -> None:
         print(f"{case:<14}{mode:<12}{np.mean(values['psnr']):>{16 - len(spread)}.2f}{spread}"
               f"{np.mean(values['psnr_best']):>8.2f}{published.PSNR_KODAK_05[mode] if as_published else '–':>11}"
               f"{np.mean(values['ssim']):>8.3f}"
-              f"{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>10.1f}")
+              f"{np.mean([run.seconds() for run in of_mode]):>10.1f}")
 
 
 def main() -> None:

@@ -308,7 +308,7 @@ def print_table(runs: list[Run]) -> None:
         chamfer, f_score = ("–" if None in column else f"{np.mean(column):.3f}" for column in surfaces)
         print(f"{case:<14}{mode:<12}{means[case, mode]:>{16 - len(spread)}.4f}{spread}{gain:>9}"
               f"{known.get(mode, '–'):>11}{chamfer:>9}{f_score:>9}"
-              f"{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>10.1f}")
+              f"{np.mean([run.seconds() for run in of_mode]):>10.1f}")
     print("Chamfer distance in voxels; F-score at one voxel")
 
 

@@ -161,7 +161,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     clock = Stopwatch(device)
     state = {"field": field, "optimizer": optimizer, "clock": clock, "mse": mse}
     step = run.restore(**state)
-    epoch, order = -1, None
+    epoch, order = -1, torch.empty(0)
     report_every = min(100, max(1, steps // 20))
     with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
         while step < steps:
@@ -172,8 +172,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
                     if (coarse or config["mask_renew"]) and (iteration + half) % config["renew_every"] == 0:
                         field.renew_mask()
                     if iteration in scale_at:
-                        left = len(scale_at) - scale_at.index(iteration) - 1
-                        field.resize(config["voxels"] // 2**left, shift_by=float(config["act_decay"]))
+                        to_come = len(scale_at) - scale_at.index(iteration) - 1
+                        field.resize(config["voxels"] // 2**to_come, shift_by=float(config["act_decay"]))
                         optimizer = state["optimizer"] = optimizer_of(field, config, factors)
                     if pool is None:
                         pixels = torch.randint(photographs.pixels, (rays,), device=device)
@@ -221,7 +221,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
         lower, upper = corners_of(plain)
         rendering.save_field(run, field=plain.state_dict(), lower=lower, upper=upper)
         metrics, arrays["images"] = render_views(plain, run, args, autocast)
-        line = f"{metrics['psnr']:.2f} dB on {len(metrics['views'])} test views"
+        line = f"{metrics['psnr']:.2f} dB on {len(arrays['images'])} test views"
     run.finish(metrics=metrics, seconds=clock.seconds, steps=steps, environment=environment(device, run.precision),
                arrays=arrays)
     return f"{line} in {clock.seconds:.1f} s, {steps / clock.seconds:.1f} iterations a second{memory}"

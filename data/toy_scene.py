@@ -53,7 +53,7 @@ class Box:
     colours: tuple
 
     def span(self, origin: ndarray, direction: ndarray) -> tuple[ndarray, ndarray]:
-        spans = [between(*ray, half) for *ray, half in zip(
+        spans = [between(start, along, half) for start, along, half in zip(
             self.axes() @ (origin - column(self.centre)), self.axes() @ direction, self.half)]
         return np.maximum.reduce([span[0] for span in spans]), np.minimum.reduce([span[1] for span in spans])
 
@@ -90,7 +90,7 @@ class Slab:
         return np.where(side, outward, upright), np.floor(point[:2] / self.cell).astype(int).sum(0) % 2
 
 
-SOLIDS = (
+SOLIDS: tuple[Ball | Box | Slab, ...] = (
     Slab(-0.58, 0.06, 1.16, 0.145, ((0.93, 0.89, 0.80), (0.45, 0.29, 0.20))),
     Ball((-0.42, 0.22, 0.00), 0.52, 16, 4.0, ((0.86, 0.16, 0.13), (0.97, 0.93, 0.85))),
     Ball((0.02, -0.62, -0.26), 0.26, 10, 0.0, ((0.10, 0.32, 0.75), (0.95, 0.80, 0.20))),

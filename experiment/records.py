@@ -98,10 +98,17 @@ class Run:
     def metric(self, name: str) -> Any:
         """One entry of the finished record's metrics. UserError if it is not there."""
         try:
-            return self.record()["metrics"][name]
+            return (self.record() or {})["metrics"][name]
         except (KeyError, TypeError) as error:
             raise UserError(f"{self.path('.json')} is damaged, its metrics have no {name}; "
                             "--force trains it again") from error
+
+    def seconds(self) -> float:
+        """How long the training took, of the finished record. UserError if it is not there."""
+        try:
+            return (self.record() or {})["time"]["train_seconds"]
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{self.path('.json')} is damaged, it has no time; --force trains it again") from error
 
     def arrays(self, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
         """The bulk arrays beside the record. UserError if they are damaged, or if one of `shapes` is another."""

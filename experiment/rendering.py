@@ -69,7 +69,7 @@ def render_views(run: Run, render: Render, poses: np.ndarray, focal: float, trut
         # From 0, where there is nothing, to the farthest: near is dark.
         write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
                       pictures(run) / f"{name}-depth.png")
-    write_turntable(run, render, poses, focal, *truth.shape[1:3], frames=frames)
+    write_turntable(run, render, poses, focal, truth.shape[1], truth.shape[2], frames)
     means = {name: float(np.mean(values)) for name, values in metrics.items()}
     return {**means, "views": names, "psnr_views": metrics["psnr"], "ssim_views": metrics["ssim"]}, np.stack(images)
 
@@ -179,7 +179,7 @@ def draw_views(runs: list[Run], truth: np.ndarray, names: list[str], title: str,
                                 figsize=(panel * columns + 0.6, (panel * ratio + 0.25) * 2 * len(chosen) + 0.6))
     for place, view in enumerate(chosen):
         window = plots.busiest_window(truth[view])
-        shown = [("ground truth", names[view], truth[view], {})]
+        shown: list[tuple[str, str, np.ndarray, dict]] = [("ground truth", names[view], truth[view], {})]
         for run, image in zip(runs, images):
             shown.append((plots.LABELS[run.mode], f"{run.metric('psnr_views')[view]:.2f} dB", image[view], {}))
         for run, error in zip(runs, errors):
@@ -228,7 +228,7 @@ def print_table(runs: list[Run], published: dict[str, float]) -> None:
         means = [np.mean([run.metric(name) for run in of_mode]) for name in ("psnr_8bit", "ssim")]
         print(f"{of_mode[0].case:<12}{mode:<10}{np.mean(values):>{16 - len(spread)}.2f}{spread}{known:>11}"
               f"{means[0]:>8.2f}{means[1]:>8.3f}{len(of_mode[0].metric('views')):>7}"
-              f"{np.mean([run.record()['time']['train_seconds'] for run in of_mode]):>10.1f}")
+              f"{np.mean([run.seconds() for run in of_mode]):>10.1f}")
 
 
 def draw_renderers(runs: list[Run], args: argparse.Namespace, truth: np.ndarray, names: list[str]) -> None:
@@ -238,7 +238,7 @@ def draw_renderers(runs: list[Run], args: argparse.Namespace, truth: np.ndarray,
         runs: Instant-NGP's; of the other renderer the records of the same scene, background, modes and seed are taken.
         truth, names: the test views.
     """
-    shown = []
+    shown: list[tuple[str, str, np.ndarray]] = []
     for experiment, name in (("dvgo", "DVGO"), ("ngp", "Instant-NGP")):
         for run in (run for run in runs if run.seed == args.seeds[0]):
             stem = args.results / experiment / run.case / f"{run.mode}-seed{run.seed}"

@@ -23,7 +23,7 @@ from models.voxel_field import VoxelField
 from models.voxels import grid_points
 
 SCRIPT = "dvgo.py"
-STEPS, SCALE_AT = 40, [15, 30]
+STEPS, SCALE_AT, VOXELS = 40, [15, 30], 24**3
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,8 +31,8 @@ def small():
     """A size at which a run takes seconds, the runs one after another in this process."""
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        coarse = {**dvgo.QUICK["coarse"], "steps": 60, "rays": 512, "voxels": 20**3, "renew_every": 20}
-        patch.setattr(dvgo, "QUICK", {**dvgo.QUICK, "steps": STEPS, "rays": 256, "voxels": 32**3, "scale_at": SCALE_AT,
+        coarse = {**dvgo.QUICK["coarse"], "steps": 60, "rays": 256, "voxels": 16**3, "renew_every": 20}
+        patch.setattr(dvgo, "QUICK", {**dvgo.QUICK, "steps": STEPS, "rays": 128, "voxels": VOXELS, "scale_at": SCALE_AT,
                                       "decay_steps": 60, "renew_every": 20, "coarse": coarse})
         patch.setattr(dvgo, "cpu_count", lambda: 1)
         yield
@@ -56,7 +56,7 @@ def finished(small, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
         patch.setattr(dvgo, "MaskedAdam", Seen)
-        patch.setattr(sys, "argv", [SCRIPT, *options(path, "--frames", 3)])
+        patch.setattr(sys, "argv", [SCRIPT, *options(path, "--frames", 2)])
         dvgo.main()
     return SimpleNamespace(path=path, folder=path / "results" / "quick" / "dvgo" / "toy", optimizers=optimizers,
                            stdout=printed.getvalue())
@@ -74,7 +74,7 @@ def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
         record = json.loads(stem.with_suffix(".json").read_text())
         metrics = record["metrics"]
         # Blank views have 8.4 dB, views of one colour 10.3, a trained box with an untrained colour network 11.4.
-        assert metrics["psnr"] > 15.5 and metrics["ssim"] > 0.4, metrics
+        assert metrics["psnr"] > 15 and metrics["ssim"] > 0.4, metrics
         assert metrics["psnr"] == pytest.approx(np.mean(metrics["psnr_views"]))
         assert metrics["views"] == scene.test.names and len(set(metrics["psnr_views"])) == len(truth)
         assert record["config"]["scene"]["train"] == [60, 32, 32, 4] and record["config"]["background"] == "white"
@@ -86,7 +86,7 @@ def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
             assert np.array_equal(iio.imread(stem / f"{name}.png"), image)
             depth = iio.imread(stem / f"{name}-depth.png")
             assert depth.shape == (32, 32) and depth[0, 0] == 0 and depth[16, 16] > 100
-        assert iio.imread(stem / "turntable.gif").shape[:3] == (3, 32, 32)
+        assert iio.imread(stem / "turntable.gif").shape[:3] == (2, 32, 32)
         assert not stem.with_suffix(".ckpt").exists()
     assert {file.name for file in (finished.path / "figures" / "quick").iterdir()} == {"dvgo_toy.png",
                                                                                       "dvgo_toy_psnr.png"}
@@ -112,8 +112,8 @@ def test_optimizer_and_shift_begin_anew_with_each_scaling(finished):
         assert density["lr_factor"] is None and optimizer.state[density["params"][0]]["step"] == steps
         for group, lr in ((density, 0.4), (features, 0.4), (color, 1e-3)):
             assert group["lr"] == pytest.approx(lr * 0.1 ** (steps / 60))
-    assert [optimizer.param_groups[0]["params"][0].numel() > 0.8 * 32**3 / 4 * 2**i
-            for i, optimizer in enumerate(fine[:3])] == [True] * 3
+    for optimizer, voxels in zip(fine, 2 * (VOXELS / 4, VOXELS / 2, VOXELS)):
+        assert 0.75 < optimizer.param_groups[0]["params"][0].numel() / voxels <= 1
     field = torch.load(finished.folder / "relu+fr-seed0.pt", weights_only=True)["field"]
     assert field["_extra_state"]["shift"] == pytest.approx(math.log(1 / 0.99 - 1) - len(SCALE_AT))
     assert not any("coefficients" in name for name in field)  # the FR layer is folded
@@ -126,7 +126,7 @@ def test_rendering_again_trains_nothing_and_shows_the_same(finished, call, monke
     for file in pictures:
         file.unlink()
     monkeypatch.setattr(dvgo, "sweep", None)
-    done = call(SCRIPT, *options(finished.path, "--frames", 3, "--render-only"))
+    done = call(SCRIPT, *options(finished.path, "--frames", 2, "--render-only"))
     assert done.returncode == 0, done.stderr
     after = contents(finished.path)
     assert after.keys() == before.keys() and all(after[file] == before[file] for file in before.keys() - set(pictures))
