@@ -55,13 +55,12 @@ def volume_of(run: Finished) -> np.ndarray:
     return np.unpackbits(run.arrays["predicted"], count=math.prod(shape)).reshape(shape).astype(bool)
 
 
-def close_up(volumes: list[np.ndarray], view: tuple[float, float, int]) -> list[np.ndarray]:
-    """The surfaces of volumes from one camera: the half of the picture with the most detail."""
+def seen(volumes: list[np.ndarray], view: tuple[float, float, int]) -> list[np.ndarray]:
+    """Pictures of the surfaces of volumes of one shape, from one camera."""
     camera, center = look(*view), np.array(volumes[0].shape) / 2 - 0.5
-    side = 1.05 * np.linalg.norm(volumes[0].shape)
-    pictures = [render(surface(volume), camera, center, side, side, 900 / side) for volume in volumes]
-    rows, columns = plots.busiest_window(pictures[-1])
-    return [picture[rows, columns] for picture in pictures]
+    corners = np.array(np.meshgrid(*[(0, side) for side in volumes[0].shape])).reshape(3, -1).T @ camera.T
+    width, height = np.ptp(corners[:, :2], axis=0)
+    return [render(surface(volume), camera, center, width, height, 700 / width) for volume in volumes]
 
 
 def main() -> None:
@@ -82,28 +81,31 @@ def main() -> None:
         heat = heat_maps.heat_map(axis, error, run.record["mode"])
     figure.colorbar(heat, ax=axes[:, 0], location="left", label="relative error in frequency", shrink=0.7)
 
-    window = plots.busiest_window(images[1].arrays["reconstruction"])
+    whole = slice(None), slice(None)
+    large = max(images[1].arrays["reconstruction"].shape) > 200
+    window = plots.busiest_window(images[1].arrays["reconstruction"]) if large else whole
     for run, axis in zip(images, axes[:, 1]):
         axis.imshow(run.arrays["reconstruction"][window].clip(0, 1), interpolation="nearest")
-        axis.set_title(f"{plots.LABELS[run.record['mode']]}: {run.record['metrics']['psnr']:.2f} dB")
     case = volumes[0].record["case"]
-    for run, picture, axis in zip(volumes, close_up([volume_of(run) for run in volumes],
-                                                    occupancy.VIEWS.get(case, occupancy.VIEW)), axes[:, 2]):
+    for picture, axis in zip(seen([volume_of(run) for run in volumes], occupancy.VIEWS.get(case, occupancy.VIEW)),
+                             axes[:, 2]):
         axis.imshow(picture)
-        axis.set_title(f"{plots.LABELS[run.record['mode']]}: IoU {run.record['metrics']['iou']:.4f}")
     for run, axis in zip(views, axes[:, 3]):
-        middle = len(run.arrays["images"]) // 2
-        axis.imshow(run.arrays["images"][middle])
-        axis.set_title(f"{plots.LABELS[run.record['mode']]}: {run.record['metrics']['psnr']:.2f} dB")
+        axis.imshow(run.arrays["images"][len(run.arrays["images"]) // 2])
 
-    sizes = ["a 1D function, 10,000 steps", "Kodak 05, {1} × {0} pixels".format(*images[0].record["config"]["shape"]),
+    sizes = ["Kodak 05, {1} × {0} pixels".format(*images[0].record["config"]["shape"]),
              f"{case}, {' × '.join(map(str, volumes[0].record['config']['shape']))} voxels",
-             "Instant-NGP, {}, {} × {} pixels".format(views[0].record["case"],
-                                                      *views[0].record["config"]["scene"]["test"][1:3])]
-    for axis, size in zip(axes[0], sizes):
-        axis.annotate(size, (0.5, 1.14), xycoords="axes fraction", ha="center", fontsize=12, fontweight="bold")
+             "Instant-NGP, {0}, {2} × {1} pixels".format(views[0].record["case"],
+                                                         *views[0].record["config"]["scene"]["test"][1:3])]
+    for runs, size, metric, column in zip((images, volumes, views), sizes, ("psnr", "iou", "psnr"), axes[:, 1:].T):
+        for run, axis, above in zip(runs, column, (f"{size}\n", "")):
+            value = run.record["metrics"][metric]
+            axis.set_title(f"{above}{plots.LABELS[run.record['mode']]}: "
+                           + (f"IoU {value:.4f}" if metric == "iou" else f"{value:.2f} dB"))
+    axes[0, 0].set_title("a 1D function, 10,000 steps\nReLU")
     for axis in axes[:, 1:].flat:
         axis.set_axis_off()
+        axis.set_anchor("N")
     plots.save(figure, args.figures / "overview.png")
 
 

@@ -183,10 +183,10 @@ def main() -> None:
         return
     text = args.write.read_text(encoding="utf-8")
     for name, new in tables.items():
-        place = re.compile(rf"(<!-- table: {name} -->\n).*?(\n<!-- end of table -->)", re.DOTALL)
+        place = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)", re.DOTALL)
         if not place.search(text):
             raise cli.UserError(f"{args.write} has no place for the table '{name}'")
-        text = place.sub(lambda found: found[1] + new + found[2], text)
+        text = place.sub(lambda found: f"{found[1]}{new}\n{found[2]}", text)
     write_atomically(args.write, text.encode())
     print(f"wrote {args.write}")
 
