@@ -79,8 +79,8 @@ def coarse_stage(photographs: Photographs, config: dict) -> tuple[VoxelField, Te
     shape = tuple(field.mask.mask.shape)
     nodes = grid_points(shape, lower, upper)
     centers = photographs.poses[:, :, 3]
-    near = torch.stack([(nodes - center).norm(dim=-1) for center in centers]).amin(0) <= NEAR
-    field.density.values.data[0, near] = -100
+    for center in centers:
+        field.density.values.data[0, (nodes - center).norm(dim=-1) <= NEAR] = -100
     pixels_per_voxel = photographs.focal * field.voxel_size / centers.norm(dim=-1).mean().item()
     views = count_views(photographs.poses, photographs.focal, photographs.height, photographs.width, lower, upper,
                         shape, NEAR, STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
@@ -94,7 +94,8 @@ def fine_stage(photographs: Photographs, coarse: dict[str, np.ndarray], mode: st
     opacity, lower, upper = (torch.from_numpy(coarse[name]).to(device) for name in ("opacity", "lower", "upper"))
     full = opacity > BOX_THRESHOLD
     if not full.any():
-        raise cli.UserError("the coarse field is empty, so that there is nothing to refine; train it for longer")
+        raise cli.UserError("the coarse field is empty, so that there is nothing to refine; "
+                            "are the cameras right, and the --background?")
     nodes = grid_points(tuple(full.shape), lower, upper)
     voxel = (upper - lower) / (torch.tensor(full.shape, device=device) - 1)
     corners = nodes[full].amin(0), nodes[full].amax(0).maximum(nodes[full].amin(0) + voxel)
@@ -161,6 +162,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     clock = Stopwatch(device)
     state = {"field": field, "optimizer": optimizer, "clock": clock, "mse": mse}
     step = run.restore(**state)
+    optimizer.param_groups[0]["lr_factor"] = factors  # on the device; the checkpoint's is on the CPU
     epoch, order = -1, torch.empty(0)
     report_every = min(100, max(1, steps // 20))
     with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
@@ -305,11 +307,13 @@ def main() -> None:
                   f"written to {rendering.pictures(run)}")
         return
     unfinished = [run for run in runs if args.force or not run.finished()]
-    if device.type == "cpu" and not args.quick and unfinished:
+    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
         print("at this size the training takes days on a CPU; --quick takes one to two minutes")
     workers = cpu_count() if device.type == "cpu" and args.quick else 1
     sweep(train, list({run.seed: coarse_run(run) for run in unfinished}.values()), args, workers)
     sweep(train, runs, args, workers)
+    if not cli.first_rank():
+        return
     rendering.report("DVGO", runs, args, PAPER, composite(scene.test.images, float(args.background == "white")),
                      scene.test.names, published.PSNR_DVGO)
 

@@ -73,7 +73,7 @@ def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
         stem = finished.folder / f"{mode}-seed0"
         record = json.loads(stem.with_suffix(".json").read_text())
         metrics = record["metrics"]
-        # Blank views have 8.4 dB, views of one colour 10.3, a trained box with an untrained colour network 11.4.
+        # Blank views have 8.4 dB, views of one colour 10.3, an untrained field in the box found 10.8.
         assert metrics["psnr"] > 15 and metrics["ssim"] > 0.4, metrics
         assert metrics["psnr"] == pytest.approx(np.mean(metrics["psnr_views"]))
         assert metrics["views"] == scene.test.names and len(set(metrics["psnr_views"])) == len(truth)
