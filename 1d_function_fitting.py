@@ -247,9 +247,12 @@ def main() -> None:
     device = choose_device(args.device)
     set_precision(args.precision, device)
     runs = runs_of(args)
-    if device.type == "cpu" and not args.quick and (args.force or not all(run.finished() for run in runs)):
+    unfinished = [run for run in runs if args.force or not run.finished()]
+    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
     sweep(train, runs, args, workers=cpu_count() if device.type == "cpu" else 1)
+    if not cli.first_rank():
+        return
     first = [run for run in runs if run.seed == args.seeds[0]]
     draw_fits(first, args)
     draw_spectra(first, args)

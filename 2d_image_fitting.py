@@ -262,11 +262,13 @@ def main() -> None:
     images = images_of(args)
     runs = runs_of(args, images, device)
     unfinished = [run for run in runs if args.force or not run.finished()]
-    if device.type == "cpu" and not args.quick and unfinished:
+    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
         hours = training_hours([(run.config, math.prod(run.config["shape"][:2]) * run.config["steps"])
                                 for run in unfinished], device)
         print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
     sweep(train, runs, args, workers=cpu_count() if device.type == "cpu" and args.quick else 1)
+    if not cli.first_rank():
+        return
     for case, image in images.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
         draw_images(image, first, args)

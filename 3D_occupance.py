@@ -337,12 +337,14 @@ def main() -> None:
     volumes = volumes_of(args)
     runs = runs_of(args, volumes, device)
     unfinished = [run for run in runs if args.force or not run.finished()]
-    if device.type == "cpu" and not args.quick and unfinished:
+    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
         hours = training_hours([(run.config, math.prod(run.config["shape"]) * run.config["epochs"])
                                 for run in unfinished], device)
         if hours > 0.1:
             print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
     sweep(train, runs, args, workers=cpu_count() if device.type == "cpu" and args.quick else 1)
+    if not cli.first_rank():
+        return
     for case, volume in volumes.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
         draw_surfaces(volume, first, args)

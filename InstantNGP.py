@@ -197,9 +197,11 @@ def main() -> None:
                   f"written to {rendering.pictures(run)}")
         return
     unfinished = [run for run in runs if args.force or not run.finished()]
-    if device.type == "cpu" and not args.quick and unfinished:
+    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
         print("at this size the training takes days on a CPU; --quick takes one to two minutes")
     sweep(train, runs, args, cpu_count() if device.type == "cpu" and args.quick else 1)
+    if not cli.first_rank():
+        return
     truth = composite(scene.test.images, float(args.background == "white"))
     rendering.report("Instant-NGP", runs, args, PAPER, truth, scene.test.names, published.PSNR_NGP)
     rendering.draw_renderers(runs, args, truth, scene.test.names)

@@ -2,7 +2,7 @@
 
     python benchmarks/step_1d.py [--device cuda] [--threads 1]
 
-Times the steps of five networks in turn, block by block, so that all meet the same state of the machine, and prints
+Times the steps of six networks in turn, block by block, so that all meet the same state of the machine, and prints
 the median of each and of its ratio to the plain ReLU step of the same round. `full product` is relu+fr with W = Λ B
 formed from the whole basis; `as published` adds the optimizer of the published code, Adam without fusion.
 """
@@ -10,7 +10,6 @@ formed from the whole basis; `as published` adds the optimizer of the published 
 import argparse
 import statistics
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 
@@ -19,22 +18,12 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.common import interleaved, ratio, with_full_products  # noqa: E402
 from data.signals import square_like_wave  # noqa: E402
 from experiment.runtime import Repeated, choose_device  # noqa: E402
-from models import FourierReparamLinear, build_inr  # noqa: E402
+from models import build_inr  # noqa: E402
 
 PAPER = import_module("1d_function_fitting").PAPER
-
-
-class FullProduct(FourierReparamLinear):
-    """The layer as published: the basis is stored, and W = Λ B is formed from all M rows of it."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.register_buffer("stored", self.basis, persistent=False)
-
-    def _compose(self) -> torch.Tensor:
-        return self.coefficients @ self.stored
 
 
 def make_step(mode: str, device: torch.device, full_product: bool = False, fused: bool = True) -> Repeated:
@@ -43,11 +32,7 @@ def make_step(mode: str, device: torch.device, full_product: bool = False, fused
     settings = {key: value for key, value in PAPER.items() if key not in ("lr", "steps")}
     model = build_inr(mode, in_features=1, out_features=1, **settings)
     if full_product:
-        for i, layer in enumerate(model):
-            if isinstance(layer, FourierReparamLinear):
-                model[i] = FullProduct(layer.in_features, layer.out_features, low_freq_num=layer.low_freq_num,
-                                       high_freq_num=layer.high_freq_num, phase_num=layer.phase_num,
-                                       alpha=layer.alpha, omega=layer.omega)
+        with_full_products(model)
     model.to(device)
     x, target = (values.to(device) for values in square_like_wave())
     optimizer = torch.optim.Adam(model.parameters(), lr=PAPER["lr"], fused=fused or None,
@@ -70,29 +55,20 @@ def main() -> None:
     args = parser.parse_args()
     device = choose_device(args.device)
     torch.set_num_threads(args.threads)
-    steps = {
+    times = interleaved({
         "relu": make_step("relu", device),
         "relu+fr": make_step("relu+fr", device),
         "relu+fr, full product": make_step("relu+fr", device, full_product=True),
         "relu+fr, as published": make_step("relu+fr", device, full_product=True, fused=False),
         "sin": make_step("sin", device),
         "sin+fr": make_step("sin+fr", device),
-    }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for round_number in range(args.rounds + 1):
-        for name, advance in steps.items():
-            started = time.perf_counter()
-            advance(args.block)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            if round_number:  # the first warms up
-                times[name].append((time.perf_counter() - started) / args.block)
+    }, device, args.rounds, args.block)
 
     print(f"{device}, {args.threads} threads, torch {torch.__version__}, {args.rounds} rounds of {args.block} steps")
     print(f"{'step of':<24}{'ms':>8}{'/ relu':>9}{'/ relu+fr':>11}")
     for name, seconds in times.items():
-        ratios = [statistics.median(a / b for a, b in zip(seconds, times[base])) for base in ("relu", "relu+fr")]
-        print(f"{name:<24}{1e3 * statistics.median(seconds):>8.2f}{ratios[0]:>9.2f}{ratios[1]:>11.2f}")
+        print(f"{name:<24}{1e3 * statistics.median(seconds):>8.2f}{ratio(seconds, times['relu']):>9.2f}"
+              f"{ratio(seconds, times['relu+fr']):>11.2f}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,22 @@
-"""The command line that all scripts share, and the one line that a mistake gets."""
+"""The command line that all scripts share, the one line that a mistake gets, and the ranks that torchrun starts."""
+
+from __future__ import annotations
 
 import argparse
+import functools
+import json
 import math
+import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 
 class UserError(Exception):
@@ -95,16 +105,74 @@ def describe(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
+def torchrun() -> bool:
+    """Whether torchrun started this process, as one rank of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def first_rank() -> bool:
+    """Whether this is the rank that draws and prints; so is a process without torchrun."""
+    return not torchrun() or os.environ["RANK"] == "0"
+
+
+@functools.cache
+def store() -> Store | None:
+    """The key-value store that the ranks of one torchrun share; None without torchrun. Returns once all ranks ask."""
+    if not torchrun():
+        return None
+    from torch.distributed import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    every, rank, ranks = next(rendezvous("env://"))
+    # With --max-restarts the store outlives the ranks, and each node counts its restarts for itself. So rank 0 makes a
+    # prefix that no process before it had, and lists who has come to it: a rank not in the list has found an old one.
+    me = str(every.add("processes", 1))
+    if rank == 0:
+        every.set("prefix", me)
+        ours = PrefixStore(me, every)
+        others = [f"rank{other}" for other in range(1, ranks)]
+        while not ours.check(others):
+            time.sleep(0.1)
+        ours.set("members", json.dumps([ours.get(other).decode() for other in others]))
+        return ours
+    while True:
+        ours = PrefixStore(every.get("prefix").decode(), every)
+        ours.set(f"rank{rank}", me)
+        if ours.check(["members"]) and me in json.loads(ours.get("members")):
+            return ours
+        time.sleep(0.1)
+
+
+def wait_for(ours: Store, *keys: str) -> None:
+    """Wait until all keys are set; if rank 0 ends before that, end too and leave it to rank 0 to say why."""
+    while not ours.check(list(keys)):
+        if ours.check(["rank 0 ended"]):
+            raise SystemExit(0)
+        time.sleep(0.1)
+
+
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; an error of the user's or the system's becomes one line on stderr and exit status 2."""
+    """Call `main`; an error of the user's or the system's becomes one line on stderr and exit status 2.
+
+    Under torchrun the other ranks wait until rank 0 has come to its first sweep, so that a mistake in the options is
+    reported once and a data set fetched once, and what needs no sweep is done by rank 0 alone.
+    """
+    ours = store()
     try:
+        if ours is not None and not first_rank():
+            wait_for(ours, "sweeping")
         main()
     except KeyboardInterrupt:
-        print("\nstopped: the same command (without --force) goes on from the last checkpoint, if there is one",
-              file=sys.stderr)
+        if first_rank():
+            print("\nstopped: the same command (without --force) goes on from the last checkpoint, if there is one",
+                  file=sys.stderr)
         raise SystemExit(130) from None
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         print(f"error: {describe(error)}", file=sys.stderr)
         raise SystemExit(2) from None
+    finally:
+        if ours is not None and first_rank():
+            with suppress(RuntimeError):  # of a torchrun that has ended before
+                ours.set("rank 0 ended", "")

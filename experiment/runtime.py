@@ -12,18 +12,27 @@ from pathlib import Path
 
 import torch
 
-from experiment.cli import UserError
+from experiment.cli import UserError, torchrun
 
 
 def choose_device(name: str) -> torch.device:
-    """The device that `--device` names: auto, cpu, cuda or cuda:N."""
+    """The device that `--device` names: auto, cpu, cuda or cuda:N.
+
+    Under torchrun auto and cuda give each rank of a node the next GPU, from the first again where there are fewer GPUs
+    than ranks; on the CPU each rank has its share of the cores.
+    """
     match = re.fullmatch(r"(auto|cpu|cuda)(:(?:0|[1-9]\d*))?", name)
     if not match or (match[2] and match[1] != "cuda"):
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if match[1] == "cpu" or (match[1] == "auto" and not count):
+        if torchrun():
+            torch.set_num_threads(max(1, cpu_count() // int(os.environ["LOCAL_WORLD_SIZE"])))
         return torch.device("cpu")
-    index = int(match[2][1:]) if match[2] else 0
+    if match[2]:
+        index = int(match[2][1:])
+    else:
+        index = int(os.environ["LOCAL_RANK"]) % max(1, count) if torchrun() else 0
     if index >= count:
         raise UserError(f"--device {name}: {count or 'no'} CUDA GPU{'s' * (count != 1)} here; try --device cpu")
     device = torch.device("cuda", index)

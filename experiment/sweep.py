@@ -1,31 +1,45 @@
-"""Train the runs that have no finished record, several at a time where the processors allow it."""
+"""Train the runs that have no finished record, several at a time where the processors allow it.
+
+Under torchrun its ranks share the runs, over the GPUs of one machine or of several that have the folders in common.
+"""
 
 import argparse
+import functools
+import itertools
+import json
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
-from experiment.cli import UserError, describe
+from experiment.cli import UserError, describe, first_rank, store, wait_for
 from experiment.records import Run, check_writable
+
+if TYPE_CHECKING:
+    from torch.distributed import Store
 
 Train = Callable[[Run, argparse.Namespace], str]
 
+VISIBLE_AFTER = 60  # seconds until the files of another machine must be seen in a shared folder
+
 _bar_position = 0
+_numbers = itertools.count()  # of the sweeps of this process, the same in all ranks
 
 
 def progress(total: int, done: int, label: str) -> tqdm:
-    """A progress bar for one run, on a line of its own among those of the other processes."""
+    """A progress bar for one run, on a line of its own among those of the other processes; of ranks, the first's."""
     return tqdm(total=total, initial=done, desc=label, position=_bar_position, leave=False, dynamic_ncols=True,
-                disable=None)
+                disable=None if first_rank() else True)
 
 
 def sweep(train: Train, runs: list[Run], args: argparse.Namespace, workers: int) -> None:
@@ -33,27 +47,32 @@ def sweep(train: Train, runs: list[Run], args: argparse.Namespace, workers: int)
 
     A run that fails is reported and does not stop the others; at the end the failures are raised as one UserError.
 
+    Under torchrun every rank calls this with the same runs. A free rank takes the next run, by a counter that the
+    ranks share, trains it in its own process, and prints its line. All ranks return when all runs are done; if one has
+    failed, rank 0 raises and the others end. What was finished is known from the records alone, so that a sweep that
+    was killed can be started again, on any number of ranks.
+
     Args:
         train: trains a run, writes its record and returns its result line; a function of the script itself.
         runs: what to train, in order.
         args: the options, handed to `train`.
-        workers: how many runs to train at a time, each in a process of its own where there are several.
+        workers: how many runs to train at a time, each in a process of its own where there are several; of no
+            meaning under torchrun.
     """
     for run in runs:
         check_writable(run.path(".json").parent)
     check_writable(args.figures)
-    unfinished = []
-    for run in runs:
-        if args.force:
-            run.path(".ckpt").unlink(missing_ok=True)  # the record stays until there is a new one
-        elif run.finished():
-            print(f"{run}: finished before, {run.path('.json')}")
-            continue
-        unfinished.append(run)
+    ours, name = store(), f"sweep {next(_numbers)}"
+    if ours is None:
+        unfinished = list(_unfinished(runs, args))
+        workers = min(workers, len(unfinished))
+        outcomes = _in_turn(train, unfinished, args) if workers < 2 else _pooled(train, unfinished, args, workers)
+    else:
+        _begin(runs, args, ours)
+        outcomes = _in_turn(train, _unfinished(_taken(_longest_first(runs), ours, name), args), args)
 
     failures = []
-    workers = min(workers, len(unfinished))
-    for run, outcome in _in_turn(train, unfinished, args) if workers < 2 else _pooled(train, unfinished, args, workers):
+    for run, outcome in outcomes:
         if isinstance(outcome, Exception):
             failures.append(f"{run}: {describe(outcome)}")
             # On the CPU torch says by an ordinary RuntimeError that it has no memory.
@@ -63,11 +82,64 @@ def sweep(train: Train, runs: list[Run], args: argparse.Namespace, workers: int)
         else:
             clear_line = "\r\033[K" if sys.stdout.isatty() else ""  # a bar of another process may stand there
             tqdm.write(f"{clear_line}{run}: {outcome}")
+            sys.stdout.flush()  # torchrun may end this rank at any moment
+    if ours is not None:
+        failures = _end(failures, runs, ours, name)
     if failures:
         raise UserError("; ".join(failures))
 
 
-def _in_turn(train: Train, runs: list[Run], args: argparse.Namespace):
+def _unfinished(runs: Iterable[Run], args: argparse.Namespace) -> Iterator[Run]:
+    for run in runs:
+        if args.force:
+            run.path(".ckpt").unlink(missing_ok=True)  # the record stays until there is a new one
+        elif run.finished():
+            print(f"{run}: finished before, {run.path('.json')}", flush=True)
+            continue
+        yield run
+
+
+def _longest_first(runs: list[Run]) -> list[Run]:
+    # So that no process is left alone with a long one at the end.
+    return sorted(runs, key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode))
+
+
+def _begin(runs: list[Run], args: argparse.Namespace, ours: "Store") -> None:
+    """Rank 0 looks at the records and then lets the other ranks start."""
+    _end_with_torchrun()
+    if first_rank():
+        if not args.force:
+            for run in runs:
+                run.finished()  # a damaged record is an error now, not when the run is taken
+        ours.set("sweeping", "")
+
+
+def _taken(runs: list[Run], ours: "Store", name: str) -> Iterator[Run]:
+    """The runs that this rank takes, one after another, until the ranks have taken all."""
+    while (taken := ours.add(f"{name} taken", 1)) <= len(runs):
+        yield runs[taken - 1]
+
+
+def _end(failures: list[str], runs: list[Run], ours: "Store", name: str) -> list[str]:
+    """Wait for all ranks; the failures of all of them. In the other ranks than 0 there are none, or they end here."""
+    ours.set(f"{name} failures {os.environ['RANK']}", json.dumps(failures))
+    keys = [f"{name} failures {rank}" for rank in range(int(os.environ["WORLD_SIZE"]))]
+    wait_for(ours, *keys)
+    failures = [failure for key in keys for failure in json.loads(ours.get(key))]
+    if failures:
+        if not first_rank():
+            raise SystemExit(0)  # any other status, and torchrun would end rank 0 before it has reported them
+        return failures
+    deadline = time.monotonic() + VISIBLE_AFTER
+    while unseen := [run for run in runs if not run.finished()]:
+        if time.monotonic() > deadline:
+            return [f"{unseen[0].path('.json')} was written on another machine and is not seen on this one; "
+                    "--results must be a folder that all of them share"]
+        time.sleep(1)
+    return []
+
+
+def _in_turn(train: Train, runs: Iterable[Run], args: argparse.Namespace):
     for run in runs:
         try:
             yield run, train(run, args)
@@ -83,9 +155,7 @@ def _pooled(train: Train, runs: list[Run], args: argparse.Namespace, workers: in
         # ended below once this one has taken it.
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         try:
-            # The longest first, so that no process is left alone with one at the end.
-            longest_first = sorted(runs, key=lambda run: ("+fr" not in run.mode, "sin" not in run.mode))
-            futures = {pool.submit(train, run, args): run for run in longest_first}
+            futures = {pool.submit(train, run, args): run for run in _longest_first(runs)}
         finally:
             signal.signal(signal.SIGINT, handler)
         try:
@@ -110,9 +180,22 @@ def _start_worker(lock, positions) -> None:
         _bar_position = positions.value
         positions.value += 1
 
-    def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
+    _end_after(multiprocessing.parent_process().join)
+
+
+@functools.cache  # once, however many sweeps
+def _end_with_torchrun() -> None:
+    def wait(parent: int = os.getppid()) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+
+    _end_after(wait)
+
+
+def _end_after(wait: Callable[[], None]) -> None:
+    def end() -> None:
+        wait()
         os._exit(1)
 
     # A killed parent cannot end its workers, and one that is started again would write the same files beside them.
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    threading.Thread(target=end, daemon=True).start()

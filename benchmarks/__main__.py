@@ -1,0 +1,33 @@
+"""All benchmarks one after the other: at the paper's sizes on a GPU, at small ones, in about three minutes, on a CPU.
+
+    python -m benchmarks [--device cpu]
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from experiment.runtime import choose_device
+
+# Of each its arguments on a CPU, and on a GPU.
+ARGUMENTS = {"ntk_1d.py": ("", ""),
+             "step_1d.py": ("--rounds 5 --block 20", ""),
+             "step_2d.py": ("--side 48 --rounds 3", ""),
+             "step_3d.py": ("--side 24 --chunk 4096 --rounds 2", ""),
+             "renderers.py": ("", "--full")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    on_gpu = choose_device(args.device).type == "cuda"
+    for script, arguments in ARGUMENTS.items():
+        command = [f"benchmarks/{script}", "--device", args.device, *arguments[on_gpu].split()]
+        print(f"\n== python {' '.join(command)}", flush=True)
+        subprocess.run([sys.executable, *command], cwd=Path(__file__).parents[1], check=True)
+
+
+if __name__ == "__main__":
+    main()

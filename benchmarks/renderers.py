@@ -1,0 +1,227 @@
+"""Rays a second of the renderers' training, and where the time goes.
+
+    python benchmarks/renderers.py              the sizes of --quick, for a CPU
+    python benchmarks/renderers.py --full       the paper's sizes, for a GPU
+
+Trains DVGO's coarse field, and then with either colour network the fine one, in the box that the coarse one finds, and
+Instant-NGP; on the toy scene, until they are no longer fog and the fine grid has its final size. Then times iterations
+of the two colour networks in turn, and after that the stages of some more. The stopwatches of these wait for the
+device at both ends of a stage, so that the shares are right on a GPU too; the rays a second are measured without.
+`samples` are those that a ray's colour is made of, `dB` is the PSNR of the training views; two networks' fields
+differ in both, and so in more than the cost of the colour network.
+"""
+
+import argparse
+import contextlib
+import functools
+import statistics
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import device_name, interleaved, ratio  # noqa: E402
+from data.scenes import Scene, load_scene  # noqa: E402
+from experiment.metrics import psnr  # noqa: E402
+from experiment.runtime import Stopwatch, choose_device, set_precision, shuffled  # noqa: E402
+from models import PositionalEncoding, hash_field, voxel_field  # noqa: E402
+from models.color_mlp import COLOR_MODES  # noqa: E402
+from models.hash_field import HashField  # noqa: E402
+from models.masked_adam import MaskedAdam  # noqa: E402
+from models.occupancy import visible_cells  # noqa: E402
+from models.rays import Photographs  # noqa: E402
+from models.spherical_harmonics import SphericalHarmonics  # noqa: E402
+from models.voxel_field import VoxelField  # noqa: E402
+from models.voxels import VoxelGrid  # noqa: E402
+
+dvgo, ngp = import_module("dvgo"), import_module("InstantNGP")
+
+# The functions that make up each stage; one called by another belongs to the other's stage. What is in none of them,
+# the loss above all, is `other`.
+STAGES = {
+    "rays": [(Photographs, "rays")],
+    "sampling": [(VoxelField, "samples"), (HashField, "march")],
+    "grids": [(VoxelGrid, "forward"), (HashField, "density")],
+    "colour": [(torch.nn.Sequential, "forward"), (PositionalEncoding, "forward"), (SphericalHarmonics, "forward")],
+    "compositing": [(module, function) for module in (voxel_field, hash_field)
+                    for function in ("contributing", "render_weights", "accumulate")],
+    "backward": [(Tensor, "backward")],
+    "optimizer": [(MaskedAdam, "step"), (torch.optim.Adam, "step")],
+    "mask": [(VoxelField, "renew_mask"), (HashField, "update_occupancy")],
+}
+
+
+def shares_of_stages(advance: Callable[[int], None], count: int, device: torch.device) -> dict[str, float]:
+    """The part of the time of `count` iterations that each stage takes."""
+    clocks = {stage: Stopwatch(device) for stage in STAGES}
+    running = []
+
+    def timed(function: Callable, stage: str) -> Callable:
+        @functools.wraps(function)
+        def call(*args, **kwargs):
+            if running:
+                return function(*args, **kwargs)
+            running.append(stage)
+            try:
+                with clocks[stage]:
+                    return function(*args, **kwargs)
+            finally:
+                running.clear()
+        return call
+
+    whole = Stopwatch(device)
+    with contextlib.ExitStack() as stack:
+        for stage, functions in STAGES.items():
+            for owner, name in functions:
+                stack.enter_context(patch.object(owner, name, timed(getattr(owner, name), stage)))
+        with whole:
+            advance(count)
+    shares = {stage: clock.seconds / whole.seconds for stage, clock in clocks.items()}
+    return {**shares, "other": 1 - sum(shares.values())}
+
+
+class VoxelTraining:
+    """`VoxelTraining(…)(n)` does n iterations of dvgo.py; `factors` are those of the coarse stage, None in the fine."""
+
+    def __init__(self, field: VoxelField, factors: Tensor | None, photographs: Photographs, config: dict):
+        self.field, self.factors, self.photographs, self.config = field, factors, photographs, config
+        self.rays = config["rays"]
+        device = photographs.poses.device
+        self.pool = dvgo.pixels_that_see(field, photographs) if factors is None else None
+        self.order = None if self.pool is None else self.pool[shuffled(len(self.pool), 0, 0, device)].split(self.rays)
+        self.optimizer = dvgo.optimizer_of(field, config, factors)
+        self.iteration = 0
+
+    def __call__(self, count: int) -> None:
+        config = self.config
+        for _ in range(count):
+            self.iteration += 1
+            if (self.iteration + config["renew_every"] // 2) % config["renew_every"] == 0:
+                self.field.renew_mask()
+            if self.iteration in config.get("scale_at", []):
+                self.field.resize(config["voxels"] // 2 ** sum(at > self.iteration for at in config["scale_at"]))
+                self.optimizer = dvgo.optimizer_of(self.field, config, self.factors)
+            if self.pool is None:
+                pixels = torch.randint(self.photographs.pixels, (self.rays,), device=self.photographs.poses.device)
+            else:  # the same epoch again and again
+                pixels = self.order[self.iteration % max(1, len(self.pool) // self.rays)]
+            origins, directions, target = self.photographs.rays(pixels)
+            shown = self.field(origins, directions)
+            error = F.mse_loss(shown.color, target)
+            left = shown.remaining.clamp(1e-6, 1 - 1e-6)
+            entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()
+            of_samples = (shown.sample_color - target.index_select(0, shown.ray_index)).square().sum(-1)
+            per_sample = (shown.weights.detach() * of_samples).sum() / len(pixels)
+            self.optimizer.zero_grad()
+            (error + config["entropy"] * entropy + config["per_sample"] * per_sample).backward()
+            self.optimizer.step()
+            for group in self.optimizer.param_groups:
+                group["lr"] *= 0.1 ** (1 / config["decay_steps"])
+
+
+class HashTraining:
+    """`HashTraining(…)(n)` does n iterations of InstantNGP.py."""
+
+    def __init__(self, mode: str, photographs: Photographs, config: dict):
+        self.photographs, self.config, self.rays = photographs, config, config["rays"]
+        self.field = ngp.make_field(mode, config, photographs.background).to(photographs.poses.device)
+        occupancy = self.field.occupancy
+        occupancy.exclude(~visible_cells(occupancy.resolution, occupancy.half_extent, photographs.poses,
+                                         photographs.focal, photographs.height, photographs.width))
+        self.optimizer = torch.optim.Adam(self.field.parameters(), lr=config["lr"], eps=config["eps"], fused=True)
+        self.iteration = 0
+
+    def __call__(self, count: int) -> None:
+        config = self.config
+        for _ in range(count):
+            if self.iteration % config["update_every"] == 0:
+                self.field.update_occupancy(everywhere=self.iteration < config["warm_up"])
+            for group in self.optimizer.param_groups:
+                group["lr"] = ngp.learning_rate(self.iteration // config["iterations"], config["epochs"], config["lr"])
+            pixels = torch.randint(self.photographs.pixels, (self.rays,), device=self.photographs.poses.device)
+            self.optimizer.zero_grad()
+            _, loss = ngp.loss_of(self.field, self.photographs.rays(pixels), config["opacity"])
+            (loss / self.rays).backward()
+            self.optimizer.step()
+            self.iteration += 1
+
+
+def photographs_of(scene: Scene, poses, device: torch.device) -> Photographs:
+    """The training views on white."""
+    return Photographs(torch.from_numpy(scene.train.images).to(device), torch.from_numpy(poses).to(device),
+                       scene.train.focal, background=1.0)
+
+
+@torch.no_grad()
+def quality(training: VoxelTraining | HashTraining) -> tuple[float, float]:
+    """Samples that a ray's colour is made of, and PSNR in dB, on a large batch of pixels of the training views."""
+    pixels = torch.randint(training.photographs.pixels, (8192,), device=training.photographs.poses.device)
+    origins, directions, target = training.photographs.rays(pixels)
+    shown = training.field(origins, directions)
+    return len(shown.weights) / len(pixels), psnr(F.mse_loss(shown.color, target).item())
+
+
+def measure(label: str, trainings: dict[str, VoxelTraining | HashTraining], device: torch.device, rounds: int,
+            block: int) -> None:
+    """Time trained fields in turn, and print a line for each."""
+    times = interleaved(trainings, device, rounds, block)
+    for mode, training in trainings.items():
+        shares = shares_of_stages(training, block, device)
+        samples, decibels = quality(training)
+        print(f"{f'{label} {mode}':<20}{training.rays / statistics.median(times[mode]):>11,.0f}"
+              f"{ratio(times[mode], next(iter(times.values()))):>8.2f}{samples:>9.1f}{decibels:>6.1f}"
+              + "".join(f"{share:>13.0%}" for share in shares.values()), flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
+    parser.add_argument("--full", action="store_true", help="the paper's sizes")
+    parser.add_argument("--rounds", type=int, default=3)
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    set_precision(args.precision, device)
+    if device.type == "cpu" and not args.full:
+        torch.set_num_threads(1)  # as the scripts do
+    torch.manual_seed(0)
+    quick = {} if args.full else dvgo.QUICK
+    fine = {**dvgo.PAPER["relu"], **quick}
+    coarse = fine["coarse"]
+    hashed = {**ngp.PAPER["relu"], **({} if args.full else ngp.QUICK)}
+    scene = load_scene("toy", Path("data"), 1 if args.full else 2)
+    photographs = photographs_of(scene, scene.train.poses, device)
+    print(f"{device_name(device)}, {photographs.count} views of {photographs.height} × {photographs.width} pixels, "
+          f"{args.precision}")
+    print(f"{'training of':<20}{'rays/s':>11}{'/ relu':>8}{'samples':>9}{'dB':>6}"
+          + "".join(f"{stage:>13}" for stage in (*STAGES, "other")))
+    block = hashed["update_every"] * (1 if args.full else 4)  # whole intervals between two updates of its occupancy
+
+    training = VoxelTraining(*dvgo.coarse_stage(photographs, coarse), photographs, coarse)
+    training(coarse["steps"])
+    measure("DVGO coarse", {"": training}, device, args.rounds, block)
+
+    found = {name: values.cpu().numpy() for name, values in (("opacity", training.field.node_opacity()),
+                                                             *zip(("lower", "upper"), dvgo.corners_of(training.field)))}
+    trainings = {mode: VoxelTraining(dvgo.fine_stage(photographs, found, mode, fine), None, photographs, fine)
+                 for mode in COLOR_MODES}
+    for training in trainings.values():
+        training(fine["scale_at"][-1] + block)
+    measure("DVGO fine", trainings, device, args.rounds, block)
+
+    in_cube = photographs_of(scene, ngp.in_cube(scene.train.poses), device)
+    trainings = {mode: HashTraining(mode, in_cube, hashed) for mode in COLOR_MODES}
+    for training in trainings.values():
+        training(4 * hashed["warm_up"])
+    measure("Instant-NGP", trainings, device, args.rounds, block)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Points a second of the 3D experiment's training, and how near they come to what the machine can do.
+
+    python benchmarks/step_3d.py                              40 million voxels, 500,000 a step, for a GPU
+    python benchmarks/step_3d.py --side 32 --chunk 8192       for a CPU
+
+Times whole epochs, their shuffling included, in turn with those of the published way: a (voxels, 3) float tensor of
+coordinates, the occupancies and the order of the epoch lie on the host, every chunk is copied to the device, the loss
+is asked for after every step, Adam is not fused, and an FR layer forms W = Λ B from its whole basis. The rates and
+floors that the epochs are held against are those of step_2d.py.
+"""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.common import floor, interleaved, machine_rates, ratio, with_full_products  # noqa: E402
+from experiment.runtime import choose_device, set_precision, shuffled  # noqa: E402
+from models import MODES, build_inr  # noqa: E402
+
+occupancy = import_module("3D_occupance")
+
+
+def network(mode: str) -> torch.nn.Sequential:
+    """The network of a mode at the paper's size."""
+    torch.manual_seed(0)
+    settings = {key: value for key, value in occupancy.PAPER[mode].items() if key not in ("lr", "epochs", "chunk")}
+    return build_inr(mode, in_features=3, out_features=1, **settings)
+
+
+def make_epochs(mode: str, full: Tensor, shape: tuple[int, ...], chunk: int) -> Callable[[int], None]:
+    """A function that trains for n epochs as 3D_occupance.py does; `full` (voxels,) bool is on the device."""
+    model = network(mode).to(full.device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=occupancy.PAPER[mode]["lr"], fused=True)
+
+    def advance(epochs: int) -> None:
+        for epoch in range(epochs):
+            for index in shuffled(len(full), 0, epoch, full.device).split(chunk):
+                optimizer.zero_grad()
+                output = model(occupancy.coordinates(index, shape))
+                F.mse_loss(output[:, 0], full[index].float()).backward()
+                optimizer.step()
+
+    return advance
+
+
+def make_published_epochs(mode: str, full: Tensor, coordinates: Tensor, chunk: int) -> Callable[[int], None]:
+    """The same in the published way; `coordinates` (voxels, 3) are on the host."""
+    device = full.device
+    model = with_full_products(network(mode)).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=occupancy.PAPER[mode]["lr"])
+    values = full.float().cpu()
+
+    def advance(epochs: int) -> None:
+        for _ in range(epochs):
+            for index in torch.randperm(len(values)).split(chunk):
+                optimizer.zero_grad()
+                loss = F.mse_loss(model(coordinates[index].to(device))[:, 0], values[index].to(device))
+                loss.backward()
+                optimizer.step()
+                loss.item()
+
+    return advance
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
+    parser.add_argument("--side", type=int, default=342, help="voxels along each axis")
+    parser.add_argument("--chunk", type=int, default=500_000, help="points a step")
+    parser.add_argument("--rounds", type=int, default=3, help="epochs of each that are timed")
+    args = parser.parse_args()
+    device = choose_device(args.device)
+    matmul, copy = machine_rates(device)
+    set_precision(args.precision, device)
+    shape = (args.side,) * 3
+    full = torch.rand(args.side**3, device=device) < 0.5
+    coordinates = torch.cat([occupancy.coordinates(index, shape) for index in torch.arange(len(full)).split(2**20)])
+    print(f"{len(full):,} voxels, {args.chunk:,} points a step, {args.precision}")
+    print(f"{'mode':<12}{'points/s':>14}{'of matmul rate':>16}{'of floor':>10}{'/ published':>13}")
+    for mode in MODES:
+        operations, moved = floor(len(full), 3, 1, occupancy.PAPER[mode], mode)
+        times = interleaved({"ours": make_epochs(mode, full, shape, args.chunk),
+                             "published": make_published_epochs(mode, full, coordinates, args.chunk)},
+                            device, args.rounds, block=1)
+        seconds = statistics.median(times["ours"])
+        print(f"{mode:<12}{len(full) / seconds:>14,.0f}{operations / seconds / matmul:>16.2f}"
+              f"{max(operations / matmul, moved / copy) / seconds:>10.2f}"
+              f"{ratio(times['published'], times['ours']):>13.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Sweeps that the ranks of torchrun share, on the CPU."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiment import cli
+from experiment.records import Run
+from experiment.runtime import choose_device, cpu_count
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# An experiment of two sweeps, the second from the first's records, as dvgo.py's. A run whose case begins with "kill"
+# kills its own rank the first time that it is trained, after a checkpoint; log.txt has a line for each training.
+SCRIPT = """
+import os, signal, time
+from pathlib import Path
+from experiment import cli
+from experiment.records import Run
+from experiment.sweep import progress, sweep
+
+HERE = Path(__file__).parent
+
+
+def log(*words):
+    with open(HERE / "log.txt", "a") as file:
+        file.write(" ".join(map(str, words)) + "\\n")
+
+
+def train(run, args):
+    step = run.restore()
+    log("began", run.case, run.mode, run.seed, step)
+    if run.case.startswith("kill") and not step:
+        run.checkpoint(7)
+        os.kill(os.getpid(), signal.SIGKILL)
+    if (run.case, run.mode) == ("fail", "fine"):
+        raise cli.UserError("no such thing")
+    if run.mode == "fine":
+        Run(args.results, "tiny", run.case, "coarse", run.seed, {}).arrays()
+    with progress(1, 0, "tiny"):
+        time.sleep(0.25)
+    run.finish(metrics={"rank": int(os.environ["RANK"])}, seconds=1, steps=1, arrays={},
+               environment={"precision": "fp32"})
+    log("finished", run.case, run.mode, run.seed)
+    return f"by rank {os.environ['RANK']}"
+
+
+def main():
+    parser = cli.options("", modes=("coarse", "fine"), default_modes=("coarse", "fine"), checkpoint_every=1)
+    parser.add_argument("--cases", nargs="+")
+    args = cli.parse(parser)
+    log("loaded")
+    for mode in args.modes:
+        sweep(train, [Run(args.results, "tiny", case, mode, seed, {}) for seed in args.seeds for case in args.cases],
+              args, workers=1)
+    if not cli.first_rank():
+        return
+    log("drawn", os.environ["RANK"])
+    print("the table")
+
+
+cli.run(main)
+"""
+
+
+@pytest.fixture
+def torchrun(tmp_path):
+    """Start a script, the tiny one if none is named, on so many ranks; the finished process and the log's lines."""
+    tiny = tmp_path / "tiny.py"
+    tiny.write_text(SCRIPT)
+
+    def run(ranks, *arguments, script=tiny, restarts=0):
+        (tmp_path / "log.txt").write_text("")
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks,
+                   "--max-restarts", restarts, "--monitor-interval", 0.1, script, *arguments,
+                   "--results", tmp_path / "results", "--figures", tmp_path / "figures"]
+        done = subprocess.run(list(map(str, command)), cwd=ROOT, text=True, capture_output=True, timeout=120,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)})
+        return done, (tmp_path / "log.txt").read_text().splitlines()
+    return run
+
+
+def record(tmp_path, case, mode, seed):
+    return json.loads((tmp_path / "results" / "tiny" / case / f"{mode}-seed{seed}.json").read_text())
+
+
+def test_three_ranks_train_each_run_once_and_report_the_one_that_fails(tmp_path, torchrun):
+    Run(tmp_path / "results", "tiny", "a", "coarse", 0, {}).finish(
+        metrics={"rank": None}, seconds=1, steps=1, environment={"precision": "fp32"}, arrays={})
+    done, log = torchrun(3, "--force", "--cases", "a", "fail", "--seeds", 0, 1, 2)
+    assert done.returncode != 0 and log.count("loaded") == 3
+    coarse, fine = ({f"{case} {mode} {seed}" for case in ("a", "fail") for seed in range(3)}
+                    for mode in ("coarse", "fine"))
+    failed = {name for name in fine if "fail" in name}
+    trained = coarse | fine - failed
+    assert sorted(line for line in log if "began" in line) == sorted(f"began {name} 0" for name in coarse | fine)
+    last = max(log.index(f"finished {name}") for name in coarse)
+    assert all(log.index(f"began {name} 0") > last for name in fine)
+    rank = {name: record(tmp_path, *name.split())["metrics"]["rank"] for name in trained}
+    assert set(rank.values()) == {0, 1, 2}
+    printed = re.findall(r"tiny (\w+ \w+ \d): by rank (\d)", done.stdout.replace("seed ", ""))
+    assert sorted(printed) == sorted((name, str(rank[name])) for name in trained)
+
+    line, = re.findall("^error: (.*)", done.stderr, re.M)
+    assert sorted(line.replace("seed ", "").split("; ")) == sorted(f"tiny {name}: no such thing" for name in failed)
+    assert not any("drawn" in line for line in log) and "the table" not in done.stdout
+
+
+def test_a_sweep_whose_rank_was_killed_goes_on_where_it_was(tmp_path, torchrun):
+    arguments = ("--modes", "coarse", "--cases", "a", "b", "kill1", "c", "d")
+    killed, log = torchrun(2, *arguments)
+    finished = {path.parent.name for path in (tmp_path / "results").rglob("*.json")}
+    assert killed.returncode != 0 and finished and "kill1" not in finished
+    assert not any("drawn" in line for line in log)
+
+    done, log = torchrun(2, *arguments, "kill2", "e", "f", restarts=1)  # which the death of kill2's rank needs
+    assert done.returncode == 0, done.stderr
+    began = [tuple(line.split()[1::3]) for line in log if "began" in line]
+    assert {case for case, _ in began} == {"a", "b", "kill1", "c", "d", "kill2", "e", "f"} - finished
+    assert ("kill1", "7") in began and ("kill2", "0") in began and ("kill2", "7") in began
+    assert done.stdout.count("finished before") >= len(finished)  # and once more after the restart
+    once = [line for line in log if "finished" in line]
+    assert len(once) == len(set(once)) == 8 - len(finished)
+    for i, line in enumerate(log):
+        if "finished" in line:  # and not begun again
+            assert not any(later.startswith(line.replace("finished", "began")) for later in log[i:])
+    assert log.count("drawn 0") == 1 and "drawn 1" not in log and done.stdout.count("the table") == 1
+
+
+def test_a_mistake_is_reported_once_and_by_rank_0(tmp_path, torchrun):
+    path = tmp_path / "results" / "tiny" / "a" / "coarse-seed0.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    done, log = torchrun(2, "--cases", "a")
+    assert done.returncode != 0 and log == ["loaded"]
+    assert done.stderr.count("error: ") == 1 and re.search(r"^error: .*coarse-seed0.json is damaged", done.stderr, re.M)
+
+
+def test_a_real_script(tmp_path, torchrun):
+    done, _ = torchrun(2, "--modes", "relu", "sin", "sin+fr", "--steps", 20, "--device", "cpu",
+                       script=ROOT / "1d_function_fitting.py")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "results" / "1d" / "function").glob("*.json"))) == 3
+    assert done.stdout.count("training on the CPU") == 1 and len(re.findall(": loss .* in .* s\n", done.stdout)) == 3
+    assert len(list((tmp_path / "figures").glob("*.png"))) == 3 and done.stdout.count("released") == 2
+
+
+def test_ranks_take_a_gpu_each_and_share_out_the_cores(monkeypatch):
+    for name, value in {"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    assert choose_device("cpu").type == "cpu" and threads == [max(1, cpu_count() // 4)]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    for gpus, index in ((8, 3), (4, 3), (2, 1), (1, 0)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        assert choose_device("auto").index == choose_device("cuda").index == index
+    assert choose_device("cuda:0").index == 0
+
+
+def test_without_torchrun_there_is_no_store_and_this_is_the_first_rank(monkeypatch):
+    monkeypatch.setenv("RANK", "1")  # as other launchers set it too
+    assert cli.store() is None and cli.first_rank()
