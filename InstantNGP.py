@@ -52,11 +52,19 @@ QUICK = {"epochs": 10, "iterations": 65, "rays": 512, "lr": 1.4e-2, "levels": 4,
          "resolution": 32, "march_steps": 192, "warm_up": 64, "update_every": 4}
 
 
-def in_cube(poses: np.ndarray) -> np.ndarray:
-    """Cameras (N, 3, 4) with each centre moved along its line to the origin to the distance of CAMERA_DISTANCE."""
+def in_cube(poses: np.ndarray, radius: float) -> np.ndarray:
+    """Cameras (N, 3, 4) in units in which the mean distance `radius` of the training cameras is CAMERA_DISTANCE."""
     moved = poses.copy()
-    moved[:, :, 3] *= CAMERA_DISTANCE / np.linalg.norm(poses[:, :, 3], axis=1, keepdims=True)
+    moved[:, :, 3] *= CAMERA_DISTANCE / radius
     return moved
+
+
+def radius_of(scene: Scene) -> float:
+    """The mean distance of a scene's training cameras from the origin, which is in the middle of the cube."""
+    radius = float(np.linalg.norm(scene.train.poses[:, :, 3], axis=1).mean())
+    if radius == 0:
+        raise cli.UserError(f"the cameras of {scene.name} are all at the origin, from where nothing is seen")
+    return radius
 
 
 def learning_rate(epoch: int, epochs: int, first: float) -> float:
@@ -89,7 +97,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
     scene, config = scene_of(args), run.config
     background = float(args.background == "white")
     photographs = Photographs(torch.from_numpy(scene.train.images).to(device),
-                              torch.from_numpy(in_cube(scene.train.poses)).to(device), scene.train.focal, background)
+                              torch.from_numpy(in_cube(scene.train.poses, radius_of(scene))).to(device),
+                              scene.train.focal, background)
     field = make_field(run.mode, config, background).to(device)
     cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, photographs.poses,
                           photographs.focal, photographs.height, photographs.width)
@@ -99,6 +108,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
     steps, rays = config["epochs"] * config["iterations"], config["rays"]
     mse = torch.zeros(steps, device=device)
     clock = Stopwatch(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     state = {"field": field, "optimizer": optimizer, "clock": clock, "mse": mse}
     step = run.restore(**state)
     report_every = min(100, max(1, steps // 20))
@@ -146,8 +157,9 @@ def render_views(field: HashField, run: Run, args: argparse.Namespace, autocast)
         with autocast:
             return render_image(field, pose, focal, height, width, field.occupancy.density.device)
 
-    test = scene_of(args).test
-    return rendering.render_views(run, render, in_cube(test.poses), test.focal,
+    scene = scene_of(args)
+    test = scene.test
+    return rendering.render_views(run, render, in_cube(test.poses, radius_of(scene)), test.focal,
                                   composite(test.images, float(args.background == "white")), test.names,
                                   args.frames if args.frames is not None else 12 if args.quick else 60)
 
@@ -181,7 +193,7 @@ def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> lis
 
 
 def main() -> None:
-    parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, epochs=30, checkpoint_every=1_000)
+    parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, epochs=30, checkpoint_every=5_000)
     rendering.add_options(parser)
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="rays at a time, where memory is short; the step stays that of the whole batch")

@@ -143,6 +143,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
         torch.set_num_threads(1)  # the other cores have fields of their own
     torch.manual_seed(run.seed)
     scene, config = scene_of(args), run.config
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
     photographs = Photographs(torch.from_numpy(scene.train.images).to(device),
                               torch.from_numpy(scene.train.poses).to(device), scene.train.focal,
                               float(args.background == "white"))

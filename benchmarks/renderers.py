@@ -216,7 +216,7 @@ def main() -> None:
         training(fine["scale_at"][-1] + block)
     measure("DVGO fine", trainings, device, args.rounds, block)
 
-    in_cube = photographs_of(scene, ngp.in_cube(scene.train.poses), device)
+    in_cube = photographs_of(scene, ngp.in_cube(scene.train.poses, ngp.radius_of(scene)), device)
     trainings = {mode: HashTraining(mode, in_cube, hashed) for mode in COLOR_MODES}
     for training in trainings.values():
         training(4 * hashed["warm_up"])

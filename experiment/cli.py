@@ -74,7 +74,7 @@ def options(description: str, *, modes: Sequence[str], default_modes: Sequence[s
     if steps:
         add("--steps", type=whole(1), metavar="N", help=f"training steps (the paper: {steps:,})")
     if epochs:
-        add("--epochs", type=whole(1), metavar="N", help=f"passes over the data (the paper: {epochs:,})")
+        add("--epochs", type=whole(1), metavar="N", help=f"epochs of training (default: {epochs:,})")
     add("--lr", type=positive, help="learning rate (default: the paper's)")
     add("--quick", action="store_true",
         help="a small version that ends within about a minute on two CPU cores; writes below results/quick")

@@ -36,6 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def scene_config(train_images: np.ndarray, train_poses: np.ndarray, test_images: np.ndarray, background: str) -> dict:
     """What a run's config says of its data: the sizes of the splits, a digest of the training views, the background."""
+    if min(test_images.shape[1:3]) < 11:  # the window of the SSIM
+        raise cli.UserError(f"the test views are {test_images.shape[2]} × {test_images.shape[1]} pixels; at least 11 a "
+                            "side are needed: a smaller --downscale?")
     digest = hashlib.sha256(train_images.tobytes() + train_poses.tobytes()).hexdigest()[:16]
     return {"scene": {"train": list(train_images.shape), "test": list(test_images.shape), "digest": digest},
             "background": background}
@@ -246,10 +249,12 @@ def draw_renderers(runs: list[Run], args: argparse.Namespace, truth: np.ndarray,
                 record = json.loads(stem.with_name(f"{stem.name}.json").read_text(encoding="utf-8"))
                 with np.load(stem.with_name(f"{stem.name}.npz"), allow_pickle=False) as arrays:
                     images = arrays["images"]
-            except FileNotFoundError:
+                same = all(record["config"][key] == run.config[key] for key in ("scene", "background"))
+                value = f"{record['metrics']['psnr']:.2f} dB"
+            except Exception:  # not there, or damaged, which its own script says
                 continue
-            if all(record["config"][key] == run.config[key] for key in ("scene", "background")):
-                shown.append((f"{name}\n{plots.LABELS[run.mode]}", f"{record['metrics']['psnr']:.2f} dB", images / 255))
+            if same:
+                shown.append((f"{name}\n{plots.LABELS[run.mode]}", value, images / 255))
     if len({name.split("\n")[0] for name, _, _ in shown}) < 2:
         return
     view = len(names) // 2

@@ -43,7 +43,7 @@ def test_the_crop_is_where_the_detail_is():
 
 
 def test_quick_run_of_a_bundled_picture(tmp_path, script):
-    done = script(FIT, "--quick", "--image", "astronaut", "--steps", 20, *folders(tmp_path))
+    done = script(FIT, "--quick", "--image", "astronaut", "--steps", 10, *folders(tmp_path))
     assert done.returncode == 0, done.stderr
     values = {mode: record(tmp_path, "astronaut", mode)["metrics"] for mode in fitting.MODES}
     for mode in ("relu+fr", "relu+pe+fr", "sin+fr"):
@@ -54,7 +54,7 @@ def test_quick_run_of_a_bundled_picture(tmp_path, script):
     folder = tmp_path / "results" / "quick" / "2d" / "astronaut"
     arrays = np.load(folder / "sin+fr-seed0.npz")
     picture = iio.imread(folder / "sin+fr-seed0.png")
-    assert arrays["psnr"].shape == (20,) and picture.shape == arrays["reconstruction"].shape == (72, 72, 3)
+    assert arrays["psnr"].shape == (10,) and picture.shape == arrays["reconstruction"].shape == (72, 72, 3)
     assert np.abs(picture / 255 - arrays["reconstruction"].clip(0, 1)).max() < 0.51 / 255
 
 

@@ -94,12 +94,10 @@ def small_batch(count=60):
 def test_cameras_move_to_one_distance_and_keep_looking_where_they_did():
     poses = np.random.default_rng(0).normal(size=(7, 3, 4)).astype(np.float32)
     before = poses.copy()
-    moved = InstantNGP.in_cube(poses)
+    moved = InstantNGP.in_cube(poses, 4.0)
     assert moved.dtype == np.float32 and np.array_equal(poses, before)
     assert np.array_equal(moved[:, :, :3], poses[:, :, :3])
-    assert np.linalg.norm(moved[:, :, 3], axis=1) == pytest.approx(np.full(7, 1.5))
-    assert np.allclose(np.cross(moved[:, :, 3], poses[:, :, 3]), 0, atol=1e-6)
-    assert ((moved[:, :, 3] * poses[:, :, 3]).sum(1) > 0).all()
+    assert np.allclose(moved[:, :, 3], poses[:, :, 3] * 1.5 / 4)  # one scale for all, so that the rays still meet
 
 
 def test_the_learning_rate_is_that_of_cosine_annealing_once_an_epoch():
