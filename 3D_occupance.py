@@ -217,7 +217,7 @@ def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace)
     seen = truth.vertices @ camera.T
     center = camera.T @ ((seen.max(axis=0) + seen.min(axis=0)) / 2)
     width, height = 1.06 * np.ptp(seen[:, :2], axis=0)
-    pixels_per_voxel = 400 / width
+    pixels_per_voxel = 384 / width
     pictures = [render(mesh, camera, center, width, height, pixels_per_voxel) for _, _, mesh in shown]
     rows, columns = plots.busiest_window(pictures[0])
     # From the middle of the picture to that of the window, in voxels along the camera's axes.

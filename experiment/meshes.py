@@ -82,7 +82,7 @@ def render(mesh: trimesh.Trimesh, camera: np.ndarray, center: np.ndarray, width:
               & (corners[..., 1].min(1) < rows / 2) & (corners[..., 1].max(1) > -rows / 2))
     corners, corner_normals = corners[inside], corner_normals[inside]
     edges = np.linalg.norm(corners[:, [1, 2, 0], :2] - corners[:, :, :2], axis=2).max(1, initial=0)
-    parts = np.ceil(1.5 * edges).astype(int).clip(1)  # intervals an edge is divided into
+    parts = np.ceil(1.25 * edges).astype(int).clip(1)  # intervals an edge is divided into
     for count in np.unique(parts):
         first, second = np.array([(i, j) for i in range(count + 1) for j in range(count + 1 - i)]).T / count
         barycentric = np.stack([first, second, 1 - first - second], axis=1).astype(np.float32)  # (points, 3)
@@ -92,12 +92,12 @@ def render(mesh: trimesh.Trimesh, camera: np.ndarray, center: np.ndarray, width:
             column = np.floor(points[:, 0] + columns / 2).astype(int)
             row = np.floor(rows / 2 - points[:, 1]).astype(int)
             kept = np.flatnonzero((column >= 0) & (column < columns) & (row >= 0) & (row < rows))
-            kept = kept[np.argsort(points[kept, 2])]  # of several in a pixel the last one written, the nearest, stays
             pixel, near = row[kept] * columns + column[kept], points[kept, 2]
-            kept, pixel, near = (values[near > depth[pixel]] for values in (kept, pixel, near))
-            normal = np.einsum("pc,fcd->fpd", barycentric, corner_normals[some]).reshape(-1, 3)[kept]
-            depth[pixel] = near
-            color[pixel] = _shade(normal)
+            np.maximum.at(depth, pixel, near)
+            nearest = near == depth[pixel]
+            kept, pixel = kept[nearest], pixel[nearest]
+            of_face, of_point = np.divmod(kept, len(first))
+            color[pixel] = _shade(np.einsum("nc,ncd->nd", barycentric[of_point], corner_normals[some[of_face]]))
     return color.reshape(rows // 2, 2, columns // 2, 2, 3).mean((1, 3))
 
 
