@@ -180,7 +180,9 @@ def _start_worker(lock, positions) -> None:
         _bar_position = positions.value
         positions.value += 1
 
-    _end_after(multiprocessing.parent_process().join)
+    parent = multiprocessing.parent_process()
+    assert parent is not None  # this runs in a process that was started by another
+    _end_after(parent.join)
 
 
 @functools.cache  # once, however many sweeps
