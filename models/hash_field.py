@@ -13,7 +13,7 @@ from models.hash_grid import HashGrid
 from models.occupancy import OccupancyGrid
 from models.rays import box_intersection, points_along, ragged_indices
 from models.spherical_harmonics import SphericalHarmonics
-from models.volume_rendering import Rendering, accumulate, contributing, render_weights
+from models.volume_rendering import Rendering, composite, contributing, render_weights
 
 DENSITY_FEATURES = 16  # the outputs of the density network, of which the first is log σ
 STOP = 1e-4  # the transparency at which a ray ends
@@ -150,11 +150,7 @@ class HashField(nn.Module):
         weights, remaining = render_weights(-sigma * self.occupancy.step, ray_index, rays, STOP)
         harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
         color = self.color(torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)
-        shown = accumulate(weights, color, ray_index, rays) + remaining[:, None] * self.background
-        with torch.no_grad():
-            # The sum of the weights is 1 − remaining, but exact where that is small.
-            depth, opacity = accumulate(weights, torch.stack([t, torch.ones_like(t)], dim=1), ray_index, rays).unbind(1)
-        return Rendering(shown, depth / opacity.clamp(min=1e-10), remaining, weights, color, ray_index)
+        return composite(weights, color, t, ray_index, remaining, self.background)
 
     def update_occupancy(self, everywhere: bool) -> None:
         """Look at the density anew in all cells of the occupancy grid or in some, see `OccupancyGrid.update`."""

@@ -113,6 +113,26 @@ def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) ->
     return products.new_zeros(rays, values.shape[1]).index_add(0, ray_index, products)
 
 
+def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, remaining: Tensor,
+              background: float) -> Rendering:
+    """The picture that weighted samples make on a background.
+
+    Args:
+        weights, colors, t, ray_index: (K,), (K, 3), (K,) and (K,) long, of the samples.
+        remaining: (R,), the transparency left of each ray.
+        background: a grey level.
+
+    Returns:
+        The Rendering of the R rays; its depths are without a graph.
+    """
+    rays = len(remaining)
+    color = accumulate(weights, colors, ray_index, rays) + remaining[:, None] * background
+    with torch.no_grad():
+        # The sum of the weights is 1 − remaining, but exact where that is small.
+        depth, opacity = accumulate(weights, torch.stack([t, torch.ones_like(t)], dim=1), ray_index, rays).unbind(1)
+    return Rendering(color, depth / opacity.clamp(min=1e-10), remaining, weights, colors, ray_index)
+
+
 @torch.no_grad()
 def render_image(field: Callable[[Tensor, Tensor], Rendering], pose: np.ndarray, focal: float, height: int, width: int,
                  device: torch.device, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:

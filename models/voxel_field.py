@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from models.color_mlp import color_mlp
 from models.encodings import PositionalEncoding
 from models.rays import box_intersection, inside_box, lattice, points_along
-from models.volume_rendering import Rendering, accumulate, contributing, render_weights
+from models.volume_rendering import Rendering, composite, contributing, render_weights
 from models.voxels import MaskGrid, VoxelGrid, grid_points, grid_shape
 
 STEP = 0.5  # between samples, in voxels
@@ -96,8 +96,8 @@ class VoxelField(nn.Module):
             raw = self.density(points)[:, 0]
             kept = contributing(self.log_transparency(raw, STEP), ray_index, rays, STOP, self.threshold)
         points, t, ray_index = (values.index_select(0, kept) for values in (points, t, ray_index))
-        weights, remaining = render_weights(self.log_transparency(self.density(points)[:, 0], STEP), ray_index, rays,
-                                            STOP)
+        raw = self.density(points)[:, 0] if torch.is_grad_enabled() else raw.index_select(0, kept)
+        weights, remaining = render_weights(self.log_transparency(raw, STEP), ray_index, rays, STOP)
         kept = (weights.detach() > self.threshold).nonzero().squeeze(1)
         points, t, ray_index, weights = (values.index_select(0, kept) for values in (points, t, ray_index, weights))
 
@@ -107,10 +107,7 @@ class VoxelField(nn.Module):
         else:
             seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
             colors = self.color(torch.cat([features, seen_from], dim=-1)).to(features.dtype)
-        color = accumulate(weights, colors, ray_index, rays) + remaining[:, None] * self.background
-        with torch.no_grad():
-            depth, opacity = accumulate(weights, torch.stack([t, torch.ones_like(t)], dim=1), ray_index, rays).unbind(1)
-        return Rendering(color, depth / opacity.clamp(min=1e-10), remaining, weights, colors, ray_index)
+        return composite(weights, colors, t, ray_index, remaining, self.background)
 
     @torch.no_grad()
     def renew_mask(self) -> None:
