@@ -128,7 +128,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
         predicted = predict(fold(model), torch.arange(len(full), device=device), volume.shape, chunk)
     predicted = predicted.cpu().numpy().reshape(volume.shape)
     final = iou(predicted, volume)
-    chamfer, f_score = surface_distance(surface(predicted), truth_of(run.case, args)) or (None, None)
+    chamfer, f_score = surface_distance(surface(predicted), surface(volume)) or (None, None)
     run.finish(metrics={"iou": final, "chamfer": chamfer, "f_score": f_score}, seconds=clock.seconds, steps=steps,
                environment=environment(device, run.precision),
                arrays={"predicted": np.packbits(predicted), "iou": curve.numpy()})
@@ -157,16 +157,6 @@ def volumes_of(args: argparse.Namespace) -> dict[str, np.ndarray]:
     return volumes
 
 
-_surfaces: dict[str, trimesh.Trimesh] = {}
-
-
-def truth_of(case: str, args: argparse.Namespace) -> trimesh.Trimesh:
-    """The ground truth's surface; made once in a process."""
-    if case not in _surfaces:
-        _surfaces[case] = surface(volumes_of(args)[case])
-    return _surfaces[case]
-
-
 def runs_of(args: argparse.Namespace, volumes: dict[str, np.ndarray], device: torch.device) -> list[Run]:
     """The runs that the options ask for, volume by volume."""
     runs = []
@@ -184,8 +174,12 @@ def runs_of(args: argparse.Namespace, volumes: dict[str, np.ndarray], device: to
 def predicted_of(run: Run) -> np.ndarray:
     """The voxels that a finished run predicts to be full."""
     shape = run.config["shape"]
-    packed = run.arrays(predicted=(math.ceil(math.prod(shape) / 8),))["predicted"]
-    return np.unpackbits(packed, count=math.prod(shape)).reshape(shape).astype(bool)
+    return unpacked(run.arrays(predicted=(math.ceil(math.prod(shape) / 8),))["predicted"], shape)
+
+
+def unpacked(bits: np.ndarray, shape: list[int]) -> np.ndarray:
+    """A bool volume from the bits that its run's arrays keep."""
+    return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
 
 
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:

@@ -8,7 +8,6 @@ there, otherwise those of a smaller one (results/reduced, results/quick). Writes
 
 import argparse
 import json
-import math
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -49,12 +48,6 @@ def pair(results: Path, experiment: str, cases: tuple[str, ...], mode: str) -> t
                         f"{results}; their script trains them")
 
 
-def volume_of(run: Finished) -> np.ndarray:
-    """The predicted voxels of a 3D run."""
-    shape = run.record["config"]["shape"]
-    return np.unpackbits(run.arrays["predicted"], count=math.prod(shape)).reshape(shape).astype(bool)
-
-
 def seen(volumes: list[np.ndarray], view: tuple[float, float, int]) -> list[np.ndarray]:
     """Pictures of the surfaces of volumes of one shape, from one camera."""
     camera, center = look(*view), np.array(volumes[0].shape) / 2 - 0.5
@@ -87,8 +80,8 @@ def main() -> None:
     for run, axis in zip(images, axes[:, 1]):
         axis.imshow(run.arrays["reconstruction"][window].clip(0, 1), interpolation="nearest")
     case = volumes[0].record["case"]
-    for picture, axis in zip(seen([volume_of(run) for run in volumes], occupancy.VIEWS.get(case, occupancy.VIEW)),
-                             axes[:, 2]):
+    solids = [occupancy.unpacked(run.arrays["predicted"], run.record["config"]["shape"]) for run in volumes]
+    for picture, axis in zip(seen(solids, occupancy.VIEWS.get(case, occupancy.VIEW)), axes[:, 2]):
         axis.imshow(picture)
     for run, axis in zip(views, axes[:, 3]):
         axis.imshow(run.arrays["images"][len(run.arrays["images"]) // 2])
