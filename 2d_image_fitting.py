@@ -32,7 +32,7 @@ import torch
 
 from data.images import load_image
 from experiment import cli, plots, published
-from experiment.metrics import psnr, radial_spectrum, ssim
+from experiment.metrics import SSIM_WINDOW, psnr, radial_spectrum, ssim
 from experiment.records import Run, write_atomically
 from experiment.runtime import (Repeated, Stopwatch, choose_device, cpu_count, environment, memory, set_precision,
                                 training_hours)
@@ -137,11 +137,13 @@ def fitting_chunk(pixels: int, config: dict, device: torch.device) -> int:
 
 
 @functools.cache
-def image_of(source: str, folder: Path, quick: bool) -> tuple[str, np.ndarray]:
-    """A case and its image, downscaled for --quick; loaded once in a process, however many runs it has."""
+def image_of(source: str, folder: Path, downscale: float | None, quick: bool) -> tuple[str, np.ndarray]:
+    """A case and its image, made smaller where asked for; loaded once in a process, however many runs it has."""
     case, image = load_image(source, folder)
-    if quick and max(image.shape) > QUICK_SIDE:
-        shape = [max(11, round(side * QUICK_SIDE / max(image.shape))) for side in image.shape[:2]]
+    if downscale is None:
+        downscale = max(1, max(image.shape) / QUICK_SIDE) if quick else 1
+    if downscale > 1:
+        shape = [max(SSIM_WINDOW, round(side / downscale)) for side in image.shape[:2]]
         image = skimage.transform.resize(image, shape, anti_aliasing=True).astype(np.float32)
     return case, image
 
@@ -151,7 +153,7 @@ def images_of(args: argparse.Namespace) -> Images:
     sources = list(map(str, range(1, 25))) if args.image == ["all"] else args.image
     images = {}
     for source in dict.fromkeys(sources):
-        case, image = image_of(source, args.data, args.quick)
+        case, image = image_of(source, args.data, args.downscale, args.quick)
         if case in images:
             raise cli.UserError(f"--image gives two images of the name {case}; rename one")
         images[case] = image
@@ -254,6 +256,8 @@ def main() -> None:
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, steps=10_000, checkpoint_every=1_000)
     parser.add_argument("--image", nargs="+", default=["5"], metavar="I",
                         help="Kodak numbers, all, a bundled picture's name, or paths (default: 5)")
+    parser.add_argument("--downscale", type=cli.whole(1, 64), metavar="D",
+                        help="make the images smaller by this factor (default: 1)")
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="pixels at a time; the step stays the full-batch step (default: what fits in memory)")
     args = cli.parse(parser)

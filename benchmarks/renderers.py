@@ -51,7 +51,7 @@ STAGES = {
     "grids": [(VoxelGrid, "forward"), (HashField, "density")],
     "colour": [(torch.nn.Sequential, "forward"), (PositionalEncoding, "forward"), (SphericalHarmonics, "forward")],
     "compositing": [(module, function) for module in (voxel_field, hash_field)
-                    for function in ("contributing", "render_weights", "accumulate")],
+                    for function in ("contributing", "render_weights", "composite")],
     "backward": [(Tensor, "backward")],
     "optimizer": [(MaskedAdam, "step"), (torch.optim.Adam, "step")],
     "mask": [(VoxelField, "renew_mask"), (HashField, "update_occupancy")],

@@ -5,6 +5,7 @@ import math
 import numpy as np
 from skimage.metrics import structural_similarity
 
+SSIM_WINDOW = 11  # pixels a side; no smaller image has an SSIM
 
 def psnr(mse: float) -> float:
     """10 log10(1 / MSE) in dB, of values in [0, 1]."""

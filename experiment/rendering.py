@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from experiment import cli, plots
-from experiment.metrics import psnr, ssim
+from experiment.metrics import SSIM_WINDOW, psnr, ssim
 from experiment.records import Run, write_atomically
 
 # A camera (3, 4), its focal length in pixels, the height and the width to colours (H, W, 3) and depths (H, W).
@@ -36,9 +36,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def scene_config(train_images: np.ndarray, train_poses: np.ndarray, test_images: np.ndarray, background: str) -> dict:
     """What a run's config says of its data: the sizes of the splits, a digest of the training views, the background."""
-    if min(test_images.shape[1:3]) < 11:  # the window of the SSIM
-        raise cli.UserError(f"the test views are {test_images.shape[2]} × {test_images.shape[1]} pixels; at least 11 a "
-                            "side are needed: a smaller --downscale?")
+    if min(test_images.shape[1:3]) < SSIM_WINDOW:
+        raise cli.UserError(f"the test views are {test_images.shape[2]} × {test_images.shape[1]} pixels; at least "
+                            f"{SSIM_WINDOW} a side are needed: a smaller --downscale?")
     digest = hashlib.sha256(train_images.tobytes() + train_poses.tobytes()).hexdigest()[:16]
     return {"scene": {"train": list(train_images.shape), "test": list(test_images.shape), "digest": digest},
             "background": background}

@@ -89,10 +89,11 @@ def test_the_learning_rate_falls_once(tmp_path, monkeypatch):
             return super().step(*arguments)
 
     monkeypatch.setattr(torch.optim, "Adam", Adam)
-    monkeypatch.setattr(sys, "argv", [FIT, "--image", "camera", "--quick", "--modes", "relu", "--steps", "10",
-                                      *map(str, folders(tmp_path))])
+    monkeypatch.setattr(sys, "argv", [FIT, "--image", "camera", "--quick", "--downscale", "16", "--modes", "relu",
+                                      "--steps", "10", *map(str, folders(tmp_path))])
     fitting.main()
     assert rates == pytest.approx([1e-4] * 6 + [1e-5] * 4)
+    assert record(tmp_path, "camera", "relu")["config"]["shape"] == [32, 32, 3]
 
 
 def test_memory_decides_the_chunk(monkeypatch):
