@@ -25,18 +25,19 @@ import torch
 from torch.nn import functional as F
 
 from data.signals import POINTS, square_like_wave
-from experiment import cli, plots, published
+from experiment import cli, plots, report
 from experiment.metrics import relative_spectral_error
+from experiment.ranks import first_rank
 from experiment.records import Run
-from experiment.runtime import Repeated, Stopwatch, choose_device, cpu_count, environment, set_precision
-from experiment.sweep import progress, sweep
+from experiment.runtime import Repeated, Stopwatch, begin, choose_device, environment, set_precision
+from experiment.sweep import progress, slow, sweep
 from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
 
 # Section 4: the same for every mode. α and the learning rate belong together (see FourierReparamLinear).
 PAPER = {"hidden_features": 128, "hidden_layers": 3, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 16,
          "alpha": 0.05, "first_omega": 5.0, "hidden_omega": 5.0, "pe_frequencies": int(math.log2(POINTS / 4)),
          "lr": 1e-6, "steps": 10_000}
-QUICK_STEPS = 2_000
+QUICK = {"steps": 2_000}
 COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
 
 BINS = {"1.5": 3, "2.5": 5, "3.5": 7, "4.5": 9}  # Hz → cycles over the interval of length 2
@@ -45,13 +46,8 @@ LARGEST = 4  # of the NTK's eigenvalues, whose shares are reported one by one
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network, write its record, return the line that sums it up."""
-    device = choose_device(args.device)
-    autocast = set_precision(run.precision, device)
-    if device.type == "cpu":
-        # A second thread gains a network of this size next to nothing, a second run beside it nearly all; and one
-        # thread gives the same bits whatever the number of cores.
-        torch.set_num_threads(1)
-    torch.manual_seed(run.seed)
+    # A second thread gains a network of this size next to nothing, a second run beside it nearly all.
+    device, autocast = begin(args, run.seed, one_thread=True)
     settings = dict(run.config)
     lr, steps = settings.pop("lr"), settings.pop("steps")
     model = build_inr(run.mode, in_features=1, out_features=1, **settings).to(device)
@@ -88,9 +84,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             step = stop
             loss = (outputs[step - 1] - target[:, 0]).square().mean().item()
             bar.set_postfix_str(f"loss {loss:.4f}")
-            if not math.isfinite(loss):
-                raise cli.UserError(f"the training has diverged, the loss is {loss} at step {step}; "
-                                    "a smaller --lr may help")
+            cli.check_convergence(loss, step)
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
     if steps % ntk_every == 0:
@@ -124,8 +118,7 @@ def spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def runs_of(args: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
-    config = {**PAPER, "steps": args.steps or (QUICK_STEPS if args.quick else PAPER["steps"]),
-              "lr": args.lr or PAPER["lr"]}
+    config = {**PAPER, **(QUICK if args.quick else {}), **cli.given(args, "steps", "lr")}
     device = choose_device(args.device).type
     return [Run(args.results, "1d", "function", mode, seed, config, args.precision, device)
             for seed in args.seeds for mode in args.modes]
@@ -142,7 +135,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
         outputs = run.arrays(outputs=(steps, POINTS))["outputs"]
         for step, axis in zip(columns, line):
             axis.plot(x, target, color="0.7", linewidth=1.2)
-            axis.plot(x, outputs[step], color=plots.color(run.mode))
+            axis.plot(x, outputs[step], color=plots.line(run.mode)["color"])
             axis.set_ylim(-4.9, 4.9)
             axis.text(0.02, 0.98, f"loss {np.square(outputs[step] - target).mean():.3f}", fontsize=9, va="top",
                       transform=axis.transAxes)
@@ -219,24 +212,6 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
     plots.save(figure, args.figures / "1d_fr_layer.png")
 
 
-def print_table(runs: list[Run]) -> None:
-    """Measured beside released: loss and relative error after the last step, averaged over the seeds."""
-    print(f"\n{'mode':<12}{'loss':>18}{'released':>10}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<22}"
-          f"{'s':>6}")
-    for mode in dict.fromkeys(run.mode for run in runs):
-        of_mode = [run for run in runs if run.mode == mode]
-        losses = [run.metric("loss") for run in of_mode]
-        spread = f" ± {np.std(losses, ddof=1):.4f}" if len(losses) > 1 else ""
-        error = np.mean([list(run.metric("relative_error").values()) for run in of_mode], axis=0)
-        at_paper_length = of_mode[0].config == PAPER
-        loss = f"{published.LOSS_1D[mode]:g}" if at_paper_length and mode in published.LOSS_1D else "–"
-        released = published.RELATIVE_ERROR_1D.get(mode, {}).get(9999, ()) if at_paper_length else ()
-        print(f"{mode:<12}{f'{np.mean(losses):.4f}{spread}':>18}{loss:>10}   "
-              f"{'  '.join(f'{value:.3f}' for value in error):<36}"
-              f"{'  '.join(f'{value:.2f}' for value in released) or '–':<22}"
-              f"{np.mean([run.seconds() for run in of_mode]):>6.1f}")
-
-
 def parser(description: str) -> argparse.ArgumentParser:
     """The options, here and in the script that draws the heat maps."""
     return cli.options(description, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500)
@@ -244,21 +219,19 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def main() -> None:
     args = cli.parse(parser(__doc__))
-    device = choose_device(args.device)
-    set_precision(args.precision, device)
+    set_precision(args.precision, choose_device(args.device))
     runs = runs_of(args)
-    unfinished = [run for run in runs if args.force or not run.finished()]
-    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
+    if slow(runs, args):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
-    sweep(train, runs, args, workers=cpu_count() if device.type == "cpu" else 1)
-    if not cli.first_rank():
+    sweep(train, runs, args, parallel=True)
+    if not first_rank():
         return
     first = [run for run in runs if run.seed == args.seeds[0]]
     draw_fits(first, args)
     draw_spectra(first, args)
     for run in [run for run in first if run.mode.endswith("+fr")][:1]:
         draw_layer(run, args)
-    print_table(runs)
+    report.show("loss", runs)
 
 
 if __name__ == "__main__":

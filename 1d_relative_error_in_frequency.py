@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 
 from data.signals import POINTS, square_like_wave
-from experiment import cli, plots, published
+from experiment import cli, plots, report
 from experiment.metrics import relative_spectral_error
 from experiment.records import Run
 
@@ -66,18 +66,6 @@ def draw(errors: dict[str, np.ndarray], note: str, args: argparse.Namespace) -> 
         plots.save(figure, args.figures / f"1d_relative_error_{mode}.png")
 
 
-def print_table(errors: dict[str, np.ndarray], at_paper_settings: bool) -> None:
-    """The error at 1.5, 2.5, 3.5 and 4.5 Hz after several steps, and beside it that of the released code."""
-    print(f"\n{'mode':<12}{'step':>6}   {'error at 1.5 / 2.5 / 3.5 / 4.5 Hz':<36}{'released':<24}"
-          f"{'largest difference':>18}")
-    for mode, error in errors.items():
-        for step in sorted({min(step, len(error) - 1) for step in (1000, 5000, 9999)}):
-            released = published.RELATIVE_ERROR_1D.get(mode, {}).get(step) if at_paper_settings else None
-            print(f"{mode:<12}{step:>6,}   {'  '.join(f'{value:.3f}' for value in error[step]):<36}" + (
-                f"{'  '.join(f'{value:.2f}' for value in released):<24}{np.abs(error[step] - released).max():>18.3f}"
-                if released else "–"))
-
-
 def main() -> None:
     args = cli.parse(fitting.parser(__doc__))
     runs = fitting.runs_of(args)
@@ -87,7 +75,7 @@ def main() -> None:
         raise cli.UserError(f"{what}; train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])}")
     errors = {mode: np.mean([relative_error(run) for run in runs if run.mode == mode], axis=0) for mode in args.modes}
     draw(errors, plots.note(args.seeds, args.quick, runs[0].config, fitting.PAPER), args)
-    print_table(errors, runs[0].config == fitting.PAPER)
+    report.show("relative error", runs)
 
 
 if __name__ == "__main__":

@@ -19,24 +19,22 @@ On two CPU cores --quick takes about a minute and the paper's size days; the scr
 
 import argparse
 import functools
-import hashlib
-import io
 import math
 from pathlib import Path
 
-import imageio.v3 as iio
 import matplotlib.pyplot as plt
 import numpy as np
 import skimage.transform
 import torch
 
 from data.images import load_image
-from experiment import cli, plots, published
+from experiment import cli, plots, report
 from experiment.metrics import SSIM_WINDOW, psnr, radial_spectrum, ssim
-from experiment.records import Run, write_atomically
-from experiment.runtime import (Repeated, Stopwatch, choose_device, cpu_count, environment, memory, set_precision,
+from experiment.ranks import first_rank
+from experiment.records import Run, digest
+from experiment.runtime import (Repeated, Stopwatch, begin, choose_device, environment, memory, set_precision,
                                 training_hours)
-from experiment.sweep import progress, sweep
+from experiment.sweep import progress, slow, sweep
 from models import MODES, build_inr, fold
 
 # Section 5. Every mode: 256 wide, all pixels in one batch, the learning rate × 0.1 once. α only matters with FR.
@@ -55,11 +53,7 @@ Images = dict[str, np.ndarray]
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network on one image, write its record and reconstruction, return the line that sums it up."""
-    device = choose_device(args.device)
-    autocast = set_precision(run.precision, device)
-    if device.type == "cpu" and args.quick:
-        torch.set_num_threads(1)  # the other cores have networks of their own
-    torch.manual_seed(run.seed)
+    device, autocast = begin(args, run.seed, one_thread=args.quick)
     image = images_of(args)[run.case]
     settings = {key: value for key, value in run.config.items() if key not in ("chunk", "pixels", "shape")}
     lr, steps, decay_at = (settings.pop(key) for key in ("lr", "steps", "decay_at"))
@@ -104,9 +98,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             bar.update(stop - step)
             step = stop
             last = mse[step - 1].item()
-            if not (math.isfinite(last) and last > 0):
-                raise cli.UserError(f"the training has diverged, the loss is {last} at step {step}; "
-                                    "a smaller --lr may help")
+            cli.check_convergence(last, step)
             bar.set_postfix_str(f"{psnr(last):.2f} dB")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
@@ -115,13 +107,11 @@ def train(run: Run, args: argparse.Namespace) -> str:
     with torch.no_grad(), autocast:
         output = torch.cat([plain(x_chunk).float() for x_chunk, _ in chunks])
     reconstruction = output.reshape(rows, columns, 3).cpu().numpy()
-    curve = 10 * np.log10(1 / mse.cpu().numpy())
-    final = psnr(float(np.square(reconstruction.astype(np.float64) - image).mean()))
+    curve = psnr(mse.cpu().numpy())
+    final = float(psnr(np.square(reconstruction.astype(np.float64) - image).mean()))
     clamped = reconstruction.clip(0, 1)
     metrics = {"psnr": final, "psnr_best": max(final, float(curve.max())), "ssim": ssim(clamped, image)}
-    packed = io.BytesIO()
-    iio.imwrite(packed, np.rint(255 * clamped).astype(np.uint8), extension=".png")
-    write_atomically(run.path(".png"), packed.getvalue())
+    plots.write_picture(np.rint(255 * clamped).astype(np.uint8), run.path(".png"))
     run.finish(metrics=metrics, seconds=clock.seconds, steps=steps, environment=environment(device, run.precision),
                arrays={"reconstruction": reconstruction, "psnr": curve})
     chunked = f", in {len(chunks)} chunks a step" if len(chunks) > 1 else ""
@@ -166,9 +156,8 @@ def runs_of(args: argparse.Namespace, images: Images, device: torch.device) -> l
     for case, image in images.items():
         for seed in args.seeds:
             for mode in args.modes:
-                config = {**PAPER[mode], **(QUICK if args.quick else {}), "chunk": args.chunk,
-                          "shape": list(image.shape), "pixels": hashlib.sha256(image.tobytes()).hexdigest()[:16]}
-                config.update({key: value for key in ("steps", "lr") if (value := getattr(args, key)) is not None})
+                config = {**PAPER[mode], **(QUICK if args.quick else {}), **cli.given(args, "steps", "lr"),
+                          "chunk": args.chunk, "shape": list(image.shape), "pixels": digest(image)}
                 runs.append(Run(args.results, "2d", case, mode, seed, config, args.precision, device.type))
     return runs
 
@@ -189,15 +178,7 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
     height = width * image.shape[0] / image.shape[1]
     figure, axes = plt.subplots(2, len(shown), figsize=(width * len(shown), 2 * height + 1.1))
     for (name, value, pixels), (whole, crop) in zip(shown, axes.T):
-        whole.imshow(pixels)
-        rows, columns = window
-        whole.add_patch(plt.Rectangle((columns.start, rows.start), columns.stop - columns.start,
-                                      rows.stop - rows.start, fill=False, edgecolor="red", linewidth=1))
-        whole.set_title(name, fontsize=13)
-        crop.imshow(pixels[window], interpolation="nearest")
-        crop.set_title(value, fontsize=13, fontweight="bold", y=-0.2)
-    for axis in axes.flat:
-        axis.set_axis_off()
+        plots.show_with_crop(whole, crop, pixels, window, name, value)
     figure.suptitle(f"{runs[0].case}, {image.shape[1]} × {image.shape[0]} pixels, "
                     f"{runs[0].config['steps']:,} steps{note(runs[0], args)}", fontsize=13)
     plots.save(figure, args.figures / f"2d_{runs[0].case}.png")
@@ -205,51 +186,29 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
 
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     """PSNR over the steps, FR solid and its baseline dashed."""
-    figure, axis = plt.subplots(figsize=(7.5, 4.5))
+    figure, axis = plots.curves("step", "PSNR (dB)")
     for run in runs:
         curve = run.arrays(psnr=(run.config["steps"],))["psnr"]
-        axis.plot(np.arange(len(curve)), curve, color=plots.color(run.mode), linestyle=plots.line_style(run.mode),
+        axis.plot(np.arange(len(curve)), curve, **plots.line(run.mode),
                   label=f"{plots.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
-    axis.set_xlabel("step")
-    axis.set_ylabel("PSNR (dB)")
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(plots.THOUSANDS)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(f"{runs[0].case}: PSNR over training{note(runs[0], args)}")
-    plots.save(figure, args.figures / f"2d_{runs[0].case}_psnr.png")
+    plots.save_curves(figure, f"{runs[0].case}: PSNR over training{note(runs[0], args)}",
+                      args.figures / f"2d_{runs[0].case}_psnr.png")
 
 
 def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """The power of the error at each spatial frequency, beside that of the image itself."""
-    figure, axis = plt.subplots(figsize=(7.5, 4.5))
+    figure, axis = plots.curves("frequency (cycles per pixel)", "power of the error")
     axis.loglog(*radial_spectrum(image), color="0.75", linewidth=4, label="the image")
     for run in runs:
         frequency, power = radial_spectrum(run.arrays(reconstruction=image.shape)["reconstruction"] - image)
-        axis.loglog(frequency, power, color=plots.color(run.mode), linestyle=plots.line_style(run.mode),
-                    label=plots.LABELS[run.mode])
-    axis.set_xlabel("frequency (cycles per pixel)")
+        axis.loglog(frequency, power, **plots.line(run.mode), label=plots.LABELS[run.mode])
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(plt.NullLocator())
-    axis.set_ylabel("power of the error")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(f"{runs[0].case}: radially averaged spectrum of the error{note(runs[0], args)}")
-    plots.save(figure, args.figures / f"2d_{runs[0].case}_spectrum.png")
-
-
-def print_table(runs: list[Run]) -> None:
-    """Measured beside published, averaged over the seeds."""
-    print(f"\n{'image':<14}{'mode':<12}{'PSNR (dB)':>16}{'best':>8}{'published':>11}{'SSIM':>8}{'seconds':>10}")
-    for case, mode in dict.fromkeys((run.case, run.mode) for run in runs):
-        of_mode = [run for run in runs if (run.case, run.mode) == (case, mode)]
-        values = {name: [run.metric(name) for run in of_mode] for name in ("psnr", "psnr_best", "ssim")}
-        spread = f" ± {np.std(values['psnr'], ddof=1):.2f}" if len(of_mode) > 1 else ""
-        as_published = (case == "kodim05" and of_mode[0].config["shape"] == [512, 768, 3]
-                        and all(of_mode[0].config[key] == value for key, value in PAPER[mode].items()))
-        print(f"{case:<14}{mode:<12}{np.mean(values['psnr']):>{16 - len(spread)}.2f}{spread}"
-              f"{np.mean(values['psnr_best']):>8.2f}{published.PSNR_KODAK_05[mode] if as_published else '–':>11}"
-              f"{np.mean(values['ssim']):>8.3f}"
-              f"{np.mean([run.seconds() for run in of_mode]):>10.1f}")
+    plots.save_curves(figure, f"{runs[0].case}: radially averaged spectrum of the error{note(runs[0], args)}",
+                      args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 
 def main() -> None:
@@ -265,20 +224,19 @@ def main() -> None:
     set_precision(args.precision, device)
     images = images_of(args)
     runs = runs_of(args, images, device)
-    unfinished = [run for run in runs if args.force or not run.finished()]
-    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
+    if to_train := slow(runs, args):
         hours = training_hours([(run.config, math.prod(run.config["shape"][:2]) * run.config["steps"])
-                                for run in unfinished], device)
+                                for run in to_train], device)
         print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
-    sweep(train, runs, args, workers=cpu_count() if device.type == "cpu" and args.quick else 1)
-    if not cli.first_rank():
+    sweep(train, runs, args, parallel=args.quick)
+    if not first_rank():
         return
     for case, image in images.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
         draw_images(image, first, args)
         draw_curves(first, args)
         draw_spectra(image, first, args)
-    print_table(runs)
+    report.show("images", runs)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Fit occupancy volumes with six networks (section 5 of the paper, Thai statue and dragon).
 
     python 3D_occupance.py                          both volumes, six networks, 200 epochs each: for a GPU
-    python 3D_occupance.py --quick                  a hollow sphere with holes of 28 voxels a side, computed here
+    python 3D_occupance.py --quick                  a hollow sphere with holes, 24 voxels a side, computed here
     python 3D_occupance.py --shape dragon --scale 0.125 --chunk 20000 --epochs 25
     python 3D_occupance.py --shape path/to/mesh.ply --resolution 256      or a .mat or .npy volume
 
@@ -19,7 +19,6 @@ On two CPU cores --quick takes about a minute and the paper's size weeks; the sc
 
 import argparse
 import functools
-import hashlib
 import math
 from pathlib import Path
 
@@ -32,13 +31,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.volumes import SHA256, load_volume, shorten
-from experiment import cli, plots, published
+from experiment import cli, plots, report
 from experiment.meshes import look, render, surface, surface_distance
 from experiment.metrics import iou
-from experiment.records import Run, write_atomically
-from experiment.runtime import (Stopwatch, choose_device, cpu_count, environment, set_precision, shuffled,
+from experiment.ranks import first_rank
+from experiment.records import Run, digest, write_atomically
+from experiment.runtime import (Stopwatch, begin, choose_device, environment, set_precision, shuffled,
                                 training_hours)
-from experiment.sweep import progress, sweep
+from experiment.sweep import progress, slow, sweep
 from models import MODES, build_inr, fold
 
 # Section 5. The release gives one learning rate, sin+fr's. At it sin ends in an empty volume (IoU 0); the 5e-4 of sin
@@ -76,11 +76,7 @@ def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network on one volume, write its record, return the line that sums it up."""
-    device = choose_device(args.device)
-    autocast = set_precision(run.precision, device)
-    if device.type == "cpu" and args.quick:
-        torch.set_num_threads(1)  # the other cores have networks of their own
-    torch.manual_seed(run.seed)
+    device, autocast = begin(args, run.seed, one_thread=args.quick)
     volume = volumes_of(args)[run.case]
     settings = {key: value for key, value in run.config.items() if key not in ("voxels", "shape")}
     lr, epochs, chunk = (settings.pop(key) for key in ("lr", "epochs", "chunk"))
@@ -113,9 +109,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
                     optimizer.step()
                     bar.update()
             step = stop
-            if not math.isfinite(loss.item()):
-                raise cli.UserError(f"the training has diverged, the loss is {loss.item()} at step {step}; "
-                                    "a smaller --lr may help")
+            cli.check_convergence(loss.item(), step)
             if step % steps_per_epoch == 0:
                 with autocast:
                     found = predict(model, sample, volume.shape, chunk)
@@ -161,12 +155,10 @@ def runs_of(args: argparse.Namespace, volumes: dict[str, np.ndarray], device: to
     """The runs that the options ask for, volume by volume."""
     runs = []
     for case, volume in volumes.items():
-        digest = hashlib.sha256(np.packbits(volume).tobytes()).hexdigest()[:16]
         for seed in args.seeds:
             for mode in args.modes:
-                config = {**PAPER[mode], **(QUICK if args.quick else {}), "shape": list(volume.shape), "voxels": digest}
-                config.update({key: value for key in ("epochs", "lr", "chunk")
-                               if (value := getattr(args, key)) is not None})
+                config = {**PAPER[mode], **(QUICK if args.quick else {}), **cli.given(args, "epochs", "lr", "chunk"),
+                          "shape": list(volume.shape), "voxels": digest(np.packbits(volume))}
                 runs.append(Run(args.results, "3d", case, mode, seed, config, args.precision, device.type))
     return runs
 
@@ -223,14 +215,7 @@ def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace)
     panel = 2.4
     figure, axes = plt.subplots(2, len(shown), figsize=(panel * len(shown), 2 * panel * height / width + 1.1))
     for (name, value, _), picture, close, (whole, crop) in zip(shown, pictures, crops, axes.T):
-        whole.imshow(picture)
-        whole.add_patch(plt.Rectangle((columns.start, rows.start), columns.stop - columns.start,
-                                      rows.stop - rows.start, fill=False, edgecolor="red", linewidth=1))
-        whole.set_title(name, fontsize=13)
-        crop.imshow(close)
-        crop.set_title(value, fontsize=13, fontweight="bold", y=-0.2)
-    for axis in axes.flat:
-        axis.set_axis_off()
+        plots.show_with_crop(whole, crop, picture, (rows, columns), name, value, close)
     figure.suptitle(f"{case}, {' × '.join(map(str, volume.shape))} voxels, {runs[0].config['epochs']:,} epochs"
                     f"{note(runs[0], args)}", fontsize=13)
     plots.save(figure, args.figures / f"3d_{case}.png")
@@ -238,22 +223,19 @@ def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace)
 
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     """IoU over the epochs, FR solid and its baseline dashed; the axis is that of 1 − IoU, logarithmic."""
-    figure, axis = plt.subplots(figsize=(7.5, 4.5))
+    figure, axis = plots.curves("epoch", "IoU")
     for run in runs:
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]
-        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(1e-6), color=plots.color(run.mode),
-                  linestyle=plots.line_style(run.mode), label=f"{plots.LABELS[run.mode]}: {run.metric('iou'):.4f}")
+        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(1e-6), **plots.line(run.mode),
+                  label=f"{plots.LABELS[run.mode]}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
     ticks = [error for error in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 5e-4, 2e-4, 1e-4)
              if min(axis.get_ylim()) <= error <= max(axis.get_ylim())]
     axis.set_yticks(ticks, [f"{1 - error:g}" for error in ticks])
     axis.yaxis.set_minor_locator(plt.NullLocator())
-    axis.set_xlabel("epoch")
-    axis.set_ylabel("IoU")
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(f"{runs[0].case}: IoU over training{note(runs[0], args)}")
-    plots.save(figure, args.figures / f"3d_{runs[0].case}_iou.png")
+    plots.save_curves(figure, f"{runs[0].case}: IoU over training{note(runs[0], args)}",
+                      args.figures / f"3d_{runs[0].case}_iou.png")
 
 
 def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
@@ -283,29 +265,6 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     plots.save(figure, args.figures / f"3d_{runs[0].case}_errors.png")
 
 
-def print_table(runs: list[Run]) -> None:
-    """Measured beside published, averaged over the seeds, FR against its baseline."""
-    cells = list(dict.fromkeys((run.case, run.mode) for run in runs))
-    means = {cell: float(np.mean([run.metric("iou") for run in runs if (run.case, run.mode) == cell]))
-             for cell in cells}
-    print(f"\n{'shape':<14}{'mode':<12}{'IoU':>16}{'FR gain':>9}{'published':>11}"
-          f"{'Chamfer':>9}{'F-score':>9}{'seconds':>10}")
-    for case, mode in cells:
-        of_mode = [run for run in runs if (run.case, run.mode) == (case, mode)]
-        spread = f" ± {np.std([run.metric('iou') for run in of_mode], ddof=1):.4f}" if len(of_mode) > 1 else ""
-        base = means.get((case, plots.baseline(mode))) if mode.endswith("+fr") else None
-        gain = "–" if base is None else f"{means[case, mode] - base:+.4f}"
-        as_published = all(of_mode[0].config[key] == value for key, value in PAPER[mode].items())
-        known = published.IOU_THAI_STATUE if (case == "thai_statue" and as_published
-                                              and max(of_mode[0].config["shape"]) == 512) else {}
-        surfaces = [[run.metric(name) for run in of_mode] for name in ("chamfer", "f_score")]
-        chamfer, f_score = ("–" if None in column else f"{np.mean(column):.3f}" for column in surfaces)
-        print(f"{case:<14}{mode:<12}{means[case, mode]:>{16 - len(spread)}.4f}{spread}{gain:>9}"
-              f"{known.get(mode, '–'):>11}{chamfer:>9}{f_score:>9}"
-              f"{np.mean([run.seconds() for run in of_mode]):>10.1f}")
-    print("Chamfer distance in voxels; F-score at one voxel")
-
-
 def scale(text: str) -> float:
     """An argparse type: a number above 0 and up to 1."""
     value = cli.positive(text)
@@ -330,14 +289,13 @@ def main() -> None:
     set_precision(args.precision, device)
     volumes = volumes_of(args)
     runs = runs_of(args, volumes, device)
-    unfinished = [run for run in runs if args.force or not run.finished()]
-    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
+    if to_train := slow(runs, args):
         hours = training_hours([(run.config, math.prod(run.config["shape"]) * run.config["epochs"])
-                                for run in unfinished], device)
+                                for run in to_train], device)
         if hours > 0.1:
             print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
-    sweep(train, runs, args, workers=cpu_count() if device.type == "cpu" and args.quick else 1)
-    if not cli.first_rank():
+    sweep(train, runs, args, parallel=args.quick)
+    if not first_rank():
         return
     for case, volume in volumes.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
@@ -346,7 +304,8 @@ def main() -> None:
         draw_errors(volume, first, args)
         for run in (run for run in runs if run.case == case and run not in first):
             write_mesh(surface(predicted_of(run), args.smooth), run.path(".ply"))
-    print_table(runs)
+    report.show("volumes", runs)
+    print("Chamfer distance in voxels; F-score at one voxel")
 
 
 if __name__ == "__main__":

@@ -26,12 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.scenes import Scene, composite, load_scene
-from experiment import cli, published, rendering
+from data.scenes import Scene, composite, loaded_once
+from experiment import cli, rendering
 from experiment.metrics import psnr
+from experiment.ranks import first_rank
 from experiment.records import Run
-from experiment.runtime import Stopwatch, choose_device, cpu_count, environment, set_precision
-from experiment.sweep import progress, sweep
+from experiment.runtime import Stopwatch, begin, choose_device, environment, set_precision
+from experiment.sweep import progress, slow, sweep
 from models import fold
 from models.color_mlp import COLOR_MODES
 from models.hash_field import HashField
@@ -89,17 +90,12 @@ def loss_of(field: HashField, batch: tuple[Tensor, Tensor, Tensor], opacity_weig
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one field, write its record and renderings, return the line that sums it up."""
-    device = choose_device(args.device)
-    autocast = set_precision(run.precision, device)
-    if device.type == "cpu" and args.quick:
-        torch.set_num_threads(1)  # the other cores have fields of their own
-    torch.manual_seed(run.seed)
+    device, autocast = begin(args, run.seed, one_thread=args.quick)
     scene, config = scene_of(args), run.config
-    background = float(args.background == "white")
     photographs = Photographs(torch.from_numpy(scene.train.images).to(device),
                               torch.from_numpy(in_cube(scene.train.poses, radius_of(scene))).to(device),
-                              scene.train.focal, background)
-    field = make_field(run.mode, config, background).to(device)
+                              scene.train.focal, args.grey)
+    field = make_field(run.mode, config, args.grey).to(device)
     cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, photographs.poses,
                           photographs.focal, photographs.height, photographs.width)
     field.occupancy.exclude(~cells)
@@ -134,9 +130,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             bar.update(stop - step)
             step = stop
             recent = mse[max(0, step - report_every):step].mean().item()
-            if not (math.isfinite(recent) and recent > 0):
-                raise cli.UserError(f"the training has diverged, the loss is {recent} at step {step}; "
-                                    "a smaller --lr may help")
+            cli.check_convergence(recent, step)
             bar.set_postfix_str(f"{psnr(recent):.2f} dB")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
@@ -153,31 +147,22 @@ def train(run: Run, args: argparse.Namespace) -> str:
 
 def render_views(field: HashField, run: Run, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
     """Render and measure the test views, write them and the turntable."""
-    def render(pose: np.ndarray, focal: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        with autocast:
-            return render_image(field, pose, focal, height, width, field.occupancy.density.device)
-
     scene = scene_of(args)
-    test = scene.test
-    return rendering.render_views(run, render, in_cube(test.poses, radius_of(scene)), test.focal,
-                                  composite(test.images, float(args.background == "white")), test.names,
-                                  args.frames if args.frames is not None else 12 if args.quick else 60)
+    render = functools.partial(render_image, field, device=field.occupancy.density.device)
+    return rendering.render_views(run, render, autocast, in_cube(scene.test.poses, radius_of(scene)), scene.test.focal,
+                                  composite(scene.test.images, args.grey), scene.test.names, args.frames)
 
 
 def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> HashField:
     """The field that a run has trained, for rendering; its FR layer was folded."""
-    field = make_field("relu", run.config, float(args.background == "white"))
+    field = make_field("relu", run.config, args.grey)
     field.load_state_dict(rendering.load_field(run)["field"])
     return field.requires_grad_(False).to(device)
 
 
-loaded_once = functools.cache(load_scene)  # in a process, however many runs it has
-
-
 def scene_of(args: argparse.Namespace) -> Scene:
     """The scene that the options ask for."""
-    small = {"toy": 2}.get(args.scene, 8) if args.quick else 1
-    return loaded_once(args.scene, args.data, args.downscale or small)
+    return loaded_once(args.scene, args.data, args.downscale)
 
 
 def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> list[Run]:
@@ -186,8 +171,7 @@ def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> lis
     runs = []
     for seed in args.seeds:
         for mode in args.modes:
-            config = {**PAPER[mode], **(QUICK if args.quick else {}), **data}
-            config.update({key: value for key in ("epochs", "lr") if (value := getattr(args, key)) is not None})
+            config = {**PAPER[mode], **(QUICK if args.quick else {}), **data, **cli.given(args, "epochs", "lr")}
             runs.append(Run(args.results, "ngp", scene.name, mode, seed, config, args.precision, device.type))
     return runs
 
@@ -197,25 +181,21 @@ def main() -> None:
     rendering.add_options(parser)
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="rays at a time, where memory is short; the step stays that of the whole batch")
-    args = cli.parse(parser)
+    args = rendering.parse(parser)
     device = choose_device(args.device)
     autocast = set_precision(args.precision, device)
     scene = scene_of(args)
     runs = runs_of(args, scene, device)
     if args.render_only:
-        for run in runs:
-            metrics, _ = render_views(load_field(run, args, device), run, args, autocast)
-            print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, "
-                  f"written to {rendering.pictures(run)}")
+        rendering.render_again(runs, lambda run: render_views(load_field(run, args, device), run, args, autocast)[0])
         return
-    unfinished = [run for run in runs if args.force or not run.finished()]
-    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
+    if slow(runs, args):
         print("at this size the training takes days on a CPU; --quick takes one to two minutes")
-    sweep(train, runs, args, cpu_count() if device.type == "cpu" and args.quick else 1)
-    if not cli.first_rank():
+    sweep(train, runs, args, parallel=args.quick)
+    if not first_rank():
         return
-    truth = composite(scene.test.images, float(args.background == "white"))
-    rendering.report("Instant-NGP", runs, args, PAPER, truth, scene.test.names, published.PSNR_NGP)
+    truth = composite(scene.test.images, args.grey)
+    rendering.draw_and_print("Instant-NGP", runs, args, PAPER, truth, scene.test.names)
     rendering.draw_renderers(runs, args, truth, scene.test.names)
 
 

@@ -20,24 +20,24 @@ one to two minutes; the full size takes days there.
 
 import argparse
 import functools
-import math
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.scenes import FAR, NEAR, Scene, composite, load_scene
-from experiment import cli, published, rendering
+from data.scenes import FAR, NEAR, Scene, composite, loaded_once
+from experiment import cli, rendering
 from experiment.metrics import psnr
+from experiment.ranks import first_rank
 from experiment.records import Run
-from experiment.runtime import Stopwatch, choose_device, cpu_count, environment, set_precision, shuffled
-from experiment.sweep import progress, sweep
+from experiment.runtime import Stopwatch, begin, choose_device, environment, set_precision, shuffled
+from experiment.sweep import progress, slow, sweep, unfinished
 from models import fold
 from models.color_mlp import COLOR_MODES
 from models.masked_adam import MaskedAdam
 from models.rays import Photographs
-from models.volume_rendering import render_image
+from models.volume_rendering import Rendering, render_image
 from models.voxel_field import STEP, VoxelField
 from models.voxels import MaskGrid, add_total_variation_, count_views, grid_points
 
@@ -135,19 +135,24 @@ def optimizer_of(field: VoxelField, config: dict, factors: Tensor | None) -> Mas
     return MaskedAdam(groups, lr=config["grid_lr"])
 
 
+def loss_of(shown: Rendering, target: Tensor, config: dict) -> tuple[Tensor, Tensor]:
+    """The mean squared error of the rays' colours, and the whole objective (section 4.1)."""
+    error = F.mse_loss(shown.color, target)
+    left = shown.remaining.clamp(1e-6, 1 - 1e-6)  # a ray should end in something or in nothing
+    entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()
+    of_samples = (shown.sample_color - target.index_select(0, shown.ray_index)).square().sum(-1)
+    per_sample = (shown.weights.detach() * of_samples).sum() / len(target)
+    return error, error + config["entropy"] * entropy + config["per_sample"] * per_sample
+
+
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train the coarse field (mode coarse) or a fine one, write its record, return the line that sums it up."""
-    device = choose_device(args.device)
-    autocast = set_precision(run.precision, device)
-    if device.type == "cpu" and args.quick:
-        torch.set_num_threads(1)  # the other cores have fields of their own
-    torch.manual_seed(run.seed)
+    device, autocast = begin(args, run.seed, one_thread=args.quick)
     scene, config = scene_of(args), run.config
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     photographs = Photographs(torch.from_numpy(scene.train.images).to(device),
-                              torch.from_numpy(scene.train.poses).to(device), scene.train.focal,
-                              float(args.background == "white"))
+                              torch.from_numpy(scene.train.poses).to(device), scene.train.focal, args.grey)
     coarse = run.mode == "coarse"
     if coarse:
         field, factors = coarse_stage(photographs, config)
@@ -189,12 +194,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
                     origins, directions, target = photographs.rays(pixels)
                     with autocast:
                         shown = field(origins, directions)
-                    error = F.mse_loss(shown.color, target)
-                    left = shown.remaining.clamp(1e-6, 1 - 1e-6)  # a ray should end in something or in nothing
-                    entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()
-                    of_samples = (shown.sample_color - target.index_select(0, shown.ray_index)).square().sum(-1)
-                    per_sample = (shown.weights.detach() * of_samples).sum() / len(pixels)
-                    loss = error + config["entropy"] * entropy + config["per_sample"] * per_sample
+                    error, loss = loss_of(shown, target, config)
                     optimizer.zero_grad()
                     loss.backward()
                     if not coarse:
@@ -206,9 +206,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             bar.update(stop - step)
             step = stop
             recent = mse[max(0, step - report_every):step].mean().item()
-            if not (math.isfinite(recent) and recent > 0):
-                raise cli.UserError(f"the training has diverged, the loss is {recent} at step {step}; "
-                                    "a smaller --lr may help")
+            cli.check_convergence(recent, step)
             bar.set_postfix_str(f"{psnr(recent):.2f} dB")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
@@ -218,7 +216,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     if coarse:
         arrays["opacity"] = field.node_opacity().cpu().numpy()
         arrays["lower"], arrays["upper"] = (corner.cpu().numpy() for corner in corners_of(field))
-        metrics = {"training_psnr": psnr(recent), "filled": float((arrays["opacity"] > BOX_THRESHOLD).mean())}
+        metrics = {"training_psnr": float(psnr(recent)), "filled": float((arrays["opacity"] > BOX_THRESHOLD).mean())}
         line = f"{metrics['training_psnr']:.2f} dB on training rays"
     else:
         plain = fold(field).requires_grad_(False)
@@ -240,14 +238,10 @@ def add_total_variation(field: VoxelField, config: dict, rays: int) -> None:
 
 def render_views(field: VoxelField, run: Run, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
     """Render and measure the test views, write them and the turntable."""
-    def render(pose: np.ndarray, focal: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-        with autocast:
-            return render_image(field, pose, focal, height, width, field.density.lower.device)
-
     test = scene_of(args).test
-    return rendering.render_views(run, render, test.poses, test.focal,
-                                  composite(test.images, float(args.background == "white")), test.names,
-                                  args.frames if args.frames is not None else 12 if args.quick else 60)
+    render = functools.partial(render_image, field, device=field.density.lower.device)
+    return rendering.render_views(run, render, autocast, test.poses, test.focal, composite(test.images, args.grey),
+                                  test.names, args.frames)
 
 
 def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> VoxelField:
@@ -255,19 +249,15 @@ def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> Voxe
     saved = rendering.load_field(run)
     field = VoxelField(saved["lower"], saved["upper"], 8, final_voxels=run.config["voxels"],
                        alpha_init=run.config["alpha_init"], threshold=run.config["threshold"], near=NEAR,
-                       background=float(args.background == "white"), mode="relu",
+                       background=args.grey, mode="relu",
                        **{name: run.config[name] for name in COLOR})
     field.load_state_dict(saved["field"])
     return field.requires_grad_(False).to(device)
 
 
-loaded_once = functools.cache(load_scene)  # in a process, however many runs it has
-
-
 def scene_of(args: argparse.Namespace) -> Scene:
     """The scene that the options ask for."""
-    small = {"toy": 2}.get(args.scene, 8) if args.quick else 1
-    return loaded_once(args.scene, args.data, args.downscale or small)
+    return loaded_once(args.scene, args.data, args.downscale)
 
 
 def coarse_run(run: Run) -> Run:
@@ -282,10 +272,9 @@ def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> lis
     runs = []
     for seed in args.seeds:
         for mode in args.modes:
-            config = {**PAPER[mode], **(QUICK if args.quick else {}), **data}
-            config.update({key: value for key in ("steps", "lr", "tv_density", "tv_features")
-                           if (value := getattr(args, key)) is not None})
-            config.update(mask_renew=not args.no_mask_renew, act_decay=not args.no_act_decay)
+            config = {**PAPER[mode], **(QUICK if args.quick else {}), **data,
+                      **cli.given(args, "steps", "lr", "tv_density", "tv_features"),
+                      "mask_renew": not args.no_mask_renew, "act_decay": not args.no_act_decay}
             runs.append(Run(args.results, "dvgo", scene.name, mode, seed, config, args.precision, device.type))
     return runs
 
@@ -297,27 +286,22 @@ def main() -> None:
     parser.add_argument("--tv-features", type=cli.positive, metavar="W", help="weight of the features' total variation")
     parser.add_argument("--no-mask-renew", action="store_true", help="do not renew the fine stage's mask")
     parser.add_argument("--no-act-decay", action="store_true", help="do not lower the density shift with each scaling")
-    args = cli.parse(parser)
+    args = rendering.parse(parser)
     device = choose_device(args.device)
     autocast = set_precision(args.precision, device)
     scene = scene_of(args)
     runs = runs_of(args, scene, device)
     if args.render_only:
-        for run in runs:
-            metrics, _ = render_views(load_field(run, args, device), run, args, autocast)
-            print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, "
-                  f"written to {rendering.pictures(run)}")
+        rendering.render_again(runs, lambda run: render_views(load_field(run, args, device), run, args, autocast)[0])
         return
-    unfinished = [run for run in runs if args.force or not run.finished()]
-    if cli.first_rank() and device.type == "cpu" and not args.quick and unfinished:
+    if slow(runs, args):
         print("at this size the training takes days on a CPU; --quick takes one to two minutes")
-    workers = cpu_count() if device.type == "cpu" and args.quick else 1
-    sweep(train, list({run.seed: coarse_run(run) for run in unfinished}.values()), args, workers)
-    sweep(train, runs, args, workers)
-    if not cli.first_rank():
+    coarse_runs = list({run.seed: coarse_run(run) for run in unfinished(runs, args)}.values())
+    sweep(train, coarse_runs, args, parallel=args.quick)
+    sweep(train, runs, args, parallel=args.quick)
+    if not first_rank():
         return
-    rendering.report("DVGO", runs, args, PAPER, composite(scene.test.images, float(args.background == "white")),
-                     scene.test.names, published.PSNR_DVGO)
+    rendering.draw_and_print("DVGO", runs, args, PAPER, composite(scene.test.images, args.grey), scene.test.names)
 
 
 if __name__ == "__main__":

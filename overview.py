@@ -7,7 +7,6 @@ there, otherwise those of a smaller one (results/reduced, results/quick). Writes
 """
 
 import argparse
-import json
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from data.signals import square_like_wave
 from experiment import cli, plots
 from experiment.meshes import look, render, surface
 from experiment.metrics import relative_spectral_error
+from experiment.records import read_arrays, read_record
 
 fitting = import_module("1d_function_fitting")
 heat_maps = import_module("1d_relative_error_in_frequency")
@@ -39,11 +39,9 @@ def pair(results: Path, experiment: str, cases: tuple[str, ...], mode: str) -> t
     for folder in (results / some / experiment / case for some in SETS for case in cases):
         stems = [folder / f"{name}-seed0" for name in (mode, f"{mode}+fr")]
         if all(Path(f"{stem}{suffix}").exists() for stem in stems for suffix in (".json", ".npz")):
-            found = []
-            for stem in stems:
-                with np.load(f"{stem}.npz", allow_pickle=False) as arrays:
-                    found.append(Finished(json.loads(Path(f"{stem}.json").read_text(encoding="utf-8")), dict(arrays)))
-            return found[0], found[1]
+            plain, fr = (Finished(read_record(Path(f"{stem}.json")), read_arrays(Path(f"{stem}.npz")))
+                         for stem in stems)
+            return plain, fr
     raise cli.UserError(f"no finished runs of {experiment} {' or '.join(cases)} with {mode} and {mode}+fr below "
                         f"{results}; their script trains them")
 

@@ -114,13 +114,9 @@ class VoxelTraining:
                 pixels = self.order[self.iteration % max(1, len(self.pool) // self.rays)]
             origins, directions, target = self.photographs.rays(pixels)
             shown = self.field(origins, directions)
-            error = F.mse_loss(shown.color, target)
-            left = shown.remaining.clamp(1e-6, 1 - 1e-6)
-            entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()
-            of_samples = (shown.sample_color - target.index_select(0, shown.ray_index)).square().sum(-1)
-            per_sample = (shown.weights.detach() * of_samples).sum() / len(pixels)
+            _, loss = dvgo.loss_of(shown, target, config)
             self.optimizer.zero_grad()
-            (error + config["entropy"] * entropy + config["per_sample"] * per_sample).backward()
+            loss.backward()
             self.optimizer.step()
             for group in self.optimizer.param_groups:
                 group["lr"] *= 0.1 ** (1 / config["decay_steps"])

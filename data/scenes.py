@@ -5,6 +5,7 @@ View Synthesis", ECCV 2020): transforms_train.json and transforms_test.json, eac
 frames, and a PNG a frame.
 """
 
+import functools
 import json
 import math
 import os
@@ -84,6 +85,9 @@ def load_scene(source: str, folder: Path, downscale: int = 1) -> Scene:
             raise DataError(f"{path} is {'not a folder' if path.exists() else 'not there'}; --scene takes toy, "
                             f"{', '.join(BLENDER_SCENES)}, or the path of a folder with transforms_train.json")
     return Scene(name, read_views(path, "train", downscale), read_views(path, "test", downscale))
+
+
+loaded_once = functools.cache(load_scene)  # in a process, however many runs it has
 
 
 def composite(images: np.ndarray, background: float) -> np.ndarray:

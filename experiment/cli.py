@@ -1,22 +1,15 @@
-"""The command line that all scripts share, the one line that a mistake gets, and the ranks that torchrun starts."""
-
-from __future__ import annotations
+"""The command line that all scripts share, and the one line that a mistake gets."""
 
 import argparse
-import functools
-import json
 import math
-import os
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
-if TYPE_CHECKING:
-    from torch.distributed import Store
+from experiment.ranks import first_rank, store, wait_for
 
 
 class UserError(Exception):
@@ -98,57 +91,22 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """Those of the named options that were given: what they put in the place of the defaults."""
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
+def check_convergence(loss: float, step: int) -> None:
+    """UserError if the loss is not a finite number any more."""
+    if not math.isfinite(loss):
+        raise UserError(f"the training has diverged, the loss is {loss} at step {step}; a smaller --lr may help")
+
+
 def describe(error: BaseException) -> str:
     """One line that says what went wrong."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     return " ".join(str(error).split())
-
-
-def torchrun() -> bool:
-    """Whether torchrun started this process, as one rank of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def first_rank() -> bool:
-    """Whether this is the rank that draws and prints; so is a process without torchrun."""
-    return not torchrun() or os.environ["RANK"] == "0"
-
-
-@functools.cache
-def store() -> Store | None:
-    """The key-value store that the ranks of one torchrun share; None without torchrun. Returns once all ranks ask."""
-    if not torchrun():
-        return None
-    from torch.distributed import PrefixStore
-    from torch.distributed.rendezvous import rendezvous
-
-    every, rank, ranks = next(rendezvous("env://"))
-    # With --max-restarts the store outlives the ranks, and each node counts its restarts for itself. So rank 0 makes a
-    # prefix that no process before it had, and lists who has come to it: a rank not in the list has found an old one.
-    me = str(every.add("processes", 1))
-    if rank == 0:
-        every.set("prefix", me)
-        ours = PrefixStore(me, every)
-        others = [f"rank{other}" for other in range(1, ranks)]
-        while not ours.check(others):
-            time.sleep(0.1)
-        ours.set("members", json.dumps([ours.get(other).decode() for other in others]))
-        return ours
-    while True:
-        ours = PrefixStore(every.get("prefix").decode(), every)
-        ours.set(f"rank{rank}", me)
-        if ours.check(["members"]) and me in json.loads(ours.get("members")):
-            return ours
-        time.sleep(0.1)
-
-
-def wait_for(ours: Store, *keys: str) -> None:
-    """Wait until all keys are set; if rank 0 ends before that, end too and leave it to rank 0 to say why."""
-    while not ours.check(list(keys)):
-        if ours.check(["rank 0 ended"]):
-            raise SystemExit(0)
-        time.sleep(0.1)
 
 
 def run(main: Callable[[], None]) -> None:

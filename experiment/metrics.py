@@ -1,15 +1,21 @@
 """Figures of merit, of arrays."""
 
-import math
+from collections.abc import Sequence
 
 import numpy as np
 from skimage.metrics import structural_similarity
 
 SSIM_WINDOW = 11  # pixels a side; no smaller image has an SSIM
 
-def psnr(mse: float) -> float:
-    """10 log10(1 / MSE) in dB, of values in [0, 1]."""
-    return 10 * math.log10(1 / mse)
+def psnr(mse: float | np.ndarray) -> np.ndarray:
+    """10 log10(1 / MSE) in dB, of values in [0, 1]; equal images have 100 dB, not infinity."""
+    return 10 * np.log10(1 / np.maximum(mse, 1e-10))
+
+
+def mean_and_spread(values: Sequence[float], digits: int) -> str:
+    """The mean, ± the standard deviation where there are several values."""
+    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{spread}"
 
 
 def ssim(image: np.ndarray, truth: np.ndarray) -> float:

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+import imageio.v3 as iio
 import matplotlib
 import numpy as np
 
@@ -12,6 +13,7 @@ matplotlib.use("Agg")  # figures are files; no display is needed
 import matplotlib.pyplot as plt  # noqa: E402
 from matplotlib.axes import Axes  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.image import AxesImage  # noqa: E402
 from matplotlib.ticker import StrMethodFormatter  # noqa: E402
 
 from experiment.records import write_atomically  # noqa: E402
@@ -33,14 +35,9 @@ def baseline(mode: str) -> str:
     return mode.removesuffix("+fr")
 
 
-def color(mode: str) -> str:
-    """The colour of a mode's backbone."""
-    return COLORS[baseline(mode)]
-
-
-def line_style(mode: str) -> str:
-    """FR solid, its baseline dashed."""
-    return "-" if mode.endswith("+fr") else "--"
+def line(mode: str) -> dict[str, str]:
+    """How the line of a mode is drawn: in the colour of its backbone, FR solid and its baseline dashed."""
+    return {"color": COLORS[baseline(mode)], "linestyle": "-" if mode.endswith("+fr") else "--"}
 
 
 def grid_by_backbone(modes: list[str], width: float, height: float) -> tuple[Figure, dict[str, Axes]]:
@@ -65,6 +62,49 @@ def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
     sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
     top, left = np.unravel_index(sums.argmax(), sums.shape)
     return slice(top, top + height), slice(left, left + width)
+
+
+def show_with_crop(whole: Axes, crop: Axes, picture: np.ndarray, window: tuple[slice, slice], title: str, value: str,
+                   close: np.ndarray | None = None, **style: Any) -> AxesImage:
+    """A picture with a box around a window of it, and in the panel below that window enlarged, `value` under it.
+
+    Args:
+        picture: shape (rows, columns, 3) or (rows, columns).
+        close: what the window shows, where it is known in more detail than `picture` has.
+        style: of `imshow`, for both.
+    """
+    rows, columns = window
+    whole.imshow(picture, **style)
+    whole.add_patch(plt.Rectangle((columns.start, rows.start), columns.stop - columns.start, rows.stop - rows.start,
+                                  fill=False, edgecolor="red", linewidth=1))
+    whole.set_title(title, fontsize=13)
+    shown = crop.imshow(picture[window] if close is None else close, interpolation="nearest", **style)
+    crop.set_title(value, fontsize=13, fontweight="bold", y=-0.2)
+    whole.set_axis_off()
+    crop.set_axis_off()
+    return shown
+
+
+def curves(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """An empty figure of curves over the training; `save_curves` writes it."""
+    figure, axis = plt.subplots(figsize=(7.5, 4.5))
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    return figure, axis
+
+
+def save_curves(figure: Figure, title: str, path: Path) -> None:
+    """Write a figure of `curves`, its legend beside it."""
+    figure.axes[0].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def write_picture(picture: np.ndarray, path: Path) -> None:
+    """Write a uint8 image as PNG, whole or not at all."""
+    packed = io.BytesIO()
+    iio.imwrite(packed, picture, extension=".png")
+    write_atomically(path, packed.getvalue())
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -1,4 +1,22 @@
-"""The values to compare with: printed in the paper, or measured with the code that its authors released."""
+"""The values to compare with: printed in the paper, or measured with the code that its authors released.
+
+Each with the settings at which it holds, under the names that they have in a record's config.
+"""
+
+from typing import Any
+
+CONFIG_1D = {"steps": 10_000, "lr": 1e-6}
+CONFIG_KODAK_05 = {"shape": [512, 768, 3], "steps": 10_000, "lr": 1e-4}
+CONFIG_THAI_STATUE = {"shape": [304, 512, 262], "epochs": 200, "chunk": 500_000, "lr": 2e-3}
+CONFIG_DVGO = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "lr": 1e-3}
+CONFIG_NGP = {"epochs": 30, "iterations": 1_000, "rays": 8192, "levels": 16, "lr": 1e-2}
+VIEW = 800  # pixels a side of a Blender scene's views
+
+
+def at(wanted: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Whether a config has the settings at which a value holds."""
+    return all(config.get(name) == value for name, value in wanted.items())
+
 
 # Section 4, measured with the released code (seed 0, fp32, CPU), which agrees with the published heat maps: the
 # relative error at 1.5, 2.5, 3.5 and 4.5 Hz after so many steps, and the loss after the last.

@@ -1,5 +1,6 @@
 """The record of a run, its arrays and its checkpoint, each written whole or not at all."""
 
+import hashlib
 import io
 import json
 import os
@@ -46,6 +47,39 @@ def check_writable(folder: Path) -> None:
         raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from error
 
 
+def digest(*arrays: np.ndarray) -> str:
+    """What a run's config says of its data: other data, another run."""
+    return hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()[:16]
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in a file. UserError if it is damaged."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not (isinstance(record, dict) and all(key in record for key in KEYS)):
+            raise ValueError("a key is missing")
+        if not all(isinstance(record[key], dict) for key in ("config", "metrics", "time", "environment")):
+            raise ValueError("a part has another form")
+        return record
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({describe(error)}); delete it, or --force trains it again") from error
+
+
+def read_arrays(path: Path, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
+    """The arrays in a file. UserError if they are damaged, or if one of `shapes` is another."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = dict(stored)
+        for name, shape in shapes.items():
+            if arrays[name].shape != shape:
+                raise ValueError(f"{name} has the shape {arrays[name].shape}, not {shape}")
+        return arrays
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # a damaged zip raises nearly anything
+        raise UserError(f"{path} is damaged ({describe(error)}); --force trains the run again") from error
+
+
 @dataclass(frozen=True)
 class Run:
     """One training run, named by experiment, case, mode and seed, and the files that it leaves below `results`.
@@ -85,14 +119,10 @@ class Run:
         """The finished record, or None. UserError if it is damaged or of other settings."""
         path = self.path(".json")
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if not (isinstance(record, dict) and all(key in record for key in KEYS)):
-                raise ValueError("a key is missing")
-            self._check_same(path, {**record["config"], "precision": record["environment"]["precision"]})
+            record = read_record(path)
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path} is damaged ({describe(error)}); delete it, or --force trains it again") from error
+        self._check_same(path, {**record["config"], "precision": record["environment"].get("precision")})
         return record
 
     def metric(self, name: str) -> Any:
@@ -103,27 +133,9 @@ class Run:
             raise UserError(f"{self.path('.json')} is damaged, its metrics have no {name}; "
                             "--force trains it again") from error
 
-    def seconds(self) -> float:
-        """How long the training took, of the finished record. UserError if it is not there."""
-        try:
-            return (self.record() or {})["time"]["train_seconds"]
-        except (KeyError, TypeError) as error:
-            raise UserError(f"{self.path('.json')} is damaged, it has no time; --force trains it again") from error
-
     def arrays(self, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
         """The bulk arrays beside the record. UserError if they are damaged, or if one of `shapes` is another."""
-        path = self.path(".npz")
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = dict(stored)
-            for name, shape in shapes.items():
-                if arrays[name].shape != shape:
-                    raise ValueError(f"{name} has the shape {arrays[name].shape}, not {shape}")
-            return arrays
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # a damaged zip raises nearly anything
-            raise UserError(f"{path} is damaged ({describe(error)}); --force trains the run again") from error
+        return read_arrays(self.path(".npz"), **shapes)
 
     def missing(self) -> Path | None:
         """What keeps the run from being finished: the record or the arrays, or a checkpoint of its training."""

@@ -1,11 +1,11 @@
 """What the two renderers' scripts share beside the method: options, evaluation on views, pictures, figures, table."""
 
 import argparse
-import hashlib
+import dataclasses
 import io
-import json
 import math
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 
-from experiment import cli, plots
+from experiment import cli, plots, report
 from experiment.metrics import SSIM_WINDOW, psnr, ssim
-from experiment.records import Run, write_atomically
+from experiment.records import Run, digest, read_arrays, read_record, write_atomically
 
 # A camera (3, 4), its focal length in pixels, the height and the width to colours (H, W, 3) and depths (H, W).
 Render = Callable[[np.ndarray, float, int, int], tuple[np.ndarray, np.ndarray]]
@@ -27,11 +27,23 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene", default="lego", metavar="S",
                         help="a Blender scene's name or folder, or toy, which needs no download (default: lego)")
     parser.add_argument("--downscale", type=cli.whole(1, 64), metavar="D",
-                        help="make the images smaller by this factor (default: 1)")
+                        help="make the images smaller by this factor (default: 1; with --quick 8, toy 2)")
     parser.add_argument("--background", choices=("white", "black"), default="white", help="default: white")
-    parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N", help="of the turntable (default: 60)")
+    parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N",
+                        help="of the turntable (default: 60; with --quick 12)")
     parser.add_argument("--render-only", action="store_true",
                         help="train nothing; render the test views and the turntable of fields trained before")
+
+
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The options as given, with the defaults that depend on others, and with `grey`, the level of the background."""
+    args = cli.parse(parser)
+    if args.downscale is None:
+        args.downscale = (2 if args.scene == "toy" else 8) if args.quick else 1
+    if args.frames is None:
+        args.frames = 12 if args.quick else 60
+    args.grey = float(args.background == "white")
+    return args
 
 
 def scene_config(train_images: np.ndarray, train_poses: np.ndarray, test_images: np.ndarray, background: str) -> dict:
@@ -39,18 +51,18 @@ def scene_config(train_images: np.ndarray, train_poses: np.ndarray, test_images:
     if min(test_images.shape[1:3]) < SSIM_WINDOW:
         raise cli.UserError(f"the test views are {test_images.shape[2]} × {test_images.shape[1]} pixels; at least "
                             f"{SSIM_WINDOW} a side are needed: a smaller --downscale?")
-    digest = hashlib.sha256(train_images.tobytes() + train_poses.tobytes()).hexdigest()[:16]
-    return {"scene": {"train": list(train_images.shape), "test": list(test_images.shape), "digest": digest},
-            "background": background}
+    return {"scene": {"train": list(train_images.shape), "test": list(test_images.shape),
+                      "digest": digest(train_images, train_poses)}, "background": background}
 
 
-def render_views(run: Run, render: Render, poses: np.ndarray, focal: float, truth: np.ndarray, names: list[str],
-                 frames: int) -> tuple[dict, np.ndarray]:
+def render_views(run: Run, render: Render, autocast: AbstractContextManager, poses: np.ndarray, focal: float,
+                 truth: np.ndarray, names: list[str], frames: int) -> tuple[dict, np.ndarray]:
     """Render and measure the test views, write each and its depth as PNG, and a turntable.
 
     PSNR is taken of each view, of the colours as they are, and then averaged; `psnr_8bit` likewise of the PNGs.
 
     Args:
+        autocast: the precision to render in.
         poses: (V, 3, 4).
         truth: (V, H, W, 3), in [0, 1].
         names: of the views.
@@ -62,35 +74,30 @@ def render_views(run: Run, render: Render, poses: np.ndarray, focal: float, trut
     metrics: dict[str, list[float]] = {"psnr": [], "psnr_8bit": [], "ssim": []}
     images = []
     for pose, wanted, name in zip(poses, truth, names, strict=True):
-        color, depth = render(pose, focal, *wanted.shape[:2])
+        with autocast:
+            color, depth = render(pose, focal, *wanted.shape[:2])
         image = np.rint(255 * color.clip(0, 1)).astype(np.uint8)
-        metrics["psnr"].append(psnr(_mse(color, wanted)))
-        metrics["psnr_8bit"].append(psnr(_mse(image / 255, wanted)))
+        metrics["psnr"].append(_psnr(color, wanted))
+        metrics["psnr_8bit"].append(_psnr(image / 255, wanted))
         metrics["ssim"].append(ssim(color.clip(0, 1), wanted))
         images.append(image)
-        write_picture(image, pictures(run) / f"{name}.png")
+        plots.write_picture(image, pictures(run) / f"{name}.png")
         # From 0, where there is nothing, to the farthest: near is dark.
-        write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
-                      pictures(run) / f"{name}-depth.png")
-    write_turntable(run, render, poses, focal, truth.shape[1], truth.shape[2], frames)
+        plots.write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
+                            pictures(run) / f"{name}-depth.png")
+    with autocast:
+        write_turntable(run, render, poses, focal, truth.shape[1], truth.shape[2], frames)
     means = {name: float(np.mean(values)) for name, values in metrics.items()}
     return {**means, "views": names, "psnr_views": metrics["psnr"], "ssim_views": metrics["ssim"]}, np.stack(images)
 
 
-def _mse(image: np.ndarray, truth: np.ndarray) -> float:
-    return max(float(np.square(image.astype(np.float64) - truth).mean()), 1e-10)  # equal images: 100 dB, not infinity
+def _psnr(image: np.ndarray, truth: np.ndarray) -> float:
+    return float(psnr(np.square(image.astype(np.float64) - truth).mean()))
 
 
 def pictures(run: Run) -> Path:
     """The folder of a run's renderings."""
     return run.path("")
-
-
-def write_picture(image: np.ndarray, path: Path) -> None:
-    """Write a uint8 image as PNG, whole or not at all."""
-    packed = io.BytesIO()
-    iio.imwrite(packed, image, extension=".png")
-    write_atomically(path, packed.getvalue())
 
 
 def orbit(frames: int, radius: float, elevation: float = 30.0) -> np.ndarray:
@@ -149,15 +156,21 @@ def load_field(run: Run) -> dict[str, Any]:
     return saved
 
 
-def report(name: str, runs: list[Run], args: argparse.Namespace, paper: dict[str, dict], truth: np.ndarray,
-           names: list[str], published: dict[str, float]) -> None:
+def render_again(runs: list[Run], render_views: Callable[[Run], dict]) -> None:
+    """What --render-only does: `render_views` of each run, which returns the metrics, and a line that sums them up."""
+    for run in runs:
+        metrics = render_views(run)
+        print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, written to {pictures(run)}")
+
+
+def draw_and_print(name: str, runs: list[Run], args: argparse.Namespace, paper: dict[str, dict], truth: np.ndarray,
+                   names: list[str]) -> None:
     """The figures of the first seed and the table of all runs of one scene.
 
     Args:
         name: the method's.
         paper: the published settings, by mode.
         truth, names: the test views.
-        published: PSNR of the mode relu, by scene.
     """
     first = [run for run in runs if run.seed == args.seeds[0]]
     note = plots.note([args.seeds[0]], args.quick, first[0].config, paper[first[0].mode])
@@ -165,8 +178,7 @@ def report(name: str, runs: list[Run], args: argparse.Namespace, paper: dict[str
     draw_views(first, truth, names, f"{name}, {first[0].case}, {truth.shape[2]} × {truth.shape[1]} pixels{note}",
                args.figures / f"{stem}.png")
     draw_curves(first, f"{name}, {first[0].case}: PSNR over training{note}", args.figures / f"{stem}_psnr.png")
-    as_published = all(run.config[key] == value for run in runs for key, value in paper[run.mode].items())
-    print_table(runs, published if as_published else {})
+    report.show("renderings", runs)
 
 
 def draw_views(runs: list[Run], truth: np.ndarray, names: list[str], title: str, path: Path) -> None:
@@ -188,14 +200,7 @@ def draw_views(runs: list[Run], truth: np.ndarray, names: list[str], title: str,
         for run, error in zip(runs, errors):
             shown.append((f"{plots.LABELS[run.mode]}: error", "", error[view], {"cmap": "magma", "vmax": largest}))
         for (name, value, picture, style), (whole, crop) in zip(shown, axes[2 * place:2 * place + 2].T):
-            whole.imshow(picture, vmin=0, **style)
-            whole.add_patch(plt.Rectangle((window[1].start, window[0].start), window[1].stop - window[1].start,
-                                          window[0].stop - window[0].start, fill=False, edgecolor="red", linewidth=1))
-            whole.set_title(name if place == 0 else "", fontsize=12)
-            last = crop.imshow(picture[window], vmin=0, interpolation="nearest", **style)
-            crop.set_title(value, fontsize=12, fontweight="bold", y=-0.17)
-    for axis in axes.flat:
-        axis.set_axis_off()
+            last = plots.show_with_crop(whole, crop, picture, window, "" if place else name, value, vmin=0, **style)
     figure.colorbar(last, ax=axes[:, -1], shrink=0.6, label="mean absolute error")
     figure.suptitle(title, fontsize=13)
     plots.save(figure, path)
@@ -203,35 +208,15 @@ def draw_views(runs: list[Run], truth: np.ndarray, names: list[str], title: str,
 
 def draw_curves(runs: list[Run], title: str, path: Path) -> None:
     """PSNR of the training rays over the iterations, averaged over hundredths of the training."""
-    figure, axis = plt.subplots(figsize=(7.5, 4.5))
+    figure, axis = plots.curves("iteration", "PSNR of the training rays (dB)")
     for run in runs:
         mse = run.arrays()["mse"]
         width = max(1, len(mse) // 100)
         means = mse[:len(mse) // width * width].reshape(-1, width).mean(axis=1)
-        axis.plot(width * (np.arange(len(means)) + 0.5), 10 * np.log10(1 / means), color=plots.color(run.mode),
-                  linestyle=plots.line_style(run.mode),
+        axis.plot(width * (np.arange(len(means)) + 0.5), psnr(means), **plots.line(run.mode),
                   label=f"{plots.LABELS[run.mode]}\ntest views: {run.metric('psnr'):.2f} dB")
-    axis.set_xlabel("iteration")
-    axis.set_ylabel("PSNR of the training rays (dB)")
     axis.xaxis.set_major_formatter(plots.THOUSANDS)
-    axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.suptitle(title)
-    plots.save(figure, path)
-
-
-def print_table(runs: list[Run], published: dict[str, float]) -> None:
-    """Measured beside published, averaged over the seeds; `published` by scene, of the mode relu."""
-    print(f"\n{'scene':<12}{'mode':<10}{'PSNR (dB)':>16}{'published':>11}{'8 bit':>8}{'SSIM':>8}{'views':>7}"
-          f"{'seconds':>10}")
-    for mode in dict.fromkeys(run.mode for run in runs):
-        of_mode = [run for run in runs if run.mode == mode]
-        values = [run.metric("psnr") for run in of_mode]
-        spread = f" ± {np.std(values, ddof=1):.2f}" if len(values) > 1 else ""
-        known = published.get(of_mode[0].case, "–") if mode == "relu" else "–"
-        means = [np.mean([run.metric(name) for run in of_mode]) for name in ("psnr_8bit", "ssim")]
-        print(f"{of_mode[0].case:<12}{mode:<10}{np.mean(values):>{16 - len(spread)}.2f}{spread}{known:>11}"
-              f"{means[0]:>8.2f}{means[1]:>8.3f}{len(of_mode[0].metric('views')):>7}"
-              f"{np.mean([run.seconds() for run in of_mode]):>10.1f}")
+    plots.save_curves(figure, title, path)
 
 
 def draw_renderers(runs: list[Run], args: argparse.Namespace, truth: np.ndarray, names: list[str]) -> None:
@@ -244,29 +229,20 @@ def draw_renderers(runs: list[Run], args: argparse.Namespace, truth: np.ndarray,
     shown: list[tuple[str, str, np.ndarray]] = []
     for experiment, name in (("dvgo", "DVGO"), ("ngp", "Instant-NGP")):
         for run in (run for run in runs if run.seed == args.seeds[0]):
-            stem = args.results / experiment / run.case / f"{run.mode}-seed{run.seed}"
+            of = dataclasses.replace(run, results=args.results, experiment=experiment)
             try:
-                record = json.loads(stem.with_name(f"{stem.name}.json").read_text(encoding="utf-8"))
-                with np.load(stem.with_name(f"{stem.name}.npz"), allow_pickle=False) as arrays:
-                    images = arrays["images"]
-                same = all(record["config"][key] == run.config[key] for key in ("scene", "background"))
-                value = f"{record['metrics']['psnr']:.2f} dB"
-            except Exception:  # not there, or damaged, which its own script says
+                record, images = read_record(of.path(".json")), read_arrays(of.path(".npz"))["images"]
+            except (OSError, cli.UserError, KeyError):  # not there, or damaged, which its own script says
                 continue
-            if same:
-                shown.append((f"{name}\n{plots.LABELS[run.mode]}", value, images / 255))
+            if all(record["config"].get(key) == run.config[key] for key in ("scene", "background")):
+                shown.append((f"{name}\n{plots.LABELS[run.mode]}", f"{record['metrics']['psnr']:.2f} dB", images / 255))
     if len({name.split("\n")[0] for name, _, _ in shown}) < 2:
         return
     view = len(names) // 2
     window = plots.busiest_window(truth[view])
     figure, axes = plt.subplots(2, 1 + len(shown), figsize=(2.5 * (1 + len(shown)), 6.2))
     for (name, value, images), (whole, crop) in zip([("ground truth\n", "", truth), *shown], axes.T):
-        whole.imshow(images[view])
-        whole.set_title(name, fontsize=12)
-        crop.imshow(images[view][window], interpolation="nearest")
-        crop.set_title(value, fontsize=12, fontweight="bold", y=-0.17)
-    for axis in axes.flat:
-        axis.set_axis_off()
+        plots.show_with_crop(whole, crop, images[view], window, name, value)
     figure.suptitle(f"{runs[0].case}, view {names[view]}; PSNR over all {len(names)} test views"
                     f"{', quick' * args.quick}", fontsize=13)
     plots.save(figure, args.figures / f"renderers_{runs[0].case}.png")

@@ -1,4 +1,4 @@
-"""The tables of the README, from the records alone.
+"""The tables of the README, and those that the scripts print, from the records alone.
 
     python -m experiment.report                    prints them as Markdown
     python -m experiment.report --write README.md  puts each where the README has its place
@@ -12,37 +12,55 @@ import json
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiment import cli, published
+from experiment.metrics import mean_and_spread
 from experiment.plots import baseline
-from experiment.records import KEYS, write_atomically
+from experiment.records import Run, read_record, write_atomically
 
 Record = dict[str, Any]
+NOT_RUN = "not run: needs a GPU"
 NETWORKS = ("relu", "relu+fr", "relu+pe", "relu+pe+fr", "sin", "sin+fr")
+# Columns that say what was run, and not what came of it.
+SETTINGS = ("steps", "renderer", "image", "volume", "scene", "size", "test views", "seeds", "device")
+
+
+class Table(NamedTuple):
+    """A table: rows of what was measured, and rows for the published values beside which there is nothing yet."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    gaps: list[list[str]] = []
 
 
 def read(results: Path) -> list[Record]:
     """All records below a folder, each with `set`, the folder that they lie in: '' for the paper's size."""
     records = []
     for path in sorted(results.rglob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if not all(key in record for key in KEYS):
-                raise ValueError("a key is missing")
-        except (ValueError, TypeError) as error:
-            raise cli.UserError(f"{path} is damaged ({cli.describe(error)}); delete it") from error
+        record = read_record(path)
         if record["mode"] in NETWORKS:  # not DVGO's coarse stage, which belongs to both of its networks
             records.append({**record, "set": "/".join(path.relative_to(results).parts[:-3])})
     return records
 
 
-def table(columns: list[str], rows: Iterable[Iterable[str]]) -> str:
-    """A Markdown table."""
-    lines = [columns, ["---"] * len(columns), *rows]
+def markdown(table: Table) -> str:
+    """A table of the README."""
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows, *table.gaps]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def show(name: str, runs: Iterable[Run]) -> None:
+    """Print the table `name` of finished runs for a terminal: first what all rows share, then the rest in columns."""
+    columns, rows, _ = TABLES[name]([{**(run.record() or {}), "set": ""} for run in runs])
+    shared = [i for i, column in enumerate(columns) if column in SETTINGS and len({row[i] for row in rows}) == 1]
+    print("\n" + ", ".join(f"{columns[i]} {rows[0][i]}" for i in shared))
+    lines = [[cell for i, cell in enumerate(line) if i not in shared] for line in [columns, *rows]]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    for line in lines:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths)).rstrip())
 
 
 def groups(records: list[Record], experiment: str) -> list[list[Record]]:
@@ -61,10 +79,7 @@ def groups(records: list[Record], experiment: str) -> list[list[Record]]:
 def mean(group: list[Record], metric: str, digits: int) -> str:
     """A metric's mean over the seeds, ± its standard deviation where there are several; – where there is none."""
     values = [record["metrics"].get(metric) for record in group]
-    if None in values:
-        return "–"
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+    return "–" if None in values else mean_and_spread(values, digits)
 
 
 def gain(group: list[Record], of: list[list[Record]], metric: str, digits: int) -> str:
@@ -89,85 +104,114 @@ def ran_on(group: list[Record]) -> list[str]:
 RAN_ON = ["seeds", "device", "seconds"]
 
 
-def relative_error(records: list[Record]) -> str:
+def gap(columns: list[str], **cells: str) -> list[str]:
+    """A row of which only some cells are known, by the first words of their columns."""
+    return [cells.get(column.split()[0], "–") for column in columns]
+
+
+def relative_error(records: list[Record]) -> Table:
     """Section 4: the error in frequency at three steps, ours and that of the released code."""
     rows = []
     for group in groups(records, "1d"):
-        first, = group[:1]
-        for at in ("1000", "5000", "9999"):
-            metrics = first["metrics"]
-            errors = metrics["relative_error"] if at == "9999" else metrics["relative_error_at"].get(at)
-            if first["set"] or first["config"]["steps"] != 10_000 or errors is None:
-                continue
-            ours = list(errors.values())
-            released = published.RELATIVE_ERROR_1D.get(first["mode"], {}).get(int(at))
-            rows.append([first["mode"], f"{int(at):,}", " ".join(f"{error:.3f}".lstrip("0") for error in ours),
+        config, mode = group[0]["config"], group[0]["mode"]
+        known = published.RELATIVE_ERROR_1D.get(mode, {}) if published.at(published.CONFIG_1D, config) else {}
+        metrics = [record["metrics"] for record in group]
+        last = str(config["steps"] - 1)
+        for step in (*metrics[0]["relative_error_at"], last):
+            errors = [values["relative_error"] if step == last else values["relative_error_at"][step]
+                      for values in metrics]
+            ours = np.mean([list(error.values()) for error in errors], axis=0)
+            released = known.get(int(step))
+            rows.append([mode, f"{int(step):,}", " ".join(f"{error:.3f}".lstrip("0") for error in ours),
                          " ".join(f"{error:.2f}".lstrip("0") for error in released) if released else "–",
-                         f"{max(abs(a - b) for a, b in zip(ours, released)):.3f}" if released else "–"])
-    return table(["network", "step", "error at 1.5 / 2.5 / 3.5 / 4.5 Hz", "released", "largest difference"], rows)
+                         f"{np.abs(ours - released).max():.3f}" if released else "–"])
+    return Table(["network", "step", "error at 1.5 / 2.5 / 3.5 / 4.5 Hz", "released", "largest difference"], rows)
 
 
-def loss(records: list[Record]) -> str:
+def loss(records: list[Record]) -> Table:
     """Section 4: the loss at the end and what the NTK says."""
     rows = []
     for group in groups(records, "1d"):
-        first = group[0]
-        if not first["set"]:
-            last = max(first["metrics"]["ntk_eigenvalue_shares"], key=int)
-            share = 1 - first["metrics"]["ntk_eigenvalue_shares"][last][-1]
-            rows.append([first["mode"], mean(group, "loss", 4), f"{published.LOSS_1D.get(first['mode'], '–')}",
-                         f"{100 * share:.0f} %", *ran_on(group)])
-    return table(["network", "loss at the end", "released", "share of the four largest NTK eigenvalues", *RAN_ON], rows)
+        first, config = group[0], group[0]["config"]
+        known = published.LOSS_1D if published.at(published.CONFIG_1D, config) else {}
+        last = max(first["metrics"]["ntk_eigenvalue_shares"], key=int)
+        share = 1 - first["metrics"]["ntk_eigenvalue_shares"][last][-1]
+        rows.append([f"{config['steps']:,}", first["mode"], mean(group, "loss", 4), f"{known.get(first['mode'], '–')}",
+                     f"{100 * share:.0f} %", *ran_on(group)])
+    return Table(["steps", "network", "loss at the end", "released", "share of the four largest NTK eigenvalues",
+                  *RAN_ON], rows)
 
 
-def images(records: list[Record]) -> str:
+def images(records: list[Record]) -> Table:
     """Section 5: Kodak."""
+    columns = ["image", "size", "network", "PSNR (dB)", "published", "FR gain", "SSIM", *RAN_ON]
     of = groups(records, "2d")
-    rows = []
+    rows, missing = [], dict(published.PSNR_KODAK_05)
     for group in of:
         first, config = group[0], group[0]["config"]
-        known = not first["set"] and first["case"] == "kodim05" and config["steps"] == 10_000
+        known = first["case"] == "kodim05" and published.at(published.CONFIG_KODAK_05, config)
+        if known:
+            missing.pop(first["mode"], None)
         rows.append([first["case"], f"{config['shape'][1]} × {config['shape'][0]}, {config['steps']:,} steps",
                      first["mode"], mean(group, "psnr", 2),
-                     f"{published.PSNR_KODAK_05[first['mode']]}" if known else "–",
+                     f"{published.PSNR_KODAK_05[first['mode']]:.2f}" if known else "–",
                      gain(group, of, "psnr", 2), mean(group, "ssim", 3), *ran_on(group)])
-    return table(["image", "size", "network", "PSNR (dB)", "published", "FR gain", "SSIM", *RAN_ON], rows)
+    return Table(columns, rows, [gap(columns, image="kodim05", size="768 × 512, 10,000 steps", network=mode,
+                                     PSNR=NOT_RUN, published=f"{value:.2f}") for mode, value in missing.items()])
 
 
-def volumes(records: list[Record]) -> str:
+def volumes(records: list[Record]) -> Table:
     """Section 5: occupancy."""
+    columns = ["volume", "size", "network", "learning rate", "IoU", "published", "FR gain", "Chamfer", "F-score",
+               *RAN_ON]
     of = groups(records, "3d")
-    rows = []
+    rows, missing = [], dict(published.IOU_THAI_STATUE)
     for group in of:
         first, config = group[0], group[0]["config"]
-        known = (published.IOU_THAI_STATUE if not first["set"] and first["case"] == "thai_statue"
-                 and config["epochs"] == 200 else {})
+        statue = first["case"] == "thai_statue" and published.at(published.CONFIG_THAI_STATUE, config)
+        known = published.IOU_THAI_STATUE if statue else {}
+        if statue:
+            missing.pop(first["mode"], None)
         size = " × ".join(map(str, config["shape"]))
         rows.append([first["case"], f"{size}, {config['epochs']} epochs", first["mode"], f"{config['lr']:g}",
                      mean(group, "iou", 4), f"{known.get(first['mode'], '–')}", gain(group, of, "iou", 4),
                      mean(group, "chamfer", 3), mean(group, "f_score", 3), *ran_on(group)])
-    return table(["volume", "size", "network", "learning rate", "IoU", "published", "FR gain", "Chamfer", "F-score",
-                  *RAN_ON], rows)
+    return Table(columns, rows, [gap(columns, volume="thai_statue", size="304 × 512 × 262, 200 epochs", network=mode,
+                                     learning="0.002", IoU=NOT_RUN, published=f"{value}")
+                                 for mode, value in missing.items()])
 
 
-def renderings(records: list[Record]) -> str:
+def renderings(records: list[Record]) -> Table:
     """Section 5: DVGO and Instant-NGP."""
-    rows = []
-    for experiment, name, known in (("dvgo", "DVGO", published.PSNR_DVGO), ("ngp", "Instant-NGP", published.PSNR_NGP)):
+    columns = ["renderer", "scene", "size", "network", "PSNR (dB)", "published", "FR gain", "SSIM", "test views",
+               *RAN_ON]
+    rows, gaps = [], []
+    for experiment, name, known, wanted in (("dvgo", "DVGO", published.PSNR_DVGO, published.CONFIG_DVGO),
+                                            ("ngp", "Instant-NGP", published.PSNR_NGP, published.CONFIG_NGP)):
         of = groups(records, experiment)
+        missing = dict(known)
         for group in of:
             first, config = group[0], group[0]["config"]
-            length = f"{config['steps']:,} iterations" if experiment == "dvgo" else f"{config['epochs']} epochs"
-            published_size = not first["set"] and first["mode"] == "relu"
-            rows.append([name, first["case"], f"{config['scene']['test'][2]} × {config['scene']['test'][1]}, {length}",
-                         first["mode"], mean(group, "psnr", 2),
-                         f"{known.get(first['case'], '–') if published_size else '–'}", gain(group, of, "psnr", 2),
+            height, width = config["scene"]["test"][1:3]
+            as_published = height == width == published.VIEW and published.at(wanted, config)
+            value = known.get(first["case"]) if as_published and first["mode"] == "relu" else None
+            if value:
+                missing.pop(first["case"], None)
+            rows.append([name, first["case"], f"{width} × {height}, {length(config)}", first["mode"],
+                         mean(group, "psnr", 2), f"{value:.2f}" if value else "–", gain(group, of, "psnr", 2),
                          mean(group, "ssim", 3), f"{len(first['metrics']['views'])}", *ran_on(group)])
-    return table(["renderer", "scene", "size", "network", "PSNR (dB)", "published", "FR gain", "SSIM", "test views",
-                  *RAN_ON], rows)
+        size = f"{published.VIEW} × {published.VIEW}, {length(wanted)}"
+        gaps += [gap(columns, renderer=name, scene=scene, size=size, network="relu", PSNR=NOT_RUN,
+                     published=f"{value:.2f}") for scene, value in missing.items()]
+    return Table(columns, rows, gaps)
 
 
-TABLES: dict[str, Callable[[list[Record]], str]] = {"relative error": relative_error, "loss": loss, "images": images,
+def length(config: dict[str, Any]) -> str:
+    """How long a renderer is trained."""
+    return f"{config['steps']:,} iterations" if "steps" in config else f"{config['epochs']} epochs"
+
+
+TABLES: dict[str, Callable[[list[Record]], Table]] = {"relative error": relative_error, "loss": loss, "images": images,
                                                      "volumes": volumes, "renderings": renderings}
 
 
@@ -176,8 +220,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this file instead")
     args = parser.parse_args()
-    records = read(args.results)
-    tables = {name: make(records) for name, make in TABLES.items()}
+    # The tables of section 4 have no column for the size of an experiment: there it is the paper's alone.
+    records = [record for record in read(args.results) if record["experiment"] != "1d" or not record["set"]]
+    tables = {name: markdown(make(records)) for name, make in TABLES.items()}
     if not args.write:
         print("\n\n".join(f"## {name}\n\n{text}" for name, text in tables.items()))
         return

@@ -1,5 +1,6 @@
-"""Where and how a run computes: device, precision, seed, the training step repeated, its time."""
+"""Where and how a run computes: device, precision, threads, seed, the training step repeated, its time."""
 
+import argparse
 import contextlib
 import os
 import platform
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from experiment.cli import UserError, torchrun
+from experiment.cli import UserError
+from experiment.ranks import torchrun
 
 
 def choose_device(name: str) -> torch.device:
@@ -52,6 +54,22 @@ def set_precision(precision: str, device: torch.device) -> contextlib.AbstractCo
         # No cache of cast weights: inside a captured graph it would outlive the weights it was made from.
         return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
     return contextlib.nullcontext()
+
+
+def begin(args: argparse.Namespace, seed: int,
+          one_thread: bool) -> tuple[torch.device, contextlib.AbstractContextManager]:
+    """What every training begins with: the device and the autocast that the options ask for, and the seed.
+
+    Args:
+        one_thread: on a CPU, as where the other cores have runs of their own. It gives a run the same bits whatever
+            their number.
+    """
+    device = choose_device(args.device)
+    autocast = set_precision(args.precision, device)
+    if one_thread and device.type == "cpu":
+        torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    return device, autocast
 
 
 def cpu_count() -> int:

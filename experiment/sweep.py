@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from experiment.cli import UserError, describe, first_rank, store, wait_for
+from experiment.cli import UserError, describe
+from experiment.ranks import first_rank, store, wait_for
 from experiment.records import Run, check_writable
+from experiment.runtime import cpu_count
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -42,7 +44,17 @@ def progress(total: int, done: int, label: str) -> tqdm:
                 disable=None if first_rank() else True)
 
 
-def sweep(train: Train, runs: list[Run], args: argparse.Namespace, workers: int) -> None:
+def unfinished(runs: list[Run], args: argparse.Namespace) -> list[Run]:
+    """The runs that a sweep will train."""
+    return [run for run in runs if args.force or not run.finished()]
+
+
+def slow(runs: list[Run], args: argparse.Namespace) -> list[Run]:
+    """Those that it will train on a CPU without --quick, of which a script says how long they take, in one rank."""
+    return [] if args.quick or not first_rank() or runs[0].device != "cpu" else unfinished(runs, args)
+
+
+def sweep(train: Train, runs: list[Run], args: argparse.Namespace, parallel: bool) -> None:
     """Call `train` for every unfinished run and print the line that it returns.
 
     A run that fails is reported and does not stop the others; at the end the failures are raised as one UserError.
@@ -56,7 +68,7 @@ def sweep(train: Train, runs: list[Run], args: argparse.Namespace, workers: int)
         train: trains a run, writes its record and returns its result line; a function of the script itself.
         runs: what to train, in order.
         args: the options, handed to `train`.
-        workers: how many runs to train at a time, each in a process of its own where there are several; of no
+        parallel: on a CPU, train as many at a time as there are processors, each in a process of its own; of no
             meaning under torchrun.
     """
     for run in runs:
@@ -64,12 +76,13 @@ def sweep(train: Train, runs: list[Run], args: argparse.Namespace, workers: int)
     check_writable(args.figures)
     ours, name = store(), f"sweep {next(_numbers)}"
     if ours is None:
-        unfinished = list(_unfinished(runs, args))
-        workers = min(workers, len(unfinished))
-        outcomes = _in_turn(train, unfinished, args) if workers < 2 else _pooled(train, unfinished, args, workers)
+        chosen = list(_begun(runs, args))
+        on_cpu = all(run.device == "cpu" for run in chosen)
+        workers = min(cpu_count() if parallel and on_cpu else 1, len(chosen))
+        outcomes = _in_turn(train, chosen, args) if workers < 2 else _pooled(train, chosen, args, workers)
     else:
         _begin(runs, args, ours)
-        outcomes = _in_turn(train, _unfinished(_taken(_longest_first(runs), ours, name), args), args)
+        outcomes = _in_turn(train, _begun(_taken(_longest_first(runs), ours, name), args), args)
 
     failures = []
     for run, outcome in outcomes:
@@ -89,7 +102,8 @@ def sweep(train: Train, runs: list[Run], args: argparse.Namespace, workers: int)
         raise UserError("; ".join(failures))
 
 
-def _unfinished(runs: Iterable[Run], args: argparse.Namespace) -> Iterator[Run]:
+def _begun(runs: Iterable[Run], args: argparse.Namespace) -> Iterator[Run]:
+    """Those to train, of which --force makes a new start; says of the others that they are finished."""
     for run in runs:
         if args.force:
             run.path(".ckpt").unlink(missing_ok=True)  # the record stays until there is a new one

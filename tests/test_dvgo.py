@@ -34,7 +34,7 @@ def small():
         coarse = {**dvgo.QUICK["coarse"], "steps": 60, "rays": 256, "voxels": 16**3, "renew_every": 20}
         patch.setattr(dvgo, "QUICK", {**dvgo.QUICK, "steps": STEPS, "rays": 128, "voxels": VOXELS, "scale_at": SCALE_AT,
                                       "decay_steps": 60, "renew_every": 20, "coarse": coarse})
-        patch.setattr(dvgo, "cpu_count", lambda: 1)
+        patch.setattr("experiment.sweep.cpu_count", lambda: 1)
         yield
     torch.set_num_threads(threads)
 

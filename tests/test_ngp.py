@@ -40,7 +40,7 @@ def folder_of(path, experiment="ngp"):
 def few(monkeypatch):
     """A few steps in this process, and none of the figures that are not looked at."""
     monkeypatch.setattr(InstantNGP, "QUICK", FEW)
-    monkeypatch.setattr(InstantNGP, "cpu_count", lambda: 1)
+    monkeypatch.setattr("experiment.sweep.cpu_count", lambda: 1)
     for name in ("draw_views", "draw_curves"):
         monkeypatch.setattr(rendering, name, lambda *arguments: None)
 
@@ -51,7 +51,7 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("ngp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InstantNGP, "QUICK", TINY)
-        patch.setattr(InstantNGP, "cpu_count", lambda: 1)
+        patch.setattr("experiment.sweep.cpu_count", lambda: 1)
         arguments = (NGP, *TOY, "--downscale", 4, "--frames", 3, *folders(path))
         patch.setattr(sys, "argv", list(map(str, arguments)))
         InstantNGP.main()

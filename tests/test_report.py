@@ -11,15 +11,17 @@ import pytest
 
 from experiment import report
 from experiment.cli import UserError
+from experiment.records import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def write(path, mode, seed, psnr, **more):
+def write(path, mode, seed, psnr, **config):
     record = {"experiment": "2d", "case": "kodim05", "mode": mode, "seed": seed,
-              "config": {"steps": 10_000, "shape": [512, 768, 3]}, "metrics": {"psnr": psnr, "ssim": 0.5},
+              "config": {"steps": 10_000, "shape": [512, 768, 3], "lr": 1e-4, **config},
+              "metrics": {"psnr": psnr, "ssim": 0.5},
               "time": {"train_seconds": 10.0 + seed, "steps_per_second": 1.0},
-              "environment": {"device": "cpu", "precision": "fp32"}, **more}
+              "environment": {"device": "cpu", "precision": "fp32"}}
     path.mkdir(parents=True, exist_ok=True)
     (path / f"{mode}-seed{seed}.json").write_text(json.dumps(record))
 
@@ -33,12 +35,28 @@ def test_means_spreads_gains_and_published_values(tmp_path):
     for seed, (plain, fr) in enumerate([(20.0, 22.0), (22.0, 25.0)]):
         write(folder, "sin", seed, plain)
         write(folder, "sin+fr", seed, fr)
-    write(tmp_path / "quick" / "2d" / "kodim05", "sin+fr", 0, 40.0)
-    baseline, fr, quick = rows(report.images(report.read(tmp_path)))
+    write(tmp_path / "quick" / "2d" / "kodim05", "sin+fr", 0, 40.0, steps=100)
+    table = report.images(report.read(tmp_path))
+    baseline, fr, quick, *gaps = rows(report.markdown(table))
     assert baseline == ["kodim05", "768 × 512, 10,000 steps", "sin", "21.00 ± 1.41", "33.05", "–", "0.500 ± 0.000",
                         "0 1", "cpu, fp32", "10"]
     assert fr[3:6] == ["23.50 ± 2.12", "34.64", "+2.50"]
     assert quick[3:6] == ["40.00", "–", "–"]  # no published value for another size, and no baseline in the same folder
+    assert [row[2] for row in gaps] == ["relu", "relu+fr", "relu+pe", "relu+pe+fr"]  # published, and not run here
+    assert gaps[0] == ["kodim05", "768 × 512, 10,000 steps", "relu", report.NOT_RUN, "17.31", *5 * ["–"]]
+
+
+def test_the_table_of_a_terminal_says_once_what_all_rows_share(tmp_path, capsys):
+    runs = [Run(tmp_path, "2d", "kodim05", mode, 0, {"steps": 100, "shape": [20, 30, 3]}) for mode in ("sin", "sin+fr")]
+    for run, psnr in zip(runs, (20.0, 21.5)):
+        run.finish(metrics={"psnr": psnr, "ssim": 0.5}, seconds=3, steps=100, arrays={},
+                   environment={"device": "cpu", "precision": "fp32"})
+    report.show("images", runs)
+    assert capsys.readouterr().out.splitlines() == [
+        "", "image kodim05, size 30 × 20, 100 steps, seeds 0, device cpu, fp32",
+        "network  PSNR (dB)  published  FR gain  SSIM   seconds",
+        "sin      20.00      –          –        0.500  3",
+        "sin+fr   21.50      –          +1.50    0.500  3"]
 
 
 def test_a_damaged_record_is_named(tmp_path):
@@ -60,6 +78,7 @@ def test_the_readme_has_the_tables_of_the_committed_records(tmp_path):
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     places = dict(re.findall(r"<!-- table: (.*?) -->\n(.*?)\n<!-- end of table -->", text, re.DOTALL))
     assert set(places) == set(report.TABLES)
+    records = report.read(tmp_path / "results")
     for name, make in report.TABLES.items():
-        assert places[name] == make(report.read(tmp_path / "results")), f"{name}: python -m experiment.report --write"
+        assert places[name] == report.markdown(make(records)), f"{name}: python -m experiment.report --write"
         assert len(rows(places[name])) >= 2
