@@ -79,7 +79,7 @@ def show_with_crop(whole: Axes, crop: Axes, picture: np.ndarray, window: tuple[s
                                   fill=False, edgecolor="red", linewidth=1))
     whole.set_title(title, fontsize=13)
     shown = crop.imshow(picture[window] if close is None else close, interpolation="nearest", **style)
-    crop.set_title(value, fontsize=13, fontweight="bold", y=-0.2)
+    crop.set_title(value, fontsize=13, fontweight="bold", y=0, pad=-18)  # below the panel
     whole.set_axis_off()
     crop.set_axis_off()
     return shown

@@ -56,7 +56,9 @@ def show(name: str, runs: Iterable[Run]) -> None:
     """Print the table `name` of finished runs for a terminal: first what all rows share, then the rest in columns."""
     columns, rows, _ = TABLES[name]([{**(run.record() or {}), "set": ""} for run in runs])
     shared = [i for i, column in enumerate(columns) if column in SETTINGS and len({row[i] for row in rows}) == 1]
-    print("\n" + ", ".join(f"{columns[i]} {rows[0][i]}" for i in shared))
+    print()
+    if shared:
+        print(", ".join(f"{columns[i]} {rows[0][i]}" for i in shared))
     lines = [[cell for i, cell in enumerate(line) if i not in shared] for line in [columns, *rows]]
     widths = [max(map(len, column)) for column in zip(*lines)]
     for line in lines:

@@ -96,17 +96,16 @@ def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
     return ray_index, torch.arange(len(ray_index), device=counts.device) - starts.index_select(0, ray_index)
 
 
-def lattice(t_min: Tensor, t_max: Tensor, step: Tensor, smallest: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+def lattice(t_min: Tensor, t_max: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Evenly spaced samples t_min + k step < t_max for k = 0, 1, …, of each ray.
 
     Args:
-        t_min, t_max, step: (R,), in units of the rays' directions.
-        smallest: the least number of samples a ray takes, also one that misses the box.
+        t_min, t_max, step: (R,), in units of the rays' directions. Where t_max ≤ t_min there are no samples.
 
     Returns:
         t, (S,); ray_index and step_index k, (S,) long each.
     """
-    counts = ((t_max - t_min) / step).ceil().clamp(min=smallest).long()
+    counts = ((t_max - t_min) / step).ceil().clamp(min=0).long()
     ray_index, step_index = ragged_indices(counts)
     return t_min.index_select(0, ray_index) + step_index * step.index_select(0, ray_index), ray_index, step_index
 

@@ -83,7 +83,7 @@ class VoxelField(nn.Module):
             Points (S, 3), their t (S,) in units of the directions, and ray_index (S,) long.
         """
         t_min, t_max = box_intersection(origins, directions, self.density.lower, self.density.upper, self.near)
-        t, ray_index, _ = lattice(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1), smallest=1)
+        t, ray_index, _ = lattice(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1))
         points = points_along(origins, directions, t, ray_index)
         kept = (inside_box(points, self.density.lower, self.density.upper) & self.mask(points)).nonzero().squeeze(1)
         return points.index_select(0, kept), t.index_select(0, kept), ray_index.index_select(0, kept)

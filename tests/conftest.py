@@ -43,3 +43,15 @@ def call(monkeypatch, capsys):
         captured = capsys.readouterr()
         return SimpleNamespace(returncode=status, stdout=captured.out, stderr=captured.err)
     return run
+
+
+@pytest.fixture
+def refused(call):
+    """Run a script, as `call`, that has to end with status 2 and one line on stderr; returns that line."""
+    def run(name, *arguments):
+        done = call(name, *arguments)
+        assert done.returncode == 2, done.stdout
+        line, = done.stderr.strip().splitlines()
+        assert line.startswith("error: ")
+        return line
+    return run
