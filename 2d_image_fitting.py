@@ -163,8 +163,8 @@ def runs_of(args: argparse.Namespace, images: Images, device: torch.device) -> l
 
 
 def note(run: Run, args: argparse.Namespace) -> str:
-    """What a figure's title says of the runs it shows."""
-    return plots.note([run.seed], args.quick, run.config, PAPER[run.mode])
+    """What a figure's title says of the runs it shows, beside the number of steps."""
+    return plots.note([run.seed], args.quick, run.config, {**PAPER[run.mode], "steps": run.config["steps"]})
 
 
 def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:

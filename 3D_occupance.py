@@ -183,9 +183,9 @@ def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
 
 
 def note(run: Run, args: argparse.Namespace) -> str:
-    """What a figure's title says of the runs it shows."""
-    return plots.note([run.seed], args.quick, run.config, {key: value for key, value in PAPER[run.mode].items()
-                                                           if key != "lr" or args.lr})
+    """What a figure's title says of the runs it shows, beside the number of epochs and each network's own rate."""
+    own = ("epochs",) if args.lr else ("epochs", "lr")
+    return plots.note([run.seed], args.quick, run.config, {**PAPER[run.mode], **{key: run.config[key] for key in own}})
 
 
 def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:

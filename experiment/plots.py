@@ -75,8 +75,8 @@ def show_with_crop(whole: Axes, crop: Axes, picture: np.ndarray, window: tuple[s
     """
     rows, columns = window
     whole.imshow(picture, **style)
-    whole.add_patch(plt.Rectangle((columns.start, rows.start), columns.stop - columns.start, rows.stop - rows.start,
-                                  fill=False, edgecolor="red", linewidth=1))
+    whole.add_patch(plt.Rectangle((columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start,
+                                  rows.stop - rows.start, fill=False, edgecolor="red", linewidth=1, clip_on=False))
     whole.set_title(title, fontsize=13)
     shown = crop.imshow(picture[window] if close is None else close, interpolation="nearest", **style)
     crop.set_title(value, fontsize=13, fontweight="bold", y=0, pad=-18)  # below the panel

@@ -1,0 +1,49 @@
+"""The overview figure: of each experiment the largest that is there."""
+
+import numpy as np
+import pytest
+
+import overview
+from experiment.records import Run
+
+
+def finish(folder, experiment, case, mode, config, metrics, **arrays):
+    Run(folder, experiment, case, mode, 0, config).finish(
+        metrics=metrics, seconds=1, steps=1, environment={"precision": "fp32"}, arrays=arrays)
+
+
+@pytest.fixture
+def results(tmp_path):
+    solid = np.zeros((8, 9, 10), bool)
+    solid[2:6, 2:6, 2:6] = True
+    for mode in ("relu", "relu+fr"):
+        finish(tmp_path, "1d", "function", mode, {}, {}, outputs=np.ones((20, 300), np.float32))
+        finish(tmp_path / "quick", "ngp", "toy", mode, {"scene": {"test": [3, 16, 16, 4]}}, {"psnr": 25.0},
+               images=np.zeros((3, 16, 16, 3), np.uint8))
+    for mode in ("relu+pe", "relu+pe+fr"):
+        for folder, side in (("quick", 20), ("reduced", 40)):
+            finish(tmp_path / folder, "2d", "kodim05", mode, {"shape": [side, side, 3]}, {"psnr": float(side)},
+                   reconstruction=np.random.default_rng(0).random((side, side, 3)))
+        finish(tmp_path / "reduced", "3d", "dragon", mode, {"shape": list(solid.shape)}, {"iou": 0.75},
+               predicted=np.packbits(solid))
+    return tmp_path
+
+
+def test_it_draws_the_largest_of_each(results, call, monkeypatch):
+    figures = []
+    monkeypatch.setattr(overview.plots, "save", lambda figure, path: figures.append((figure, path)))
+    done = call("overview.py", "--results", results, "--figures", results / "figures")
+    assert done.returncode == 0, done.stderr
+    (figure, path), = figures
+    titles = [axis.get_title() for axis in figure.axes[:8]]
+    assert path == results / "figures" / "overview.png"
+    assert titles[1] == "Kodak 05, 40 × 40 pixels\nReLU + PE: 40.00 dB" and titles[5] == "ReLU + PE + FR: 40.00 dB"
+    assert titles[2:4] == ["dragon, 8 × 9 × 10 voxels\nReLU + PE: IoU 0.7500",
+                           "Instant-NGP, toy, 16 × 16 pixels\nReLU: 25.00 dB"]
+    overview.plt.close(figure)
+
+
+def test_what_is_missing_is_named(results, refused):
+    for file in results.rglob("3d/dragon/*+fr*"):
+        file.unlink()
+    assert "3d thai_statue or dragon" in refused("overview.py", "--results", results)
