@@ -29,7 +29,14 @@ from experiment import cli, plots, report
 from experiment.metrics import relative_spectral_error
 from experiment.ranks import first_rank
 from experiment.records import Run
-from experiment.runtime import Repeated, Stopwatch, begin, choose_device, environment, set_precision
+from experiment.runtime import (
+    Repeated,
+    Stopwatch,
+    begin,
+    choose_device,
+    environment,
+    set_precision,
+)
 from experiment.sweep import progress, slow, sweep
 from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
 
@@ -186,8 +193,8 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
         axis = figure.add_subplot(grid[column])
         scale = np.quantile(np.abs(matrix), 0.995)
         # W and Λ equally high, as the rows of a product; B as high as there is room for.
-        aspect = "auto" if column == 4 else matrix.shape[1] / matrix.shape[0] / widths[column]
-        axis.imshow(matrix, cmap="RdBu_r", vmin=-scale, vmax=scale, aspect=aspect)
+        aspect = None if column == 4 else matrix.shape[1] / matrix.shape[0] / widths[column]
+        axis.imshow(matrix, cmap="RdBu_r", vmin=-scale, vmax=scale, aspect=aspect or "auto")
         axis.set_title(f"{name}: {what}\n{matrix.shape[0]} × {matrix.shape[1]}")
         axis.set_xticks([])
         axis.set_yticks([])

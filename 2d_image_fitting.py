@@ -32,8 +32,16 @@ from experiment import cli, plots, report
 from experiment.metrics import SSIM_WINDOW, psnr, radial_spectrum, ssim
 from experiment.ranks import first_rank
 from experiment.records import Run, digest
-from experiment.runtime import (Repeated, Stopwatch, begin, choose_device, environment, memory, set_precision,
-                                training_hours)
+from experiment.runtime import (
+    Repeated,
+    Stopwatch,
+    begin,
+    choose_device,
+    environment,
+    memory,
+    set_precision,
+    training_hours,
+)
 from experiment.sweep import progress, slow, sweep
 from models import MODES, build_inr, fold
 

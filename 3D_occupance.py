@@ -21,6 +21,7 @@ import argparse
 import functools
 import math
 from pathlib import Path
+from typing import cast
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,8 +37,15 @@ from experiment.meshes import look, render, surface, surface_distance
 from experiment.metrics import iou
 from experiment.ranks import first_rank
 from experiment.records import Run, digest, write_atomically
-from experiment.runtime import (Stopwatch, begin, choose_device, environment, set_precision, shuffled,
-                                training_hours)
+from experiment.runtime import (
+    Stopwatch,
+    begin,
+    choose_device,
+    environment,
+    set_precision,
+    shuffled,
+    training_hours,
+)
 from experiment.sweep import progress, slow, sweep
 from models import MODES, build_inr, fold
 
@@ -119,8 +127,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
                 run.checkpoint(step, **state)
 
     with autocast:
-        predicted = predict(fold(model), torch.arange(len(full), device=device), volume.shape, chunk)
-    predicted = predicted.cpu().numpy().reshape(volume.shape)
+        found = predict(fold(model), torch.arange(len(full), device=device), volume.shape, chunk)
+    predicted = found.cpu().numpy().reshape(volume.shape)
     final = iou(predicted, volume)
     chamfer, f_score = surface_distance(surface(predicted), surface(volume)) or (None, None)
     run.finish(metrics={"iou": final, "chamfer": chamfer, "f_score": f_score}, seconds=clock.seconds, steps=steps,
@@ -177,7 +185,7 @@ def unpacked(bits: np.ndarray, shape: list[int]) -> np.ndarray:
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
     """Write a surface as binary .ply, whole or not at all; an empty one has no file."""
     if len(mesh.faces):
-        write_atomically(path, mesh.export(file_type="ply"))
+        write_atomically(path, cast(bytes, mesh.export(file_type="ply")))
     else:
         path.unlink(missing_ok=True)
 

@@ -31,7 +31,14 @@ from experiment import cli, rendering
 from experiment.metrics import psnr
 from experiment.ranks import first_rank
 from experiment.records import Run
-from experiment.runtime import Stopwatch, begin, choose_device, environment, set_precision, shuffled
+from experiment.runtime import (
+    Stopwatch,
+    begin,
+    choose_device,
+    environment,
+    set_precision,
+    shuffled,
+)
 from experiment.sweep import progress, slow, sweep, unfinished
 from models import fold
 from models.color_mlp import COLOR_MODES

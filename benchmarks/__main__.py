@@ -11,11 +11,11 @@ from pathlib import Path
 from experiment.runtime import choose_device
 
 # Of each its arguments on a CPU, and on a GPU.
-ARGUMENTS = {"ntk_1d.py": ("", ""),
-             "step_1d.py": ("--rounds 5 --block 20", ""),
-             "step_2d.py": ("--side 48 --rounds 3", ""),
-             "step_3d.py": ("--side 24 --chunk 4096 --rounds 2", ""),
-             "renderers.py": ("", "--full")}
+ARGUMENTS = {"ntk_1d": ("", ""),
+             "step_1d": ("--rounds 5 --block 20", ""),
+             "step_2d": ("--side 48 --rounds 3", ""),
+             "step_3d": ("--side 24 --chunk 4096 --rounds 2", ""),
+             "renderers": ("", "--full")}
 
 
 def main() -> None:
@@ -23,8 +23,8 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     on_gpu = choose_device(args.device).type == "cuda"
-    for script, arguments in ARGUMENTS.items():
-        command = [f"benchmarks/{script}", "--device", args.device, *arguments[on_gpu].split()]
+    for name, arguments in ARGUMENTS.items():
+        command = ["-m", f"benchmarks.{name}", "--device", args.device, *arguments[on_gpu].split()]
         print(f"\n== python {' '.join(command)}", flush=True)
         subprocess.run([sys.executable, *command], cwd=Path(__file__).parents[1], check=True)
 

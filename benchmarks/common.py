@@ -1,7 +1,7 @@
 """What the benchmarks share: the machine's own rates, timing in turn, and the layer as published."""
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ def floor(points: int, inputs: int, outputs: int, config: dict, mode: str) -> tu
     return operations, 4 * 4 * points * width * (hidden + 1)
 
 
-def interleaved(steps: dict[str, Callable[[int], None]], device: torch.device, rounds: int,
+def interleaved(steps: Mapping[str, Callable[[int], None]], device: torch.device, rounds: int,
                 block: int) -> dict[str, list[float]]:
     """Seconds a step of each, round by round; block by block in turn, so that all meet the same state of the machine.
 
@@ -81,6 +81,8 @@ def ratio(seconds: list[float], base: list[float]) -> float:
 
 class FullProduct(FourierReparamLinear):
     """The layer as published: the basis is stored, and W = Λ B is formed from all M rows of it."""
+
+    stored: Tensor
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

@@ -1,24 +1,20 @@
 """The empirical NTK of the 1D networks: the closed form against the Jacobian by autograd.
 
-    python benchmarks/ntk_1d.py [--device cuda]
+    python -m benchmarks.ntk_1d [--device cuda]
 
 Prints the seconds and the peak of allocated memory of each, and how far apart the two kernels are.
 """
 
 import argparse
 import resource
-import sys
 import time
 from importlib import import_module
-from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from data.signals import square_like_wave  # noqa: E402
-from experiment.runtime import choose_device  # noqa: E402
-from models import build_inr, empirical_ntk  # noqa: E402
+from data.signals import square_like_wave
+from experiment.runtime import choose_device
+from models import build_inr, empirical_ntk
 
 PAPER = import_module("1d_function_fitting").PAPER
 

@@ -1,7 +1,7 @@
 """Rays a second of the renderers' training, and where the time goes.
 
-    python benchmarks/renderers.py              the sizes of --quick, for a CPU
-    python benchmarks/renderers.py --full       the paper's sizes, for a GPU
+    python -m benchmarks.renderers              the sizes of --quick, for a CPU
+    python -m benchmarks.renderers --full       the paper's sizes, for a GPU
 
 Trains DVGO's coarse field, and then with either colour network the fine one, in the box that the coarse one finds, and
 Instant-NGP; on the toy scene, until they are no longer fog and the fine grid has its final size. Then times iterations
@@ -15,37 +15,35 @@ import argparse
 import contextlib
 import functools
 import statistics
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.common import device_name, interleaved, ratio  # noqa: E402
-from data.scenes import Scene, load_scene  # noqa: E402
-from experiment.metrics import psnr  # noqa: E402
-from experiment.runtime import Stopwatch, choose_device, set_precision, shuffled  # noqa: E402
-from models import PositionalEncoding, hash_field, voxel_field  # noqa: E402
-from models.color_mlp import COLOR_MODES  # noqa: E402
-from models.hash_field import HashField  # noqa: E402
-from models.masked_adam import MaskedAdam  # noqa: E402
-from models.occupancy import visible_cells  # noqa: E402
-from models.rays import Photographs  # noqa: E402
-from models.spherical_harmonics import SphericalHarmonics  # noqa: E402
-from models.voxel_field import VoxelField  # noqa: E402
-from models.voxels import VoxelGrid  # noqa: E402
+from benchmarks.common import device_name, interleaved, ratio
+from data.scenes import Scene, load_scene
+from experiment.metrics import psnr
+from experiment.runtime import Stopwatch, choose_device, set_precision, shuffled
+from models import PositionalEncoding, hash_field, voxel_field
+from models.color_mlp import COLOR_MODES
+from models.hash_field import HashField
+from models.masked_adam import MaskedAdam
+from models.occupancy import visible_cells
+from models.rays import Photographs
+from models.spherical_harmonics import SphericalHarmonics
+from models.voxel_field import VoxelField
+from models.voxels import VoxelGrid
 
 dvgo, ngp = import_module("dvgo"), import_module("InstantNGP")
 
 # The functions that make up each stage; one called by another belongs to the other's stage. What is in none of them,
 # the loss above all, is `other`.
-STAGES = {
+STAGES: dict[str, list[tuple[Any, str]]] = {
     "rays": [(Photographs, "rays")],
     "sampling": [(VoxelField, "samples"), (HashField, "march")],
     "grids": [(VoxelGrid, "forward"), (HashField, "density")],
@@ -61,7 +59,7 @@ STAGES = {
 def shares_of_stages(advance: Callable[[int], None], count: int, device: torch.device) -> dict[str, float]:
     """The part of the time of `count` iterations that each stage takes."""
     clocks = {stage: Stopwatch(device) for stage in STAGES}
-    running = []
+    running: list[str] = []
 
     def timed(function: Callable, stage: str) -> Callable:
         @functools.wraps(function)
@@ -94,8 +92,11 @@ class VoxelTraining:
         self.field, self.factors, self.photographs, self.config = field, factors, photographs, config
         self.rays = config["rays"]
         device = photographs.poses.device
-        self.pool = dvgo.pixels_that_see(field, photographs) if factors is None else None
-        self.order = None if self.pool is None else self.pool[shuffled(len(self.pool), 0, 0, device)].split(self.rays)
+        self.batches: tuple[Tensor, ...] = ()  # of one epoch of the fine stage, without an incomplete last one
+        if factors is None:
+            pool = dvgo.pixels_that_see(field, photographs)
+            order = pool[shuffled(len(pool), 0, 0, device)]
+            self.batches = order[:max(1, len(pool) // self.rays) * self.rays].split(self.rays)
         self.optimizer = dvgo.optimizer_of(field, config, factors)
         self.iteration = 0
 
@@ -108,10 +109,10 @@ class VoxelTraining:
             if self.iteration in config.get("scale_at", []):
                 self.field.resize(config["voxels"] // 2 ** sum(at > self.iteration for at in config["scale_at"]))
                 self.optimizer = dvgo.optimizer_of(self.field, config, self.factors)
-            if self.pool is None:
+            if self.batches:  # the same epoch again and again
+                pixels = self.batches[self.iteration % len(self.batches)]
+            else:
                 pixels = torch.randint(self.photographs.pixels, (self.rays,), device=self.photographs.poses.device)
-            else:  # the same epoch again and again
-                pixels = self.order[self.iteration % max(1, len(self.pool) // self.rays)]
             origins, directions, target = self.photographs.rays(pixels)
             shown = self.field(origins, directions)
             _, loss = dvgo.loss_of(shown, target, config)
@@ -161,10 +162,10 @@ def quality(training: VoxelTraining | HashTraining) -> tuple[float, float]:
     pixels = torch.randint(training.photographs.pixels, (8192,), device=training.photographs.poses.device)
     origins, directions, target = training.photographs.rays(pixels)
     shown = training.field(origins, directions)
-    return len(shown.weights) / len(pixels), psnr(F.mse_loss(shown.color, target).item())
+    return len(shown.weights) / len(pixels), float(psnr(F.mse_loss(shown.color, target).item()))
 
 
-def measure(label: str, trainings: dict[str, VoxelTraining | HashTraining], device: torch.device, rounds: int,
+def measure(label: str, trainings: Mapping[str, VoxelTraining | HashTraining], device: torch.device, rounds: int,
             block: int) -> None:
     """Time trained fields in turn, and print a line for each."""
     times = interleaved(trainings, device, rounds, block)
@@ -200,12 +201,13 @@ def main() -> None:
           + "".join(f"{stage:>13}" for stage in (*STAGES, "other")))
     block = hashed["update_every"] * (1 if args.full else 4)  # whole intervals between two updates of its occupancy
 
-    training = VoxelTraining(*dvgo.coarse_stage(photographs, coarse), photographs, coarse)
+    field, factors = dvgo.coarse_stage(photographs, coarse)
+    training = VoxelTraining(field, factors, photographs, coarse)
     training(coarse["steps"])
     measure("DVGO coarse", {"": training}, device, args.rounds, block)
 
-    found = {name: values.cpu().numpy() for name, values in (("opacity", training.field.node_opacity()),
-                                                             *zip(("lower", "upper"), dvgo.corners_of(training.field)))}
+    found = {"opacity": field.node_opacity().cpu().numpy(),
+             **{name: corner.cpu().numpy() for name, corner in zip(("lower", "upper"), dvgo.corners_of(field))}}
     trainings = {mode: VoxelTraining(dvgo.fine_stage(photographs, found, mode, fine), None, photographs, fine)
                  for mode in COLOR_MODES}
     for training in trainings.values():
@@ -213,10 +215,10 @@ def main() -> None:
     measure("DVGO fine", trainings, device, args.rounds, block)
 
     in_cube = photographs_of(scene, ngp.in_cube(scene.train.poses, ngp.radius_of(scene)), device)
-    trainings = {mode: HashTraining(mode, in_cube, hashed) for mode in COLOR_MODES}
-    for training in trainings.values():
-        training(4 * hashed["warm_up"])
-    measure("Instant-NGP", trainings, device, args.rounds, block)
+    hash_trainings = {mode: HashTraining(mode, in_cube, hashed) for mode in COLOR_MODES}
+    for hash_training in hash_trainings.values():
+        hash_training(4 * hashed["warm_up"])
+    measure("Instant-NGP", hash_trainings, device, args.rounds, block)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The cost of a training step of the 1D experiment: plain, Fourier reparameterized, and as published.
 
-    python benchmarks/step_1d.py [--device cuda] [--threads 1]
+    python -m benchmarks.step_1d [--device cuda] [--threads 1]
 
 Times the steps of six networks in turn, block by block, so that all meet the same state of the machine, and prints
 the median of each and of its ratio to the plain ReLU step of the same round. `full product` is relu+fr with W = Λ B
@@ -9,19 +9,15 @@ formed from the whole basis; `as published` adds the optimizer of the published 
 
 import argparse
 import statistics
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.common import interleaved, ratio, with_full_products  # noqa: E402
-from data.signals import square_like_wave  # noqa: E402
-from experiment.runtime import Repeated, choose_device  # noqa: E402
-from models import build_inr  # noqa: E402
+from benchmarks.common import interleaved, ratio, with_full_products
+from data.signals import square_like_wave
+from experiment.runtime import Repeated, choose_device
+from models import build_inr
 
 PAPER = import_module("1d_function_fitting").PAPER
 

@@ -1,7 +1,7 @@
 """Steps a second of the 2D experiment, and how near they come to what the machine can do.
 
-    python benchmarks/step_2d.py                     Kodak's 768 × 512 pixels, for a GPU
-    python benchmarks/step_2d.py --side 96           the longer side in pixels, for a CPU
+    python -m benchmarks.step_2d                     Kodak's 768 × 512 pixels, for a GPU
+    python -m benchmarks.step_2d --side 96           the longer side in pixels, for a CPU
 
 Measures the rate of a large fp32 matrix product and of a copy first. A step's floor is the larger of the time its
 operations take at the one and its bytes at the other: the operations are those of the matrix products alone, the bytes
@@ -11,18 +11,14 @@ loop that asks for the loss after every step.
 
 import argparse
 import statistics
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.common import floor, interleaved, machine_rates, ratio  # noqa: E402
-from experiment.runtime import Repeated, choose_device, set_precision  # noqa: E402
-from models import MODES, build_inr  # noqa: E402
+from benchmarks.common import floor, interleaved, machine_rates, ratio
+from experiment.runtime import Repeated, choose_device, set_precision
+from models import MODES, build_inr
 
 PAPER = import_module("2d_image_fitting").PAPER
 

@@ -1,7 +1,7 @@
 """Points a second of the 3D experiment's training, and how near they come to what the machine can do.
 
-    python benchmarks/step_3d.py                              40 million voxels, 500,000 a step, for a GPU
-    python benchmarks/step_3d.py --side 32 --chunk 8192       for a CPU
+    python -m benchmarks.step_3d                              40 million voxels, 500,000 a step, for a GPU
+    python -m benchmarks.step_3d --side 32 --chunk 8192       for a CPU
 
 Times whole epochs, their shuffling included, in turn with those of the published way: a (voxels, 3) float tensor of
 coordinates, the occupancies and the order of the epoch lie on the host, every chunk is copied to the device, the loss
@@ -11,20 +11,22 @@ floors that the epochs are held against are those of step_2d.py.
 
 import argparse
 import statistics
-import sys
 from collections.abc import Callable
 from importlib import import_module
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.common import floor, interleaved, machine_rates, ratio, with_full_products  # noqa: E402
-from experiment.runtime import choose_device, set_precision, shuffled  # noqa: E402
-from models import MODES, build_inr  # noqa: E402
+from benchmarks.common import (
+    floor,
+    interleaved,
+    machine_rates,
+    ratio,
+    with_full_products,
+)
+from experiment.runtime import choose_device, set_precision, shuffled
+from models import MODES, build_inr
 
 occupancy = import_module("3D_occupance")
 

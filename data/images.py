@@ -98,7 +98,7 @@ def read_image(path: Path) -> np.ndarray:
                 warnings.simplefilter("error")  # of Pillow at 90 million pixels, and of trailing junk
                 mode = iio.immeta(path, plugin="pillow", index=0)["mode"]
                 convert = {"mode": "RGB"} if mode in ("CMYK", "YCbCr", "LAB", "HSV") else {}
-                frames = iio.imread(path, plugin="pillow", index=..., rotate=True, **convert)
+                frames = list(iio.imiter(path, plugin="pillow", rotate=True, **convert))
     except Exception as error:  # a decoder of a damaged file raises nearly anything
         raise DataError(f"{path} cannot be read as an image; it is damaged, too large, or none") from error
     if len(frames) != 1:

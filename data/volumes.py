@@ -150,7 +150,7 @@ def voxelize(path: Path, resolution: int) -> np.ndarray:
     import trimesh  # here, as it takes a second that a volume does not need
 
     try:
-        mesh = trimesh.load(path, force="mesh")
+        mesh = trimesh.load_mesh(path)
         faces = len(mesh.faces)
         longest = float(mesh.extents.max()) if faces else 0.0
     except Exception as error:

@@ -5,18 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import StrMethodFormatter
 
-matplotlib.use("Agg")  # figures are files; no display is needed
+from experiment.records import write_atomically
 
-import matplotlib.pyplot as plt  # noqa: E402
-from matplotlib.axes import Axes  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.image import AxesImage  # noqa: E402
-from matplotlib.ticker import StrMethodFormatter  # noqa: E402
-
-from experiment.records import write_atomically  # noqa: E402
+plt.switch_backend("Agg")  # figures are files; no display is needed
 
 LABELS = {"relu": "ReLU", "relu+fr": "ReLU + FR", "relu+pe": "ReLU + PE", "relu+pe+fr": "ReLU + PE + FR",
           "sin": "Sin", "sin+fr": "Sin + FR"}
@@ -35,7 +33,7 @@ def baseline(mode: str) -> str:
     return mode.removesuffix("+fr")
 
 
-def line(mode: str) -> dict[str, str]:
+def line(mode: str) -> dict[str, Any]:
     """How the line of a mode is drawn: in the colour of its backbone, FR solid and its baseline dashed."""
     return {"color": COLORS[baseline(mode)], "linestyle": "-" if mode.endswith("+fr") else "--"}
 

@@ -153,7 +153,7 @@ class Run:
                arrays: Mapping[str, np.ndarray]) -> None:
         """Write the arrays, then the record that makes the run finished; drop the checkpoint."""
         packed = io.BytesIO()
-        np.savez(packed, **arrays)
+        np.savez(packed, **dict[str, Any](arrays))
         record = {"experiment": self.experiment, "case": self.case, "mode": self.mode, "seed": self.seed,
                   "config": self.config, "metrics": metrics,
                   "time": {"train_seconds": round(seconds, 3), "steps_per_second": round(steps / seconds, 2)},

@@ -10,7 +10,7 @@ below results/, those of smaller experiments in folders of their own: quick (mad
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +33,7 @@ class Table(NamedTuple):
 
     columns: list[str]
     rows: list[list[str]]
-    gaps: list[list[str]] = []
+    gaps: Sequence[list[str]] = ()
 
 
 def read(results: Path) -> list[Record]:
@@ -230,10 +230,10 @@ def main() -> None:
         return
     text = args.write.read_text(encoding="utf-8")
     for name, new in tables.items():
-        place = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)", re.DOTALL)
-        if not place.search(text):
+        place = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end of table -->", text, re.DOTALL)
+        if not place:
             raise cli.UserError(f"{args.write} has no place for the table '{name}'")
-        text = place.sub(lambda found: f"{found[1]}{new}\n{found[2]}", text)
+        text = f"{text[:place.start(1)]}{new}\n{text[place.end(1):]}"
     write_atomically(args.write, text.encode())
     print(f"wrote {args.write}")
 

@@ -81,7 +81,7 @@ def memory(device: torch.device) -> int:
     """Bytes of memory in all: of the GPU, or of this machine, divided among the ranks that torchrun started on it."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def matmul_rate(device: torch.device, size: int = 1024) -> float:

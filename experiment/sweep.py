@@ -147,8 +147,8 @@ def _end(failures: list[str], runs: list[Run], ours: "Store", name: str) -> list
     deadline = time.monotonic() + VISIBLE_AFTER
     while unseen := [run for run in runs if not run.finished()]:
         if time.monotonic() > deadline:
-            return [f"{unseen[0].path('.json')} was written on another machine and is not seen on this one; "
-                    "--results must be a folder that all of them share"]
+            return [(f"{unseen[0].path('.json')} was written on another machine and is not seen on this one; "
+                     "--results must be a folder that all of them share")]
         time.sleep(1)
     return []
 
@@ -157,7 +157,7 @@ def _in_turn(train: Train, runs: Iterable[Run], args: argparse.Namespace):
     for run in runs:
         try:
             yield run, train(run, args)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
             yield run, error
 
 
@@ -178,7 +178,7 @@ def _pooled(train: Train, runs: list[Run], args: argparse.Namespace, workers: in
                     yield futures[future], future.result()
                 except BrokenProcessPool:
                     yield futures[future], UserError("its process was killed; was there enough memory?")
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
                     yield futures[future], error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -3,12 +3,20 @@ reparameterized (section 5)."""
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from models.encodings import PositionalEncoding
-from models.fourier_reparam import FourierReparamLinear, as_count, as_positive, check_basis
+from models.fourier_reparam import (
+    FourierReparamLinear,
+    as_count,
+    as_positive,
+    check_basis,
+)
+
+Module = TypeVar("Module", bound=nn.Module)
 
 MODES = ("relu", "relu+fr", "relu+pe", "relu+pe+fr", "sin", "sin+fr")
 
@@ -94,7 +102,7 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
     return nn.Sequential(*layers, last)
 
 
-def fold(model: nn.Module) -> nn.Module:
+def fold(model: Module) -> Module:
     """A copy of `model` in which every FR layer is an ordinary `nn.Linear` with the composed weight.
 
     The copy computes the same output at the cost of a plain network. `model` itself is left as it is; where it is an

@@ -23,6 +23,7 @@ def color_mlp(mode: str, in_features: int, width: int, *, low_freq_num: int, hig
     """
     if mode not in COLOR_MODES:
         raise ValueError(f"mode must be one of {', '.join(COLOR_MODES)}, not {mode!r}")
+    hidden: nn.Module
     if mode == "relu+fr":
         hidden = FourierReparamLinear(width, width, low_freq_num=low_freq_num, high_freq_num=high_freq_num,
                                       phase_num=phase_num, alpha=alpha)

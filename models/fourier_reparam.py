@@ -76,6 +76,9 @@ class FourierReparamLinear(nn.Module):
         ValueError: a size or count that is not a whole number in range, an α or ω₀ that is not finite and positive.
     """
 
+    phases: Tensor
+    waves: Tensor
+
     def __init__(self, in_features: int, out_features: int, *, low_freq_num: int, high_freq_num: int, phase_num: int,
                  alpha: float, omega: float = 1.0):
         super().__init__()

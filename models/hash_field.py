@@ -4,6 +4,8 @@ Müller, Evans, Schied and Keller, "Instant Neural Graphics Primitives", SIGGRAP
 the marching of the ngp_pl implementation; Shi, Zhou and Gu, CVPR 2024, section 5, for the Fourier reparameterization.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -80,7 +82,7 @@ class HashField(nn.Module):
         self.direction_encoding = SphericalHarmonics()
         self.color = color_mlp(mode, self.direction_encoding.out_features + DENSITY_FEATURES, width,
                                low_freq_num=low_freq_num, high_freq_num=high_freq_num, phase_num=phase_num, alpha=alpha)
-        nn.init.xavier_uniform_(self.color[-2].weight)
+        nn.init.xavier_uniform_(cast(nn.Linear, self.color[-2]).weight)
         self.occupancy = OccupancyGrid(resolution, half_extent, steps)
 
     def density(self, points: Tensor) -> tuple[Tensor, Tensor]:

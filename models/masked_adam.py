@@ -24,7 +24,7 @@ class MaskedAdam(Optimizer):
     """
 
     def __init__(self, params, lr: float, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8):
-        super().__init__(params, dict(lr=lr, betas=betas, eps=eps, skip_zero_grad=False, lr_factor=None))
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "skip_zero_grad": False, "lr_factor": None})
 
     @torch.no_grad()
     def step(self, closure=None):

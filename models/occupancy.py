@@ -36,6 +36,9 @@ class OccupancyGrid(nn.Module):
         ValueError: a number that is not positive, or a count that is not whole.
     """
 
+    density: Tensor
+    occupied: Tensor
+
     def __init__(self, resolution: int = 128, half_extent: float = 0.5, steps: int = 1024):
         super().__init__()
         self.resolution = as_count("resolution", resolution)

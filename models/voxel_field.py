@@ -3,6 +3,7 @@ Radiance Fields Reconstruction", CVPR 2022): densities and features on dense vox
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +55,11 @@ class VoxelField(nn.Module):
         self.density = VoxelGrid(1, shape, lower, upper)
         self.features = VoxelGrid(3 if mode is None else 12, shape, lower, upper)
         self.mask = MaskGrid(torch.ones(shape, dtype=torch.bool, device=lower.device), lower, upper)
+        self.color: nn.Sequential | None = None
         if mode is not None:
             self.direction_encoding = PositionalEncoding(3, 4, base=1.0)
             self.color = color_mlp(mode, 12 + self.direction_encoding.out_features, 128, **color).to(lower.device)
-            nn.init.zeros_(self.color[-2].bias)
-        else:
-            self.color = None
+            nn.init.zeros_(cast(nn.Linear, self.color[-2]).bias)
 
     def get_extra_state(self) -> dict[str, float]:
         return {"shift": self.shift, "voxel_size": self.voxel_size}

@@ -31,7 +31,7 @@ def grid_shape(lower: Tensor, upper: Tensor, voxels: int) -> tuple[tuple[int, in
     return (x, y, z), size
 
 
-def grid_points(shape: tuple[int, int, int], lower: Tensor, upper: Tensor) -> Tensor:
+def grid_points(shape: tuple[int, ...], lower: Tensor, upper: Tensor) -> Tensor:
     """The positions of a grid's nodes, (X, Y, Z, 3)."""
     axes = [torch.linspace(0, 1, nodes, dtype=lower.dtype, device=lower.device) for nodes in shape]
     return torch.lerp(lower, upper, torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1))
@@ -49,7 +49,10 @@ class VoxelGrid(nn.Module):
         values: Parameter of shape (C, X, Y, Z).
     """
 
-    def __init__(self, channels: int, shape: tuple[int, int, int], lower: Tensor, upper: Tensor):
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, channels: int, shape: tuple[int, ...], lower: Tensor, upper: Tensor):
         super().__init__()
         self.values = nn.Parameter(torch.zeros(channels, *shape, dtype=lower.dtype, device=lower.device))
         self.register_buffer("lower", lower.clone())
@@ -63,7 +66,7 @@ class VoxelGrid(nn.Module):
         return found[0, :, 0, 0].T
 
     @torch.no_grad()
-    def resize(self, shape: tuple[int, int, int]) -> None:
+    def resize(self, shape: tuple[int, ...]) -> None:
         """Go over to `shape` nodes by interpolation. `values` becomes a new Parameter; optimizers hold the old one."""
         finer = F.interpolate(self.values[None], size=shape, mode="trilinear", align_corners=True)
         self.values = nn.Parameter(finer[0])
@@ -86,6 +89,11 @@ class MaskGrid(nn.Module):
         mask: bool (X, Y, Z).
         lower, upper: (3,), the box.
     """
+
+    mask: Tensor
+    lower: Tensor
+    upper: Tensor
+    last: Tensor
 
     def __init__(self, mask: Tensor, lower: Tensor, upper: Tensor):
         super().__init__()
@@ -111,7 +119,7 @@ class MaskGrid(nn.Module):
 
 
 def count_views(poses: Tensor, focal: float, height: int, width: int, lower: Tensor, upper: Tensor,
-                shape: tuple[int, int, int], near: float, step: float, stride: int = 4) -> Tensor:
+                shape: tuple[int, ...], near: float, step: float, stride: int = 4) -> Tensor:
     """How many images see each voxel, for the paper's "view-count-based learning rate".
 
     An image sees a voxel if the samples of its pixels' rays, each shared out among the 8 nodes around it by the
@@ -164,4 +172,6 @@ def add_total_variation_(values: nn.Parameter, weight: float) -> None:
         count = difference.shape[axis]
         slope.narrow(axis, 1, count).add_(difference)
         slope.narrow(axis, 0, count).sub_(difference)
-    values.grad.add_(slope * (values.grad != 0), alpha=weight)
+    gradient = values.grad
+    assert gradient is not None, "a backward pass comes first"
+    gradient.add_(slope * (gradient != 0), alpha=weight)

@@ -24,7 +24,7 @@ def script():
     """Run a script of the project as a user does; returns the finished process with its output as text."""
     def run(name, *arguments, **options):
         return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
-                              timeout=300, **options)
+                              timeout=300, check=False, **options)
     return run
 
 

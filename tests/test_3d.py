@@ -121,10 +121,10 @@ def test_a_run_resumed_within_an_epoch_has_the_same_bits(tmp_path, call, monkeyp
     arguments = ("--shape", tmp_path / "ball.npy", "--quick", "--modes", "sin+fr", "--chunk", 300, "--epochs", 2)
     monkeypatch.setattr(fitting, "draw_surfaces", lambda *_: None)  # a second each
     found = []
+    checkpoint = fitting.Run.checkpoint
     for name, more in {"whole": (), "resumed": ("--checkpoint-every", 3)}.items():
         if more:
             with monkeypatch.context() as patch:
-                checkpoint = fitting.Run.checkpoint
                 patch.setattr(fitting.Run, "checkpoint",
                               lambda run, step, **state: (checkpoint(run, step, **state), sys.exit(9)))
                 assert call(FIT, *arguments, *more, *folders(tmp_path / name)).returncode == 9  # after 3 of 5 steps

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from models import MODES, FourierReparamLinear, PositionalEncoding, build_inr, fold
 
-SETTINGS = dict(out_features=3, hidden_features=32, hidden_layers=2, low_freq_num=6, high_freq_num=6, phase_num=4,
-                alpha=0.05, first_omega=20.0, hidden_omega=10.0)
+SETTINGS = {"out_features": 3, "hidden_features": 32, "hidden_layers": 2, "low_freq_num": 6, "high_freq_num": 6,
+            "phase_num": 4, "alpha": 0.05, "first_omega": 20.0, "hidden_omega": 10.0}
 
 
 def network(mode, in_features=2, **settings):

@@ -288,8 +288,8 @@ def test_the_pixels_trained_on_are_those_whose_ray_meets_the_mask(photographs):
     middle = (6 - 0.5) / (field.mask.mask.shape[0] - 1)  # up to where the nearest node is not masked
     edges[1] = edges[1].clone()
     edges[1][0] = torch.lerp(lower[0], upper[0], middle)
-    crossed = [(t_max - t_min) * directions.norm(dim=1)
-               for t_min, t_max in (box_intersection(origins, directions, *edges, NEAR),)][0]
+    t_min, t_max = box_intersection(origins, directions, *edges, NEAR)
+    crossed = (t_max - t_min) * directions.norm(dim=1)
     seen = torch.zeros(photographs.pixels, dtype=torch.bool).index_fill(0, found, True)
     assert seen[crossed > 0.6 * field.voxel_size].all() and not seen[crossed <= 0].any()
     assert len(found.unique()) == len(found) and 0.01 < seen.float().mean() < 0.3

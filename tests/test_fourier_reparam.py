@@ -9,11 +9,11 @@ import torch
 from models import FourierReparamLinear
 
 SETTINGS = [
-    dict(in_features=7, low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.05),
-    dict(in_features=8, low_freq_num=0, high_freq_num=4, phase_num=2, alpha=1.0),
-    dict(in_features=9, low_freq_num=5, high_freq_num=0, phase_num=1, alpha=0.2),
-    dict(in_features=128, low_freq_num=64, high_freq_num=64, phase_num=16, alpha=0.05),  # 1D
-    dict(in_features=256, low_freq_num=256, high_freq_num=256, phase_num=8, alpha=0.001),  # 3D
+    {"in_features": 7, "low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05},
+    {"in_features": 8, "low_freq_num": 0, "high_freq_num": 4, "phase_num": 2, "alpha": 1.0},
+    {"in_features": 9, "low_freq_num": 5, "high_freq_num": 0, "phase_num": 1, "alpha": 0.2},
+    {"in_features": 128, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 16, "alpha": 0.05},  # 1D
+    {"in_features": 256, "low_freq_num": 256, "high_freq_num": 256, "phase_num": 8, "alpha": 0.001},  # 3D
 ]
 
 
@@ -59,7 +59,7 @@ def test_initial_coefficients(settings, omega):
 
 
 def test_a_basis_row_that_vanishes_at_every_point_does_not_blow_up_the_coefficients():
-    layer = layer_of(dict(in_features=256, low_freq_num=256, high_freq_num=256, phase_num=8, alpha=0.01))
+    layer = layer_of({"in_features": 256, "low_freq_num": 256, "high_freq_num": 256, "phase_num": 8, "alpha": 0.01})
     norms = basis_by_definition(256, 256, 256, 8, 0.01).norm(dim=1)
     assert norms.min() < 1e-9  # cos(255 x_j ± π/2), zero but for rounding
     assert layer.coefficients.abs().max() < 1

@@ -10,8 +10,8 @@ from models import FourierReparamLinear, fold
 from models.color_mlp import color_mlp
 from models.hash_field import HashField, truncated_exp
 
-SMALL = dict(levels=3, log2_size=9, finest=40, resolution=16, steps=128, width=16, low_freq_num=3, high_freq_num=4,
-             phase_num=5, alpha=0.05)
+SMALL = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "width": 16,
+         "low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
 
 
 def small_field(mode="relu+fr", contrast=1.0, **settings):
@@ -227,7 +227,7 @@ def test_occupancy_follows_the_density():
 
 
 def test_state_is_restored():
-    field, origins, directions = small_field(), *some_rays(20)
+    field, (origins, directions) = small_field(), some_rays(20)
     field.update_occupancy(everywhere=True)
     torch.manual_seed(9)
     other = HashField("relu+fr", **SMALL)
@@ -238,7 +238,7 @@ def test_state_is_restored():
 
 
 def test_folding_leaves_the_picture_as_it_is():
-    field, origins, directions = small_field(), *some_rays(50)
+    field, (origins, directions) = small_field(), some_rays(50)
     folded = fold(field)
     assert not any(isinstance(layer, FourierReparamLinear) for layer in folded.modules())
     for got, expected in zip(folded(origins, directions), field(origins, directions)):
@@ -270,7 +270,7 @@ def test_the_last_weight_of_the_colour_network_starts_as_xavier_s(mode):
 
 
 def test_density_is_that_of_float32_under_autocast():
-    field, origins, directions = small_field(), *some_rays(50)
+    field, (origins, directions) = small_field(), some_rays(50)
     points = torch.rand(30, 3) - 0.5
     expected, rendering = field.density(points), field(origins, directions)
     with torch.autocast("cpu", torch.bfloat16):
@@ -317,7 +317,7 @@ def test_truncated_exp_is_taken_in_float32(dtype):
 
 @pytest.mark.gpu
 def test_the_same_on_a_gpu():
-    field, origins, directions = small_field().double(), *some_rays(200, torch.float64)
+    field, (origins, directions) = small_field().double(), some_rays(200, torch.float64)
     on_gpu = copy.deepcopy(field).cuda()
     renderings = field(origins, directions), on_gpu(origins.cuda(), directions.cuda())
     for got, expected in zip(renderings[1], renderings[0]):

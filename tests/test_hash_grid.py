@@ -18,7 +18,7 @@ RESOLUTIONS = [16, 22, 28, 37, 49, 64, 85, 112, 148, 195, 256, 338, 446, 589, 77
 def small_grid(**settings):
     """Two dense levels (8³ and 12³ ≤ 2^11) and three hashed ones (18, 27 and 40), with a table of no small numbers."""
     torch.manual_seed(0)
-    grid = HashGrid(**{**dict(levels=5, features=2, log2_size=11, coarsest=8, finest=40), **settings})
+    grid = HashGrid(**{"levels": 5, "features": 2, "log2_size": 11, "coarsest": 8, "finest": 40, **settings})
     torch.nn.init.uniform_(grid.table, -1, 1)
     return grid
 

@@ -246,11 +246,11 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, call, few, monkeypatch):
     update = HashField.update_occupancy
     monkeypatch.setattr(HashField, "update_occupancy", lambda field, everywhere: (
         looks.append((len(steps), everywhere)), update(field, everywhere)))
+    checkpoint = Run.checkpoint
     for name, more in {"whole": (), "resumed": ("--checkpoint-every", 6)}.items():
         with recorded_steps() as steps:
             if more:
                 with monkeypatch.context() as patch:
-                    checkpoint = Run.checkpoint
                     patch.setattr(Run, "checkpoint",
                                   lambda run, step, **state: (checkpoint(run, step, **state), sys.exit(9)))
                     assert call(NGP, *arguments, *more, *folders(tmp_path / name)).returncode == 9  # after 6 of 12
@@ -323,7 +323,7 @@ class TestRenderers:
     """The figure of both renderers."""
 
     truth = np.random.default_rng(0).random((3, 16, 20, 3)).astype(np.float32)
-    names = ["a", "b", "c"]
+    names = ("a", "b", "c")
 
     def finish(self, path, experiment, mode, psnr, seed=0, **changed):
         run = Run(path, experiment, "toy", mode, seed, {"scene": {"digest": "1"}, "background": "white", **changed})

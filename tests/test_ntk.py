@@ -9,9 +9,9 @@ from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
 
 def network(mode, dtype=torch.float32, **settings):
     torch.manual_seed(0)
-    return build_inr(mode, **{**dict(in_features=2, out_features=1, hidden_features=24, hidden_layers=3,
-                                     low_freq_num=5, high_freq_num=4, phase_num=6, alpha=0.05, first_omega=5.0,
-                                     hidden_omega=5.0), **settings}).to(dtype)
+    return build_inr(mode, **{"in_features": 2, "out_features": 1, "hidden_features": 24, "hidden_layers": 3,
+                              "low_freq_num": 5, "high_freq_num": 4, "phase_num": 6, "alpha": 0.05, "first_omega": 5.0,
+                              "hidden_omega": 5.0, **settings}).to(dtype)
 
 
 def by_autograd(model, x):

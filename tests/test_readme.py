@@ -1,16 +1,17 @@
 """What the README says can be done, can be done."""
 
 import re
+import runpy
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_example_runs():
+def test_the_example_runs(tmp_path):
     example, = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    names = {}
-    exec(example, names)
+    (tmp_path / "example.py").write_text(example, encoding="utf-8")
+    names = runpy.run_path(str(tmp_path / "example.py"))
     assert names["plain"](names["x"]).equal(names["model"](names["x"]))
 
 

@@ -5,7 +5,14 @@ import math
 import pytest
 import torch
 
-from models.rays import box_intersection, inside_box, lattice, pixel_rays, points_along, ragged_indices
+from models.rays import (
+    box_intersection,
+    inside_box,
+    lattice,
+    pixel_rays,
+    points_along,
+    ragged_indices,
+)
 from models.volume_rendering import accumulate, contributing, render_weights
 
 
@@ -147,7 +154,7 @@ def test_gradients():
     log_transparency.requires_grad_()
     for stop in (0.0, 0.05):
         assert torch.autograd.gradcheck(
-            lambda x: render_weights(x, ray_index, len(COUNTS), stop), (log_transparency,))
+            lambda x, stop=stop: render_weights(x, ray_index, len(COUNTS), stop), (log_transparency,))
     weights, values = torch.rand(len(ray_index)).double(), torch.rand(len(ray_index), 3).double()
     assert torch.autograd.gradcheck(lambda w, v: accumulate(w, v, ray_index, len(COUNTS)),
                                     (weights.requires_grad_(), values.requires_grad_()))

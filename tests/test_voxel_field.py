@@ -16,7 +16,7 @@ from models.voxels import MaskGrid, add_total_variation_, grid_points
 
 LOWER, UPPER = torch.tensor([-1, -0.7, -0.5]), torch.tensor([1, 0.8, 0.9])
 VOXELS, NEAR, THRESHOLD = 600, 0.8, 0.02
-FR = dict(low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.05)
+FR = {"low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
 
 
 def small_field(mode=None, final_voxels=8 * VOXELS, **settings):
@@ -301,7 +301,7 @@ def test_folding_leaves_the_picture_as_it_is():
 
 
 def test_sizes_at_the_paper_s_setting():
-    paper = dict(low_freq_num=64, high_freq_num=64, phase_num=64, alpha=0.05)
+    paper = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
     plain, reparameterized = (VoxelField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4,
                                          near=2.0, mode=mode, **paper) for mode in ("relu", "relu+fr"))
 

@@ -181,7 +181,8 @@ def cameras():
 def test_view_counts_follow_the_definition(cameras):
     # The last is a wide angle, at which directions are longer than 1.
     for stride, focal in ((1, 45.0), (2, 60.0), (1, 6.0)):
-        arguments = dict(focal=focal, height=9, width=7, near=0.8, step=0.15, shape=SHAPE, stride=stride)
+        arguments = {"focal": focal, "height": 9, "width": 7, "near": 0.8, "step": 0.15, "shape": SHAPE,
+                     "stride": stride}
         expected = views_by_definition(cameras, **arguments)
         counts = count_views(cameras, lower=LOWER, upper=UPPER, **arguments)
         assert counts.dtype == torch.long and torch.equal(counts, expected)
@@ -189,8 +190,8 @@ def test_view_counts_follow_the_definition(cameras):
 
 
 def test_every_fourth_pixel_counts_about_what_all_do(cameras):
-    arguments = dict(poses=cameras, focal=200.0, height=80, width=60, lower=LOWER, upper=UPPER, shape=(6, 5, 8),
-                     near=0.8, step=0.1)
+    arguments = {"poses": cameras, "focal": 200.0, "height": 80, "width": 60, "lower": LOWER, "upper": UPPER,
+                 "shape": (6, 5, 8), "near": 0.8, "step": 0.1}
     with torch.no_grad():
         exact, sparse = count_views(**arguments, stride=1), count_views(**arguments)
     assert (exact == sparse).double().mean() > 0.9 and len(exact.unique()) > 3
@@ -222,7 +223,7 @@ def test_masked_adam_follows_the_definition(skip, with_factor):
     start, gradients = parameters_and_gradients()
     factor = torch.rand(5, 4) if with_factor else None
     p = torch.nn.Parameter(start.clone())
-    optimizer = MaskedAdam([dict(params=[p], skip_zero_grad=skip, lr_factor=factor)], lr=0.1)
+    optimizer = MaskedAdam([{"params": [p], "skip_zero_grad": skip, "lr_factor": factor}], lr=0.1)
     lrs = [0.1 * 0.97**i for i in range(len(gradients))]
     for g, lr in zip(gradients, lrs):
         optimizer.param_groups[0]["lr"] = lr
@@ -258,8 +259,8 @@ def test_masked_adam_goes_on_from_a_file(tmp_path):
 
     def setup(values):
         p, q = torch.nn.Parameter(values.clone()), torch.nn.Parameter(values.clone())
-        return p, q, MaskedAdam([dict(params=[p], skip_zero_grad=True, lr_factor=torch.rand(5, 4)),
-                                 dict(params=[q], lr=0.5)], lr=0.1)
+        return p, q, MaskedAdam([{"params": [p], "skip_zero_grad": True, "lr_factor": torch.rand(5, 4)},
+                                 {"params": [q], "lr": 0.5}], lr=0.1)
 
     def train(p, q, optimizer, steps):
         for g in steps:
@@ -301,6 +302,6 @@ def test_on_a_gpu(cameras):
     expected = grid(points), mask(points)
     assert torch.allclose(grid.cuda()(points.cuda()).cpu(), expected[0])
     assert torch.equal(mask.cuda()(points.cuda()).cpu(), expected[1])
-    arguments = dict(focal=30.0, height=14, width=10, near=0.8, step=0.15, shape=SHAPE)
+    arguments = {"focal": 30.0, "height": 14, "width": 10, "near": 0.8, "step": 0.15, "shape": SHAPE}
     assert torch.equal(count_views(cameras.cuda(), lower=LOWER.cuda(), upper=UPPER.cuda(), **arguments).cpu(),
                        count_views(cameras, lower=LOWER, upper=UPPER, **arguments))
