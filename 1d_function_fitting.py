@@ -33,11 +33,13 @@ from experiment.runtime import (
     Repeated,
     Stopwatch,
     begin,
+    check_convergence,
     choose_device,
     environment,
+    next_stop,
     set_precision,
 )
-from experiment.sweep import progress, slow, sweep
+from experiment.sweep import progress, slow_runs, sweep
 from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
 
 # Section 4: the same for every mode. α and the learning rate belong together (see FourierReparamLinear).
@@ -83,15 +85,14 @@ def train(run: Run, args: argparse.Namespace) -> str:
         while step < steps:
             if step % ntk_every == 0:
                 eigenvalues[step // ntk_every] = spectrum(model, x)
-            stop = min(step - step % every + every for every in (ntk_every, args.checkpoint_every))
-            stop = min(stop, steps)
+            stop = next_stop(step, steps, ntk_every, args.checkpoint_every)
             with clock:
                 advance(stop - step)
             bar.update(stop - step)
             step = stop
             loss = (outputs[step - 1] - target[:, 0]).square().mean().item()
             bar.set_postfix_str(f"loss {loss:.4f}")
-            cli.check_convergence(loss, step)
+            check_convergence(loss, step)
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
     if steps % ntk_every == 0:
@@ -193,8 +194,8 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
         axis = figure.add_subplot(grid[column])
         scale = np.quantile(np.abs(matrix), 0.995)
         # W and Λ equally high, as the rows of a product; B as high as there is room for.
-        aspect = None if column == 4 else matrix.shape[1] / matrix.shape[0] / widths[column]
-        axis.imshow(matrix, cmap="RdBu_r", vmin=-scale, vmax=scale, aspect=aspect or "auto")
+        axis.imshow(matrix, cmap="RdBu_r", vmin=-scale, vmax=scale, aspect="auto" if column == 4 else float(
+            matrix.shape[1] / matrix.shape[0] / widths[column]))
         axis.set_title(f"{name}: {what}\n{matrix.shape[0]} × {matrix.shape[1]}")
         axis.set_xticks([])
         axis.set_yticks([])
@@ -228,9 +229,9 @@ def main() -> None:
     args = cli.parse(parser(__doc__))
     set_precision(args.precision, choose_device(args.device))
     runs = runs_of(args)
-    if slow(runs, args):
+    if slow_runs(runs, args):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
-    sweep(train, runs, args, parallel=True)
+    sweep(train, [runs], args, parallel=True)
     if not first_rank():
         return
     first = [run for run in runs if run.seed == args.seeds[0]]

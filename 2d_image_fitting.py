@@ -36,13 +36,15 @@ from experiment.runtime import (
     Repeated,
     Stopwatch,
     begin,
+    check_convergence,
     choose_device,
     environment,
     memory,
+    next_stop,
     set_precision,
     training_hours,
 )
-from experiment.sweep import progress, slow, sweep
+from experiment.sweep import progress, slow_runs, sweep
 from models import MODES, build_inr, fold
 
 # Section 5. Every mode: 256 wide, all pixels in one batch, the learning rate × 0.1 once. α only matters with FR.
@@ -63,7 +65,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network on one image, write its record and reconstruction, return the line that sums it up."""
     device, autocast = begin(args, run.seed, one_thread=args.quick)
     image = images_of(args)[run.case]
-    settings = {key: value for key, value in run.config.items() if key not in ("chunk", "pixels", "shape")}
+    settings = {key: value for key, value in run.config.items() if key not in ("pixels", "shape")}
     lr, steps, decay_at = (settings.pop(key) for key in ("lr", "steps", "decay_at"))
     model = build_inr(run.mode, in_features=2, out_features=3, **settings).to(device)
     rate = torch.tensor(lr, device=device)  # a tensor, so that a captured step sees it change
@@ -73,7 +75,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     grid = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
     x = torch.stack(grid, dim=-1).reshape(-1, 2).to(device)  # (pixels, 2): down, then right
     target = torch.from_numpy(image).reshape(-1, 3).to(device)
-    chunk = run.config["chunk"] or fitting_chunk(len(x), run.config, device)
+    chunk = args.chunk or fitting_chunk(len(x), run.config, device)
     chunks = list(zip(x.split(chunk), target.split(chunk)))
     mse = torch.zeros(steps, device=device)
     clock = Stopwatch(device)
@@ -99,14 +101,14 @@ def train(run: Run, args: argparse.Namespace) -> str:
     with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
         while step < steps:
             rate.fill_(lr if step < decay_at else lr * DECAY)
-            stop = min(step - step % every + every for every in (report_every, args.checkpoint_every))
-            stop = min(stop, steps, decay_at if step < decay_at else steps)
+            last_at_rate = min(decay_at, steps) if step < decay_at else steps
+            stop = next_stop(step, last_at_rate, report_every, args.checkpoint_every)
             with clock:
                 advance(stop - step)
             bar.update(stop - step)
             step = stop
             last = mse[step - 1].item()
-            cli.check_convergence(last, step)
+            check_convergence(last, step)
             bar.set_postfix_str(f"{psnr(last):.2f} dB")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
@@ -165,7 +167,7 @@ def runs_of(args: argparse.Namespace, images: Images, device: torch.device) -> l
         for seed in args.seeds:
             for mode in args.modes:
                 config = {**PAPER[mode], **(QUICK if args.quick else {}), **cli.given(args, "steps", "lr"),
-                          "chunk": args.chunk, "shape": list(image.shape), "pixels": digest(image)}
+                          "shape": list(image.shape), "pixels": digest(image)}
                 runs.append(Run(args.results, "2d", case, mode, seed, config, args.precision, device.type))
     return runs
 
@@ -232,11 +234,11 @@ def main() -> None:
     set_precision(args.precision, device)
     images = images_of(args)
     runs = runs_of(args, images, device)
-    if to_train := slow(runs, args):
+    if to_train := slow_runs(runs, args):
         hours = training_hours([(run.config, math.prod(run.config["shape"][:2]) * run.config["steps"])
                                 for run in to_train], device)
         print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
-    sweep(train, runs, args, parallel=args.quick)
+    sweep(train, [runs], args, parallel=args.quick)
     if not first_rank():
         return
     for case, image in images.items():

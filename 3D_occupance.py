@@ -2,7 +2,7 @@
 
     python 3D_occupance.py                          both volumes, six networks, 200 epochs each: for a GPU
     python 3D_occupance.py --quick                  a hollow sphere with holes, 24 voxels a side, computed here
-    python 3D_occupance.py --shape dragon --scale 0.125 --chunk 20000 --epochs 25
+    python 3D_occupance.py --shape dragon --scale 0.125 --chunk 20000 --epochs 25 --results results/reduced
     python 3D_occupance.py --shape path/to/mesh.ply --resolution 256      or a .mat or .npy volume
 
 Each network maps a voxel's position to whether it is full, and is trained on all voxels in random order. Writes
@@ -40,13 +40,15 @@ from experiment.records import Run, digest, write_atomically
 from experiment.runtime import (
     Stopwatch,
     begin,
+    check_convergence,
     choose_device,
     environment,
+    next_stop,
     set_precision,
     shuffled,
     training_hours,
 )
-from experiment.sweep import progress, slow, sweep
+from experiment.sweep import progress, slow_runs, sweep
 from models import MODES, build_inr, fold
 
 # Section 5. The release gives one learning rate, sin+fr's. At it sin ends in an empty volume (IoU 0); the 5e-4 of sin
@@ -71,9 +73,10 @@ def coordinates(index: Tensor, shape: tuple[int, ...]) -> Tensor:
         index: the voxels' places in the flattened volume, shape (N,).
         shape: the volume's.
     """
-    places = torch.stack([index // shape[2] % shape[1], index // (shape[1] * shape[2]), index % shape[2]], dim=-1)
-    last = torch.tensor([shape[1] - 1, shape[0] - 1, shape[2] - 1], device=index.device)
-    return 2 * places / last - 1
+    places = (index // shape[2] % shape[1], index // (shape[1] * shape[2]), index % shape[2])
+    # Filled on the device: for the copy of a tensor of numbers the host would wait.
+    last = [index.new_full((), side - 1) for side in (shape[1], shape[0], shape[2])]
+    return torch.stack([2 * place / end - 1 for place, end in zip(places, last)], dim=-1)
 
 
 def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int) -> Tensor:
@@ -106,7 +109,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             for group in optimizer.param_groups:
                 group["lr"] = lr * DECAY ** (epoch / epochs)
             order = shuffled(len(full), run.seed, epoch, device).split(chunk)
-            stop = min(step - step % every + every for every in (steps_per_epoch, args.checkpoint_every))
+            stop = next_stop(step, steps, steps_per_epoch, args.checkpoint_every)
             with clock:
                 for index in order[step % steps_per_epoch:][:stop - step]:
                     optimizer.zero_grad()
@@ -117,7 +120,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
                     optimizer.step()
                     bar.update()
             step = stop
-            cli.check_convergence(loss.item(), step)
+            check_convergence(loss.item(), step)
             if step % steps_per_epoch == 0:
                 with autocast:
                     found = predict(model, sample, volume.shape, chunk)
@@ -297,12 +300,12 @@ def main() -> None:
     set_precision(args.precision, device)
     volumes = volumes_of(args)
     runs = runs_of(args, volumes, device)
-    if to_train := slow(runs, args):
+    if to_train := slow_runs(runs, args):
         hours = training_hours([(run.config, math.prod(run.config["shape"]) * run.config["epochs"])
                                 for run in to_train], device)
         if hours > 0.1:
             print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
-    sweep(train, runs, args, parallel=args.quick)
+    sweep(train, [runs], args, parallel=args.quick)
     if not first_rank():
         return
     for case, volume in volumes.items():

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.scenes import Scene, composite, loaded_once
+from data.scenes import Scene, loaded_once, on_background
 from experiment import cli, rendering
 from experiment.metrics import psnr
 from experiment.ranks import first_rank
@@ -34,11 +34,13 @@ from experiment.records import Run
 from experiment.runtime import (
     Stopwatch,
     begin,
+    check_convergence,
     choose_device,
     environment,
+    next_stop,
     set_precision,
 )
-from experiment.sweep import progress, slow, sweep
+from experiment.sweep import progress, slow_runs, sweep
 from models import fold
 from models.color_mlp import COLOR_MODES
 from models.hash_field import HashField
@@ -117,8 +119,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     report_every = min(100, max(1, steps // 20))
     with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
         while step < steps:
-            events = (report_every, config["iterations"], args.checkpoint_every)
-            stop = min(steps, *(step - step % every + every for every in events))
+            stop = next_stop(step, steps, report_every, config["iterations"], args.checkpoint_every)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step // config["iterations"], config["epochs"], config["lr"])
             with clock:
@@ -136,7 +137,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             bar.update(stop - step)
             step = stop
             recent = mse[max(0, step - report_every):step].mean().item()
-            cli.check_convergence(recent, step)
+            check_convergence(recent, step)
             bar.set_postfix_str(f"{psnr(recent):.2f} dB")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
@@ -156,7 +157,7 @@ def render_views(field: HashField, run: Run, args: argparse.Namespace, autocast)
     scene = scene_of(args)
     render = functools.partial(render_image, field, device=field.occupancy.density.device)
     return rendering.render_views(run, render, autocast, in_cube(scene.test.poses, radius_of(scene)), scene.test.focal,
-                                  composite(scene.test.images, args.grey), scene.test.names, args.frames)
+                                  on_background(scene.test.images, args.grey), scene.test.names, args.frames)
 
 
 def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> HashField:
@@ -195,12 +196,12 @@ def main() -> None:
     if args.render_only:
         rendering.render_again(runs, lambda run: render_views(load_field(run, args, device), run, args, autocast)[0])
         return
-    if slow(runs, args):
+    if slow_runs(runs, args):
         print("at this size the training takes days on a CPU; --quick takes one to two minutes")
-    sweep(train, runs, args, parallel=args.quick)
+    sweep(train, [runs], args, parallel=args.quick)
     if not first_rank():
         return
-    truth = composite(scene.test.images, args.grey)
+    truth = on_background(scene.test.images, args.grey)
     rendering.draw_and_print("Instant-NGP", runs, args, PAPER, truth, scene.test.names)
     rendering.draw_renderers(runs, args, truth, scene.test.names)
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from data.scenes import FAR, NEAR, Scene, composite, loaded_once
+from data.scenes import FAR, NEAR, Scene, loaded_once, on_background
 from experiment import cli, rendering
 from experiment.metrics import psnr
 from experiment.ranks import first_rank
@@ -34,12 +34,14 @@ from experiment.records import Run
 from experiment.runtime import (
     Stopwatch,
     begin,
+    check_convergence,
     choose_device,
     environment,
+    next_stop,
     set_precision,
     shuffled,
 )
-from experiment.sweep import progress, slow, sweep, unfinished
+from experiment.sweep import progress, slow_runs, sweep, unfinished
 from models import fold
 from models.color_mlp import COLOR_MODES
 from models.masked_adam import MaskedAdam
@@ -168,6 +170,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
         found = coarse_run(run).arrays()
         field, factors = fine_stage(photographs, found, run.mode, config), None
         pool = pixels_that_see(field, photographs)
+        if not len(pool):
+            raise cli.UserError("no pixel sees what the coarse field found; are the cameras right?")
     scale_at = [] if coarse else config["scale_at"]
     optimizer = optimizer_of(field, config, factors)
 
@@ -181,8 +185,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     report_every = min(100, max(1, steps // 20))
     with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
         while step < steps:
-            stop = min(step - step % every + every for every in (report_every, args.checkpoint_every))
-            stop = min(stop, steps)
+            stop = next_stop(step, steps, report_every, args.checkpoint_every)
             with clock:
                 for iteration in range(step + 1, stop + 1):
                     if (coarse or config["mask_renew"]) and (iteration + half) % config["renew_every"] == 0:
@@ -213,7 +216,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             bar.update(stop - step)
             step = stop
             recent = mse[max(0, step - report_every):step].mean().item()
-            cli.check_convergence(recent, step)
+            check_convergence(recent, step)
             bar.set_postfix_str(f"{psnr(recent):.2f} dB")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
@@ -247,7 +250,7 @@ def render_views(field: VoxelField, run: Run, args: argparse.Namespace, autocast
     """Render and measure the test views, write them and the turntable."""
     test = scene_of(args).test
     render = functools.partial(render_image, field, device=field.density.lower.device)
-    return rendering.render_views(run, render, autocast, test.poses, test.focal, composite(test.images, args.grey),
+    return rendering.render_views(run, render, autocast, test.poses, test.focal, on_background(test.images, args.grey),
                                   test.names, args.frames)
 
 
@@ -301,14 +304,13 @@ def main() -> None:
     if args.render_only:
         rendering.render_again(runs, lambda run: render_views(load_field(run, args, device), run, args, autocast)[0])
         return
-    if slow(runs, args):
+    if slow_runs(runs, args):
         print("at this size the training takes days on a CPU; --quick takes one to two minutes")
     coarse_runs = list({run.seed: coarse_run(run) for run in unfinished(runs, args)}.values())
-    sweep(train, coarse_runs, args, parallel=args.quick)
-    sweep(train, runs, args, parallel=args.quick)
+    sweep(train, [coarse_runs, runs], args, parallel=args.quick)
     if not first_rank():
         return
-    rendering.draw_and_print("DVGO", runs, args, PAPER, composite(scene.test.images, args.grey), scene.test.names)
+    rendering.draw_and_print("DVGO", runs, args, PAPER, on_background(scene.test.images, args.grey), scene.test.names)
 
 
 if __name__ == "__main__":

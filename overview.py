@@ -6,7 +6,6 @@ Draws from the records and arrays of the other scripts: for each experiment thos
 there, otherwise those of a smaller one (results/reduced, results/quick). Writes figures/overview.png.
 """
 
-import argparse
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +54,7 @@ def seen(volumes: list[np.ndarray], view: tuple[float, float, int]) -> list[np.n
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--figures", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
     args = parser.parse_args()

@@ -3,11 +3,11 @@
     python -m benchmarks [--device cpu]
 """
 
-import argparse
 import subprocess
 import sys
 from pathlib import Path
 
+from experiment import cli
 from experiment.runtime import choose_device
 
 # Of each its arguments on a CPU, and on a GPU.
@@ -19,7 +19,7 @@ ARGUMENTS = {"ntk_1d": ("", ""),
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
     on_gpu = choose_device(args.device).type == "cuda"
@@ -30,4 +30,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

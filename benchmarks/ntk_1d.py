@@ -5,7 +5,6 @@
 Prints the seconds and the peak of allocated memory of each, and how far apart the two kernels are.
 """
 
-import argparse
 import resource
 import time
 from importlib import import_module
@@ -13,6 +12,7 @@ from importlib import import_module
 import torch
 
 from data.signals import square_like_wave
+from experiment import cli
 from experiment.runtime import choose_device
 from models import build_inr, empirical_ntk
 
@@ -36,7 +36,7 @@ def peak_megabytes(device: torch.device) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--device", default="auto")
     device = choose_device(parser.parse_args().device)
     torch.manual_seed(0)
@@ -54,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

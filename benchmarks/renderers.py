@@ -11,7 +11,6 @@ device at both ends of a stage, so that the shares are right on a GPU too; the r
 differ in both, and so in more than the cost of the colour network.
 """
 
-import argparse
 import contextlib
 import functools
 import statistics
@@ -27,6 +26,7 @@ from torch.nn import functional as F
 
 from benchmarks.common import device_name, interleaved, ratio
 from data.scenes import Scene, load_scene
+from experiment import cli
 from experiment.metrics import psnr
 from experiment.runtime import Stopwatch, choose_device, set_precision, shuffled
 from models import PositionalEncoding, hash_field, voxel_field
@@ -178,7 +178,7 @@ def measure(label: str, trainings: Mapping[str, VoxelTraining | HashTraining], d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
     parser.add_argument("--full", action="store_true", help="the paper's sizes")
@@ -222,4 +222,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -7,7 +7,6 @@ the median of each and of its ratio to the plain ReLU step of the same round. `f
 formed from the whole basis; `as published` adds the optimizer of the published code, Adam without fusion.
 """
 
-import argparse
 import statistics
 from importlib import import_module
 
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 
 from benchmarks.common import interleaved, ratio, with_full_products
 from data.signals import square_like_wave
+from experiment import cli
 from experiment.runtime import Repeated, choose_device
 from models import build_inr
 
@@ -43,7 +43,7 @@ def make_step(mode: str, device: torch.device, full_product: bool = False, fused
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=15)
@@ -68,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -9,7 +9,6 @@ each activation written and read once forward and once back. Then times each net
 loop that asks for the loss after every step.
 """
 
-import argparse
 import statistics
 from importlib import import_module
 
@@ -17,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from benchmarks.common import floor, interleaved, machine_rates, ratio
+from experiment import cli
 from experiment.runtime import Repeated, choose_device, set_precision
 from models import MODES, build_inr
 
@@ -47,7 +47,7 @@ def make_step(mode: str, pixels: torch.Tensor, target: torch.Tensor, eager: bool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
     parser.add_argument("--side", type=int, default=768)
@@ -73,4 +73,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -9,7 +9,6 @@ is asked for after every step, Adam is not fused, and an FR layer forms W = Λ B
 floors that the epochs are held against are those of step_2d.py.
 """
 
-import argparse
 import statistics
 from collections.abc import Callable
 from importlib import import_module
@@ -25,6 +24,7 @@ from benchmarks.common import (
     ratio,
     with_full_products,
 )
+from experiment import cli
 from experiment.runtime import choose_device, set_precision, shuffled
 from models import MODES, build_inr
 
@@ -74,7 +74,7 @@ def make_published_epochs(mode: str, full: Tensor, coordinates: Tensor, chunk: i
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
     parser.add_argument("--side", type=int, default=342, help="voxels along each axis")
@@ -101,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

@@ -4,7 +4,6 @@ import hashlib
 import http.client
 import os
 import tempfile
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,7 +56,9 @@ def download(url: str, path: Path, check: Callable[[Path], None], instead: str) 
             raise DataError(f"what {url} gave is not the file expected ({error}); {hint}") from error
         os.chmod(name, 0o644)
         os.replace(name, path)
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+    except DataError:
+        raise
+    except (OSError, http.client.HTTPException) as error:  # of the connection or, with a full disk, of the file
         raise DataError(f"cannot fetch {url} ({getattr(error, 'reason', None) or error}); {hint}") from error
     finally:
         with suppress(FileNotFoundError):

@@ -42,7 +42,7 @@ def load_image(source: str, folder: Path) -> tuple[str, np.ndarray]:
     Raises:
         DataError: no such image, or a file that is not one image of at least 11 × 11 pixels.
     """
-    if source.lstrip("-").isdigit():
+    if source.lstrip("-").isdecimal():
         path = kodak(int(source), folder)
     elif source in BUNDLED:
         return source, as_rgb(getattr(skimage.data, source)(), source)

@@ -112,8 +112,9 @@ def occupied(volume: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name} has values that are not finite")
     if smallest < 0:
         raise DataError(f"{name} has negative values; occupancies from 0 to their largest value are expected")
-    # Without a value above 0 nothing is full; `crop` says so.
-    return volume if volume.dtype == bool else volume >= max(largest / 2, 1e-300)
+    if largest == 0:
+        return np.zeros(volume.shape, bool)  # of which `crop` says that it is empty
+    return volume if volume.dtype == bool else volume >= largest / 2
 
 
 def crop(volume: np.ndarray, name: str) -> np.ndarray:

@@ -16,7 +16,14 @@ class UserError(Exception):
     """Something the person at the keyboard can mend; the message says what is wrong and what to do."""
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """An argparse parser of a script that `run` calls: a mistake gets one line, and --debug its traceback."""
+
+    def __init__(self, description: str | None):
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
+                         allow_abbrev=False)
+        self.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
     def error(self, message: str) -> NoReturn:
         print(f"error: {message} (--help lists the options)", file=sys.stderr)
         raise SystemExit(2)
@@ -46,7 +53,7 @@ def positive(text: str) -> float:
     return value
 
 
-def options(description: str, *, modes: Sequence[str], default_modes: Sequence[str], checkpoint_every: int,
+def options(description: str | None, *, modes: Sequence[str], default_modes: Sequence[str], checkpoint_every: int,
             steps: int | None = None, epochs: int | None = None) -> argparse.ArgumentParser:
     """The options of every script; the caller adds what selects its data.
 
@@ -56,8 +63,7 @@ def options(description: str, *, modes: Sequence[str], default_modes: Sequence[s
         checkpoint_every: the default number of steps between checkpoints.
         steps, epochs: the paper's length of training, in the one or the other, for the help text.
     """
-    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                     allow_abbrev=False)
+    parser = Parser(description)
     add = parser.add_argument
     add("--modes", nargs="+", choices=modes, default=list(default_modes), metavar="M",
         help=f"which networks, of {', '.join(modes)} (default: {' '.join(default_modes)})")
@@ -65,19 +71,18 @@ def options(description: str, *, modes: Sequence[str], default_modes: Sequence[s
     add("--device", default="auto", help="auto (CUDA where there is one; the default), cpu, cuda, cuda:N")
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default fp32, as published")
     if steps:
-        add("--steps", type=whole(1), metavar="N", help=f"training steps (the paper: {steps:,})")
+        add("--steps", type=whole(1), metavar="N", help=f"training steps (default: {steps:,})")
     if epochs:
         add("--epochs", type=whole(1), metavar="N", help=f"epochs of training (default: {epochs:,})")
     add("--lr", type=positive, help="learning rate (default: the paper's)")
     add("--quick", action="store_true",
-        help="a small version that ends within about a minute on two CPU cores; writes below results/quick")
+        help="a small version that takes a minute or two on two CPU cores; writes below results/quick")
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--figures", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
     add("--checkpoint-every", type=whole(1), default=checkpoint_every, metavar="N",
         help=f"steps between checkpoints (default: {checkpoint_every}); a run started again goes on from the last")
     add("--force", action="store_true", help="train again what is finished")
-    add("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
@@ -94,12 +99,6 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Those of the named options that were given: what they put in the place of the defaults."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}
-
-
-def check_convergence(loss: float, step: int) -> None:
-    """UserError if the loss is not a finite number any more."""
-    if not math.isfinite(loss):
-        raise UserError(f"the training has diverged, the loss is {loss} at step {step}; a smaller --lr may help")
 
 
 def describe(error: BaseException) -> str:

@@ -7,7 +7,6 @@ A place is a pair of lines `<!-- table: name -->` and `<!-- end of table -->`. R
 below results/, those of smaller experiments in folders of their own: quick (made by --quick) and others.
 """
 
-import argparse
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -18,12 +17,12 @@ import numpy as np
 
 from experiment import cli, published
 from experiment.metrics import mean_and_spread
-from experiment.plots import baseline
+from experiment.plots import LABELS, baseline
 from experiment.records import Run, read_record, write_atomically
 
 Record = dict[str, Any]
 NOT_RUN = "not run: needs a GPU"
-NETWORKS = ("relu", "relu+fr", "relu+pe", "relu+pe+fr", "sin", "sin+fr")
+NETWORKS = tuple(LABELS)
 # Columns that say what was run, and not what came of it.
 SETTINGS = ("steps", "renderer", "image", "volume", "scene", "size", "test views", "seeds", "device")
 
@@ -85,14 +84,23 @@ def mean(group: list[Record], metric: str, digits: int) -> str:
 
 
 def gain(group: list[Record], of: list[list[Record]], metric: str, digits: int) -> str:
-    """What FR adds to its baseline in a metric; – for a baseline, or where it was not run."""
+    """What FR adds to its baseline in a metric, over the seeds that both have; – for a baseline, or without one.
+
+    The two may differ in the learning rate and in α, and in nothing else.
+    """
+    def settings(record: Record) -> tuple:
+        config = {name: value for name, value in record["config"].items() if name not in ("lr", "alpha")}
+        return (record["set"], record["case"], config, record["environment"]["precision"],
+                record["environment"]["device"])
+
     first = group[0]
-    for other in of:
-        same = all(other[0][key] == first[key] for key in ("set", "case")) and all(
-            other[0]["environment"][key] == first["environment"][key] for key in ("precision", "device"))
-        if same and first["mode"].endswith("+fr") and other[0]["mode"] == baseline(first["mode"]):
-            difference = np.mean([r["metrics"][metric] for r in group]) - np.mean([r["metrics"][metric] for r in other])
-            return f"{difference:+.{digits}f}"
+    if first["mode"].endswith("+fr"):
+        for other in of:
+            if other[0]["mode"] == baseline(first["mode"]) and settings(other[0]) == settings(first):
+                plain, fr = ({record["seed"]: record["metrics"][metric] for record in records}
+                             for records in (other, group))
+                if both := plain.keys() & fr.keys():
+                    return f"{np.mean([fr[seed] - plain[seed] for seed in both]):+.{digits}f}"
     return "–"
 
 
@@ -112,35 +120,35 @@ def gap(columns: list[str], **cells: str) -> list[str]:
 
 
 def relative_error(records: list[Record]) -> Table:
-    """Section 4: the error in frequency at three steps, ours and that of the released code."""
+    """Section 4: the error in frequency at three steps, of the first seed, as the released code's is of one."""
     rows = []
-    for group in groups(records, "1d"):
+    for group in (group[:1] for group in groups(records, "1d")):
         config, mode = group[0]["config"], group[0]["mode"]
         known = published.RELATIVE_ERROR_1D.get(mode, {}) if published.at(published.CONFIG_1D, config) else {}
-        metrics = [record["metrics"] for record in group]
+        metrics = group[0]["metrics"]
         last = str(config["steps"] - 1)
-        for step in (*metrics[0]["relative_error_at"], last):
-            errors = [values["relative_error"] if step == last else values["relative_error_at"][step]
-                      for values in metrics]
-            ours = np.mean([list(error.values()) for error in errors], axis=0)
+        for step, errors in {**metrics["relative_error_at"], last: metrics["relative_error"]}.items():
+            ours = list(errors.values())
             released = known.get(int(step))
             rows.append([mode, f"{int(step):,}", " ".join(f"{error:.3f}".lstrip("0") for error in ours),
                          " ".join(f"{error:.2f}".lstrip("0") for error in released) if released else "–",
-                         f"{np.abs(ours - released).max():.3f}" if released else "–"])
-    return Table(["network", "step", "error at 1.5 / 2.5 / 3.5 / 4.5 Hz", "released", "largest difference"], rows)
+                         f"{np.abs(np.subtract(ours, released)).max():.3f}" if released else "–", *ran_on(group)])
+    return Table(["network", "step", "error at 1.5 / 2.5 / 3.5 / 4.5 Hz", "released", "largest difference", *RAN_ON],
+                 rows)
 
 
 def loss(records: list[Record]) -> Table:
     """Section 4: the loss at the end and what the NTK says."""
+    of = groups(records, "1d")
     rows = []
-    for group in groups(records, "1d"):
+    for group in of:
         first, config = group[0], group[0]["config"]
         known = published.LOSS_1D if published.at(published.CONFIG_1D, config) else {}
         last = max(first["metrics"]["ntk_eigenvalue_shares"], key=int)
-        share = 1 - first["metrics"]["ntk_eigenvalue_shares"][last][-1]
+        share = np.mean([1 - record["metrics"]["ntk_eigenvalue_shares"][last][-1] for record in group])
         rows.append([f"{config['steps']:,}", first["mode"], mean(group, "loss", 4), f"{known.get(first['mode'], '–')}",
-                     f"{100 * share:.0f} %", *ran_on(group)])
-    return Table(["steps", "network", "loss at the end", "released", "share of the four largest NTK eigenvalues",
+                     gain(group, of, "loss", 4), f"{100 * share:.0f} %", *ran_on(group)])
+    return Table(["steps", "network", "loss at the end", "released", "FR gain", "four largest NTK eigenvalues",
                   *RAN_ON], rows)
 
 
@@ -154,11 +162,11 @@ def images(records: list[Record]) -> Table:
         known = first["case"] == "kodim05" and published.at(published.CONFIG_KODAK_05, config)
         if known:
             missing.pop(first["mode"], None)
-        rows.append([first["case"], f"{config['shape'][1]} × {config['shape'][0]}, {config['steps']:,} steps",
+        rows.append([first["case"], image_size(config),
                      first["mode"], mean(group, "psnr", 2),
                      f"{published.PSNR_KODAK_05[first['mode']]:.2f}" if known else "–",
                      gain(group, of, "psnr", 2), mean(group, "ssim", 3), *ran_on(group)])
-    return Table(columns, rows, [gap(columns, image="kodim05", size="768 × 512, 10,000 steps", network=mode,
+    return Table(columns, rows, [gap(columns, image="kodim05", size=image_size(published.CONFIG_KODAK_05), network=mode,
                                      PSNR=NOT_RUN, published=f"{value:.2f}") for mode, value in missing.items()])
 
 
@@ -174,13 +182,12 @@ def volumes(records: list[Record]) -> Table:
         known = published.IOU_THAI_STATUE if statue else {}
         if statue:
             missing.pop(first["mode"], None)
-        size = " × ".join(map(str, config["shape"]))
-        rows.append([first["case"], f"{size}, {config['epochs']} epochs", first["mode"], f"{config['lr']:g}",
+        rows.append([first["case"], volume_size(config), first["mode"], f"{config['lr']:g}",
                      mean(group, "iou", 4), f"{known.get(first['mode'], '–')}", gain(group, of, "iou", 4),
                      mean(group, "chamfer", 3), mean(group, "f_score", 3), *ran_on(group)])
-    return Table(columns, rows, [gap(columns, volume="thai_statue", size="304 × 512 × 262, 200 epochs", network=mode,
-                                     learning="0.002", IoU=NOT_RUN, published=f"{value}")
-                                 for mode, value in missing.items()])
+    size = volume_size(published.CONFIG_THAI_STATUE)
+    return Table(columns, rows, [gap(columns, volume="thai_statue", size=size, network=mode, learning="0.002",
+                                     IoU=NOT_RUN, published=f"{value}") for mode, value in missing.items()])
 
 
 def renderings(records: list[Record]) -> Table:
@@ -208,6 +215,16 @@ def renderings(records: list[Record]) -> Table:
     return Table(columns, rows, gaps)
 
 
+def image_size(config: dict[str, Any]) -> str:
+    """Pixels of an image and steps of training."""
+    return f"{config['shape'][1]} × {config['shape'][0]}, {config['steps']:,} steps"
+
+
+def volume_size(config: dict[str, Any]) -> str:
+    """Voxels of a volume and epochs of training."""
+    return f"{' × '.join(map(str, config['shape']))}, {config['epochs']} epochs"
+
+
 def length(config: dict[str, Any]) -> str:
     """How long a renderer is trained."""
     return f"{config['steps']:,} iterations" if "steps" in config else f"{config['epochs']} epochs"
@@ -218,7 +235,7 @@ TABLES: dict[str, Callable[[list[Record]], Table]] = {"relative error": relative
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.Parser(__doc__)
     parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this file instead")
     args = parser.parse_args()

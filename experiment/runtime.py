@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 import platform
 import re
@@ -79,9 +80,10 @@ def cpu_count() -> int:
 
 def memory(device: torch.device) -> int:
     """Bytes of memory in all: of the GPU, or of this machine, divided among the ranks that torchrun started on it."""
+    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return torch.cuda.get_device_properties(device).total_memory // math.ceil(ranks / torch.cuda.device_count())
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
 
 
 def matmul_rate(device: torch.device, size: int = 1024) -> float:
@@ -94,6 +96,17 @@ def matmul_rate(device: torch.device, size: int = 1024) -> float:
             a @ b
         seconds.append(clock.seconds)
     return 2 * size**3 / min(seconds[1:])  # the first loads the library
+
+
+def next_stop(step: int, steps: int, *every: int) -> int:
+    """The next step at which there is something to do: a multiple of one of `every`, or the last of `steps`."""
+    return min(steps, *(step - step % interval + interval for interval in every))
+
+
+def check_convergence(loss: float, step: int) -> None:
+    """UserError if the loss is not a finite number any more."""
+    if not math.isfinite(loss):
+        raise UserError(f"the training has diverged, the loss is {loss} at step {step}; a smaller --lr may help")
 
 
 def shuffled(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
@@ -194,8 +207,10 @@ class Repeated:
         together, alone = divmod(count - eager, self.TOGETHER)
         for size, times in ((self.TOGETHER, together), (1, alone)):
             if times and size not in self.graphs:
+                # One pool of memory for both: a step leaves nothing in it that a later one needs.
+                pool = next((graph.pool() for graph in self.graphs.values()), None)
                 self.graphs[size] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graphs[size]):
+                with torch.cuda.graph(self.graphs[size], pool=pool):
                     for _ in range(size):
                         self.step()
             for _ in range(times):

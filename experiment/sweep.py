@@ -35,7 +35,7 @@ Train = Callable[[Run, argparse.Namespace], str]
 VISIBLE_AFTER = 60  # seconds until the files of another machine must be seen in a shared folder
 
 _bar_position = 0
-_numbers = itertools.count()  # of the sweeps of this process, the same in all ranks
+_numbers = itertools.count()  # of the stages of this process, the same in all ranks
 
 
 def progress(total: int, done: int, label: str) -> tqdm:
@@ -49,12 +49,12 @@ def unfinished(runs: list[Run], args: argparse.Namespace) -> list[Run]:
     return [run for run in runs if args.force or not run.finished()]
 
 
-def slow(runs: list[Run], args: argparse.Namespace) -> list[Run]:
+def slow_runs(runs: list[Run], args: argparse.Namespace) -> list[Run]:
     """Those that it will train on a CPU without --quick, of which a script says how long they take, in one rank."""
     return [] if args.quick or not first_rank() or runs[0].device != "cpu" else unfinished(runs, args)
 
 
-def sweep(train: Train, runs: list[Run], args: argparse.Namespace, parallel: bool) -> None:
+def sweep(train: Train, stages: list[list[Run]], args: argparse.Namespace, parallel: bool) -> None:
     """Call `train` for every unfinished run and print the line that it returns.
 
     A run that fails is reported and does not stop the others; at the end the failures are raised as one UserError.
@@ -66,15 +66,24 @@ def sweep(train: Train, runs: list[Run], args: argparse.Namespace, parallel: boo
 
     Args:
         train: trains a run, writes its record and returns its result line; a function of the script itself.
-        runs: what to train, in order.
+        stages: what to train. The runs of a stage begin when those of the one before are done, whose results they need.
         args: the options, handed to `train`.
         parallel: on a CPU, train as many at a time as there are processors, each in a process of its own; of no
             meaning under torchrun.
     """
+    check_writable(args.figures)
+    failures = [failure for runs in stages for failure in _stage(train, runs, args, parallel)]
+    if failures:
+        if not first_rank():
+            raise SystemExit(0)  # any other status, and torchrun would end rank 0 before it has reported them
+        raise UserError("; ".join(failures))
+
+
+def _stage(train: Train, runs: list[Run], args: argparse.Namespace, parallel: bool) -> list[str]:
+    """Train the runs of one stage; a line for each that failed, in all ranks the same."""
     for run in runs:
         check_writable(run.path(".json").parent)
-    check_writable(args.figures)
-    ours, name = store(), f"sweep {next(_numbers)}"
+    ours, name = store(), f"stage {next(_numbers)}"
     if ours is None:
         chosen = list(_begun(runs, args))
         on_cpu = all(run.device == "cpu" for run in chosen)
@@ -88,18 +97,21 @@ def sweep(train: Train, runs: list[Run], args: argparse.Namespace, parallel: boo
     for run, outcome in outcomes:
         if isinstance(outcome, Exception):
             failures.append(f"{run}: {describe(outcome)}")
-            # On the CPU torch says by an ordinary RuntimeError that it has no memory.
-            expected = isinstance(outcome, (UserError, OSError, MemoryError, torch.OutOfMemoryError))
-            if args.debug or not (expected or "allocate memory" in str(outcome)):
-                traceback.print_exception(outcome)
         else:
             clear_line = "\r\033[K" if sys.stdout.isatty() else ""  # a bar of another process may stand there
             tqdm.write(f"{clear_line}{run}: {outcome}")
             sys.stdout.flush()  # torchrun may end this rank at any moment
-    if ours is not None:
-        failures = _end(failures, runs, ours, name)
-    if failures:
-        raise UserError("; ".join(failures))
+    return failures if ours is None else _end(failures, runs, ours, name)
+
+
+def _failed(error: Exception, args: argparse.Namespace) -> Exception:
+    """Show where an error comes from that nobody expects, and drop its traceback, which keeps the run's memory."""
+    # On the CPU torch says by an ordinary RuntimeError that it has no memory.
+    expected = isinstance(error, (UserError, OSError, MemoryError, torch.OutOfMemoryError))
+    if args.debug or not (expected or "allocate memory" in str(error)):
+        traceback.print_exception(error)
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def _begun(runs: Iterable[Run], args: argparse.Namespace) -> Iterator[Run]:
@@ -135,22 +147,18 @@ def _taken(runs: list[Run], ours: "Store", name: str) -> Iterator[Run]:
 
 
 def _end(failures: list[str], runs: list[Run], ours: "Store", name: str) -> list[str]:
-    """Wait for all ranks; the failures of all of them. In the other ranks than 0 there are none, or they end here."""
+    """Wait for all ranks; the failures of all of them."""
     ours.set(f"{name} failures {os.environ['RANK']}", json.dumps(failures))
     keys = [f"{name} failures {rank}" for rank in range(int(os.environ["WORLD_SIZE"]))]
     wait_for(ours, *keys)
     failures = [failure for key in keys for failure in json.loads(ours.get(key))]
-    if failures:
-        if not first_rank():
-            raise SystemExit(0)  # any other status, and torchrun would end rank 0 before it has reported them
-        return failures
     deadline = time.monotonic() + VISIBLE_AFTER
-    while unseen := [run for run in runs if not run.finished()]:
+    while not failures and (unseen := [run for run in runs if not run.finished()]):
         if time.monotonic() > deadline:
             return [(f"{unseen[0].path('.json')} was written on another machine and is not seen on this one; "
                      "--results must be a folder that all of them share")]
         time.sleep(1)
-    return []
+    return failures
 
 
 def _in_turn(train: Train, runs: Iterable[Run], args: argparse.Namespace):
@@ -158,7 +166,7 @@ def _in_turn(train: Train, runs: Iterable[Run], args: argparse.Namespace):
         try:
             yield run, train(run, args)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
-            yield run, error
+            yield run, _failed(error, args)
 
 
 def _pooled(train: Train, runs: list[Run], args: argparse.Namespace, workers: int):
@@ -179,7 +187,7 @@ def _pooled(train: Train, runs: list[Run], args: argparse.Namespace, workers: in
                 except BrokenProcessPool:
                     yield futures[future], UserError("its process was killed; was there enough memory?")
                 except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
-                    yield futures[future], error
+                    yield futures[future], _failed(error, args)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():

@@ -16,7 +16,7 @@ from models.fourier_reparam import (
     check_basis,
 )
 
-Module = TypeVar("Module", bound=nn.Module)
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 MODES = ("relu", "relu+fr", "relu+pe", "relu+pe+fr", "sin", "sin+fr")
 
@@ -102,7 +102,7 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
     return nn.Sequential(*layers, last)
 
 
-def fold(model: Module) -> Module:
+def fold(model: AnyModule) -> AnyModule:
     """A copy of `model` in which every FR layer is an ordinary `nn.Linear` with the composed weight.
 
     The copy computes the same output at the cost of a plain network. `model` itself is left as it is; where it is an

@@ -48,7 +48,7 @@ class VoxelField(nn.Module):
     def __init__(self, lower: Tensor, upper: Tensor, voxels: int, *, final_voxels: int, alpha_init: float,
                  threshold: float, near: float, background: float = 1.0, mode: str | None = None, **color):
         super().__init__()
-        self.final_voxels, self.threshold, self.near, self.background = final_voxels, threshold, near, background
+        self.threshold, self.near, self.background = threshold, near, background
         self.shift = math.log(1 / (1 - alpha_init) - 1)
         shape, self.voxel_size = grid_shape(lower, upper, voxels)
         _, self.final_voxel_size = grid_shape(lower, upper, final_voxels)

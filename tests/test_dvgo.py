@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import dvgo
-from data.scenes import FAR, NEAR, composite, load_scene
+from data.scenes import FAR, NEAR, load_scene, on_background
 from experiment import cli
 from experiment.rendering import orbit
 from models.masked_adam import MaskedAdam
@@ -68,7 +68,7 @@ def contents(path):
 
 def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
     scene = load_scene("toy", Path("nowhere"), 4)
-    truth = composite(scene.test.images, 1.0)
+    truth = on_background(scene.test.images, 1.0)
     for mode in dvgo.COLOR_MODES:
         stem = finished.folder / f"{mode}-seed0"
         record = json.loads(stem.with_suffix(".json").read_text())

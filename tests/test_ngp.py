@@ -14,7 +14,7 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import InstantNGP
-from data.scenes import composite, load_scene
+from data.scenes import load_scene, on_background
 from experiment import rendering
 from experiment.records import Run
 from models import FourierReparamLinear
@@ -181,7 +181,7 @@ def test_a_run_leaves_a_record_and_all_that_it_tells_of(trained):
     folder = folder_of(trained)
     names = [f"test_{view:02d}" for view in range(8)]
     records = {mode: json.loads((folder / f"{mode}-seed0.json").read_text()) for mode in InstantNGP.PAPER}
-    truth = composite(load_scene("toy", trained, 4).test.images, 1.0)
+    truth = on_background(load_scene("toy", trained, 4).test.images, 1.0)
     for mode, record in records.items():
         metrics = record["metrics"]
         # A field that is not trained has 11.1 dB here, a plain picture of the mean colour 10.8 dB.
@@ -221,7 +221,7 @@ def test_the_background_is_that_of_the_option(tmp_path, call, few):
         assert record["config"]["background"] == background and record["config"]["lr"] == 1e-9
         # A field of density 1, and grey, hides less than 80 % of what is behind it.
         assert np.abs(arrays["images"][:, 0, 0] / 255 - level).mean() < 0.25
-        errors = np.square(arrays["images"] / 255 - composite(views, level)).mean((1, 2, 3))
+        errors = np.square(arrays["images"] / 255 - on_background(views, level)).mean((1, 2, 3))
         assert record["metrics"]["psnr_8bit"] == pytest.approx(-10 * np.log10(errors).mean(), abs=1e-6)
         # As it is hardly trained, the training views are no better; were they on the other grey they would be far off.
         assert 0.6 * errors.mean() < arrays["mse"].mean() < 1.6 * errors.mean()

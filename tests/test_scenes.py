@@ -11,7 +11,7 @@ import pytest
 
 from data import toy_scene
 from data.download import DataError
-from data.scenes import FAR, NEAR, average, composite, load_scene, read_rgba
+from data.scenes import FAR, NEAR, average, load_scene, on_background, read_rgba
 from data.toy_scene import SOLIDS, Ball, Slab
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -130,7 +130,7 @@ def test_composite():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
     values = images / 255.0
     for background in (1, 0, 0.5):
-        result = composite(images, background)
+        result = on_background(images, background)
         assert result.dtype == np.float32 and result.shape == (2, 3, 5, 3)
         expected = values[..., :3] * values[..., 3:] + (1 - values[..., 3:]) * background
         assert np.abs(result - expected).max() < 1e-6
@@ -248,7 +248,7 @@ def test_toy_is_the_same_each_time_and_scales():
 def test_toy_at_half_size_is_the_average_of_the_full_size(toy):
     pose, focal = toy.train.poses[20], 2 * toy.train.focal
     full = average(toy_scene.render(pose, 3 * focal, 3 * 128), 3)
-    difference = composite(average(full, 2), 1) - composite(toy.train.images[20], 1)
+    difference = on_background(average(full, 2), 1) - on_background(toy.train.images[20], 1)
     assert np.abs(difference).mean() < 0.01  # two samplings of one picture
 
 

@@ -16,7 +16,7 @@ from experiment.runtime import choose_device, cpu_count
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# An experiment of two sweeps, the second from the first's records, as dvgo.py's. A run whose case begins with "kill"
+# An experiment of two stages, the second from the first's records, as dvgo.py's. A run whose case begins with "kill"
 # kills its own rank the first time that it is trained, after a checkpoint; log.txt has a line for each training.
 SCRIPT = """
 import os, signal, time
@@ -57,9 +57,8 @@ def main():
     parser.add_argument("--cases", nargs="+")
     args = cli.parse(parser)
     log("loaded")
-    for mode in args.modes:
-        sweep(train, [Run(args.results, "tiny", case, mode, seed, {}) for seed in args.seeds for case in args.cases],
-              args, parallel=False)
+    sweep(train, [[Run(args.results, "tiny", case, mode, seed, {}) for seed in args.seeds for case in args.cases]
+                  for mode in args.modes], args, parallel=False)
     if not first_rank():
         return
     log("drawn", os.environ["RANK"])
