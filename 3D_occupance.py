@@ -14,7 +14,7 @@ Each network maps a voxel's position to whether it is full, and is trained on al
     figures/3d_<case>_iou.png               IoU over the epochs
     figures/3d_<case>_errors.png            where each network is wrong
 
-On two CPU cores --quick takes about a minute and the paper's size weeks; the script says how long before it starts.
+On two CPU cores --quick takes about a minute, and the paper's size weeks; the script says how long before it starts.
 """
 
 import argparse
@@ -64,6 +64,7 @@ QUICK = {"epochs": 18, "chunk": 1_024}
 QUICK_SIDE = 28  # voxels of the longest side
 VIEWS = {"thai_statue": (120, 15, 1), "dragon": (120, 15, 0)}  # azimuth and elevation in degrees, the axis upward
 VIEW = (-60, 25, 2)
+PERFECT = 1e-6  # of 1 − IoU, where a logarithmic axis has an IoU of 1
 
 
 def coordinates(index: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -237,13 +238,14 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     figure, axis = plots.curves("epoch", "IoU")
     for run in runs:
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]
-        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(1e-6), **plots.line(run.mode),
+        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(PERFECT), **plots.line(run.mode),
                   label=f"{plots.LABELS[run.mode]}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
-    ticks = [error for error in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 5e-4, 2e-4, 1e-4)
+    ticks = [error for error in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 5e-4, 2e-4, 1e-4, 1e-5)
              if min(axis.get_ylim()) <= error <= max(axis.get_ylim())]
-    axis.set_yticks(ticks, [f"{1 - error:g}" for error in ticks])
+    axis.set_yticks([*ticks, PERFECT], [*(f"{1 - error:g}" for error in ticks), "1"])
+    axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axis.yaxis.set_minor_locator(plt.NullLocator())
     plots.save_curves(figure, f"{runs[0].case}: IoU over training{note(runs[0], args)}",
                       args.figures / f"3d_{runs[0].case}_iou.png")

@@ -3,7 +3,9 @@
     python overview.py
 
 Draws from the records and arrays of the other scripts: for each experiment those at the paper's size where they are
-there, otherwise those of a smaller one (results/reduced, results/quick). Writes figures/overview.png.
+there, otherwise those of a smaller one (results/reduced, results/quick). The arrays are not part of the repository, so
+train first: 1d_function_fitting.py, and 2d_image_fitting.py, 3D_occupance.py and InstantNGP.py at least with --quick.
+Writes figures/overview.png.
 """
 
 from importlib import import_module
@@ -23,6 +25,8 @@ fitting = import_module("1d_function_fitting")
 heat_maps = import_module("1d_relative_error_in_frequency")
 occupancy = import_module("3D_occupance")
 
+SCRIPTS = {"1d": "1d_function_fitting.py", "2d": "2d_image_fitting.py --quick", "3d": "3D_occupance.py --quick",
+           "ngp": "InstantNGP.py --scene toy --quick"}  # the least that will do
 SETS = ("", "reduced", "quick")  # the folders below results, the largest experiment first
 
 
@@ -41,8 +45,8 @@ def pair(results: Path, experiment: str, cases: tuple[str, ...], mode: str) -> t
             plain, fr = (Finished(read_record(Path(f"{stem}.json")), read_arrays(Path(f"{stem}.npz")))
                          for stem in stems)
             return plain, fr
-    raise cli.UserError(f"no finished runs of {experiment} {' or '.join(cases)} with {mode} and {mode}+fr below "
-                        f"{results}; their script trains them")
+    raise cli.UserError(f"no record with its arrays of {experiment} {' or '.join(cases)}, {mode} and {mode}+fr, "
+                        f"seed 0, below {results}; train first: python {SCRIPTS[experiment]}")
 
 
 def seen(volumes: list[np.ndarray], view: tuple[float, float, int]) -> list[np.ndarray]:
@@ -61,7 +65,7 @@ def main() -> None:
 
     waves = pair(args.results, "1d", ("function",), "relu")
     images = pair(args.results, "2d", ("kodim05",), "relu+pe")
-    volumes = pair(args.results, "3d", ("thai_statue", "dragon"), "relu+pe")
+    volumes = pair(args.results, "3d", ("thai_statue", "dragon", "holed_sphere"), "relu+pe")
     views = pair(args.results, "ngp", ("lego", "toy"), "relu")
 
     figure, axes = plt.subplots(2, 4, figsize=(14, 6.6), width_ratios=[1.35, 1, 1, 1])

@@ -39,7 +39,12 @@ _numbers = itertools.count()  # of the stages of this process, the same in all r
 
 
 def progress(total: int, done: int, label: str) -> tqdm:
-    """A progress bar for one run, on a line of its own among those of the other processes; of ranks, the first's."""
+    """A progress bar for one run, on a line of its own among those of the other processes; of ranks, the first's.
+
+    Of a run that was stopped before it says first from where it goes on.
+    """
+    if done:
+        tqdm.write(f"{label}: going on after step {done:,} of {total:,}")
     return tqdm(total=total, initial=done, desc=label, position=_bar_position, leave=False, dynamic_ncols=True,
                 disable=None if first_rank() else True)
 

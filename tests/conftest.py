@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from importlib import import_module
@@ -10,6 +11,7 @@ import torch
 from experiment import cli
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA = Path(os.environ.get("FR_INR_DATA", ROOT / "data"))  # where tests of the real data sets look for them
 
 
 def pytest_collection_modifyitems(items):

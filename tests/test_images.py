@@ -11,12 +11,12 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from conftest import DATA
 
 from data import images
 from data.download import DataError, download
 from data.images import load_image, read_image
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (13, 17), dtype=np.uint8)
 COLOUR = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -122,9 +122,9 @@ def test_bundled_pictures():
         assert case == name and image.shape[2] == 3 and 0.9 < image.max() <= 1
 
 
-@pytest.mark.skipif(not (SHARED / "kodak").exists(), reason="the Kodak images are not here")
+@pytest.mark.skipif(not (DATA / "kodak").exists(), reason="the Kodak images are not here")
 def test_kodak_05():
-    case, image = load_image("5", SHARED)
+    case, image = load_image("5", DATA)
     assert case == "kodim05" and image.shape == (512, 768, 3)
 
 

@@ -46,4 +46,4 @@ def test_it_draws_the_largest_of_each(results, call, monkeypatch):
 def test_what_is_missing_is_named(results, refused):
     for file in results.rglob("3d/dragon/*+fr*"):
         file.unlink()
-    assert "3d thai_statue or dragon" in refused("overview.py", "--results", results)
+    assert "python 3D_occupance.py --quick" in refused("overview.py", "--results", results)

@@ -8,13 +8,13 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
+from conftest import DATA
 
 from data import toy_scene
 from data.download import DataError
 from data.scenes import FAR, NEAR, average, load_scene, on_background, read_rgba
 from data.toy_scene import SOLIDS, Ball, Slab
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 ANGLE = 0.7
 
 
@@ -358,9 +358,9 @@ def test_toy_alpha_is_transparent_around_opaque_within_and_smooth_between(toy):
     assert images[alpha == 255][:, :3].std(axis=0).min() > 30
 
 
-@pytest.mark.skipif(not (SHARED / "nerf_synthetic" / "lego").exists(), reason="the lego scene is not here")
+@pytest.mark.skipif(not (DATA / "nerf_synthetic" / "lego").exists(), reason="the lego scene is not here")
 def test_lego():
-    scene = load_scene("lego", SHARED, downscale=8)
+    scene = load_scene("lego", DATA, downscale=8)
     assert scene.name == "lego" and scene.train.images.shape == (100, 100, 100, 4)
     assert scene.test.images.shape[1:] == (100, 100, 4) and len(scene.test.images) == len(scene.test.names) > 0
     assert scene.train.focal == pytest.approx(1111.111 / 8, abs=1e-3)

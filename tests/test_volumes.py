@@ -1,18 +1,17 @@
 """Volumes from files of all kinds, and the solids that need none."""
 
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 import trimesh
+from conftest import DATA
 
 from data import volumes
 from data.download import DataError
 from data.volumes import SOLIDS, load_volume, read_mat, shorten
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 BLOB = np.zeros((9, 8, 7), np.uint8)
 BLOB[2:7, 1:5, 3:6] = 255
 BLOB[4, 3, 4] = 0
@@ -119,10 +118,10 @@ def test_what_is_no_volume_is_refused(tmp_path):
         assert said in str(caught.value), (file, caught.value)
 
 
-@pytest.mark.skipif(not (SHARED / "occupancy").exists(), reason="needs the published volumes")
+@pytest.mark.skipif(not (DATA / "occupancy").exists(), reason="needs the published volumes")
 def test_the_published_volumes():
     for name, shape, full in (("dragon", (360, 510, 228), 7_419_895), ("thai_statue", (304, 512, 262), 4_872_591)):
-        case, volume = load_volume(name, SHARED)
+        case, volume = load_volume(name, DATA)
         assert (case, volume.shape, volume.sum()) == (name, shape, full)
-    whole = read_mat(SHARED / "occupancy" / "dragon.mat.zip")
+    whole = read_mat(DATA / "occupancy" / "dragon.mat.zip")
     assert whole.shape == (512, 512, 512) and whole.dtype == np.uint8
