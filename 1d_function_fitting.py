@@ -189,31 +189,33 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
     figure = plt.figure(figsize=(11, 4.6))
     widths = [1, 0.15, 2.2, 0.15, 0.8, 1.2]
     grid = figure.add_gridspec(1, 6, width_ratios=widths)
-    panels = {0: (coefficients @ basis, "W", "composed"), 2: (coefficients, "Λ", "learned"), 4: (basis, "B", "fixed")}
-    for column, (matrix, name, what) in panels.items():
+    phases, low = run.config["phase_num"], run.config["low_freq_num"]
+    panels = {0: (coefficients @ basis, f"W: composed\n{width} × {width}"),
+              2: (coefficients, f"Λ: learned\n{width} × {len(basis)}"),
+              4: (basis[::phases], f"B: fixed, {len(basis)} × {width}\n(rows of phase 0)")}
+    for column, (matrix, title) in panels.items():
         axis = figure.add_subplot(grid[column])
         scale = np.quantile(np.abs(matrix), 0.995)
         # W and Λ equally high, as the rows of a product; B as high as there is room for.
         axis.imshow(matrix, cmap="RdBu_r", vmin=-scale, vmax=scale, aspect="auto" if column == 4 else float(
             matrix.shape[1] / matrix.shape[0] / widths[column]))
-        axis.set_title(f"{name}: {what}\n{matrix.shape[0]} × {matrix.shape[1]}")
+        axis.set_title(title)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.spines[:].set_visible(True)
-    axis.set_yticks([len(basis) // 4, 3 * len(basis) // 4], ["low\nfrequencies", "high\nfrequencies"], rotation=90,
+    axis.set_yticks([len(matrix) // 4, 3 * len(matrix) // 4], ["low\nfrequencies", "high\nfrequencies"], rotation=90,
                     va="center", fontsize=9)
     for column, sign in ((1, "="), (3, "·")):
         axis = figure.add_subplot(grid[column])
         axis.text(0.5, 0.5, sign, fontsize=22, ha="center", va="center")
         axis.set_axis_off()
     rows = figure.add_subplot(grid[5])
-    phases, low = run.config["phase_num"], run.config["low_freq_num"]
     for i, frequency in enumerate((1, 2, 4, low + 1)):  # counted as in B; the last is the first of the high ones
         curve = basis[(frequency - 1) * phases] / run.config["alpha"]
         rows.plot(curve / 2.6 - i, color="0.25", linewidth=1)
         label = f"f = {frequency}/{low}" if frequency <= low else "f = 1, near\nhalf the sam-\npling rate"
         rows.text(width + 3, -i, label, va="center", fontsize=9)
-    rows.set_title("rows of B, cos(f x)")
+    rows.set_title("some of these, cos(f x)")
     rows.set_axis_off()
     figure.suptitle(f"W = Λ B: the middle hidden layer of {plots.LABELS[run.mode]}, trained"
                     + plots.note([run.seed], args.quick, run.config, PAPER))

@@ -292,10 +292,11 @@ def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> lis
 def main() -> None:
     parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, steps=20_000, checkpoint_every=1_000)
     rendering.add_options(parser)
-    parser.add_argument("--tv-density", type=cli.positive, metavar="W", help="weight of the densities' total variation")
-    parser.add_argument("--tv-features", type=cli.positive, metavar="W", help="weight of the features' total variation")
-    parser.add_argument("--no-mask-renew", action="store_true", help="do not renew the fine stage's mask")
-    parser.add_argument("--no-act-decay", action="store_true", help="do not lower the density shift with each scaling")
+    add = parser.add_argument
+    for name in ("density", "features"):
+        add(f"--tv-{name}", type=cli.positive, metavar="W", help=f"weight of the {name} total variation (default: none)")
+    add("--no-mask-renew", action="store_true", help="do not drop from the fine stage's mask what has become empty")
+    add("--no-act-decay", action="store_true", help="keep the shift of the densities' activation in a finer grid")
     args = rendering.parse(parser)
     device = choose_device(args.device)
     autocast = set_precision(args.precision, device)

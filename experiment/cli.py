@@ -81,7 +81,7 @@ def options(description: str | None, *, modes: Sequence[str], default_modes: Seq
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--figures", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
     add("--checkpoint-every", type=whole(1), default=checkpoint_every, metavar="N",
-        help=f"steps between checkpoints (default: {checkpoint_every}); a run started again goes on from the last")
+        help=f"optimizer steps from checkpoint to checkpoint, from where a run goes on (default: {checkpoint_every})")
     add("--force", action="store_true", help="train again what is finished")
     return parser
 

@@ -28,9 +28,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="a Blender scene's name or folder, or toy, which needs no download (default: lego)")
     parser.add_argument("--downscale", type=cli.whole(1, 64), metavar="D",
                         help="make the images smaller by this factor (default: 1; with --quick 8, toy 2)")
-    parser.add_argument("--background", choices=("white", "black"), default="white", help="default: white")
+    parser.add_argument("--background", choices=("white", "black"), default="white",
+                        help="what transparent pixels are put on (default: white)")
     parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N",
-                        help="of the turntable (default: 60; with --quick 12)")
+                        help="pictures in the turntable (default: 60; with --quick 12)")
     parser.add_argument("--render-only", action="store_true",
                         help="train nothing; render the test views and the turntable of fields trained before")
 
