@@ -294,7 +294,7 @@ def main() -> None:
     rendering.add_options(parser)
     add = parser.add_argument
     for name in ("density", "features"):
-        add(f"--tv-{name}", type=cli.positive, metavar="W", help=f"weight of the {name} total variation (default: none)")
+        add(f"--tv-{name}", type=cli.positive, metavar="W", help=f"weight of the {name} grid's total variation")
     add("--no-mask-renew", action="store_true", help="do not drop from the fine stage's mask what has become empty")
     add("--no-act-decay", action="store_true", help="keep the shift of the densities' activation in a finer grid")
     args = rendering.parse(parser)
