@@ -168,10 +168,12 @@ def _end(failures: list[str], runs: list[Run], ours: "Store", name: str) -> list
 
 def _in_turn(train: Train, runs: Iterable[Run], args: argparse.Namespace):
     for run in runs:
+        outcome: str | Exception
         try:
-            yield run, train(run, args)
+            outcome = train(run, args)
         except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
-            yield run, _failed(error, args)
+            outcome = _failed(error, args)
+        yield run, outcome
 
 
 def _pooled(train: Train, runs: list[Run], args: argparse.Namespace, workers: int):

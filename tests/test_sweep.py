@@ -1,18 +1,22 @@
 """Sweeps that the ranks of torchrun share, on the CPU."""
 
+import argparse
 import json
 import os
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 
+from experiment import cli
 from experiment.ranks import first_rank, store
 from experiment.records import Run
 from experiment.runtime import choose_device, cpu_count
+from experiment.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -150,6 +154,31 @@ def test_a_real_script(tmp_path, torchrun):
     assert len(list((tmp_path / "results" / "1d" / "function").glob("*.json"))) == 2
     assert done.stdout.count("training on the CPU") == 1 and len(re.findall(": loss .* in .* s\n", done.stdout)) == 2
     assert len(list((tmp_path / "figures").glob("*.png"))) == 2 and done.stdout.count("released") == 1
+
+
+def test_a_failed_run_frees_its_memory_and_stops_no_other(tmp_path, capsys):
+    class Weights:
+        pass
+
+    made = []
+
+    def train(run, args):
+        assert all(earlier() is None for earlier in made)
+        weights = Weights()
+        made.append(weakref.ref(weights))
+        if run.mode == "fine":
+            Run(args.results, "tiny", run.case, "coarse", run.seed, {}).arrays()
+        if run.case == "fail":
+            raise cli.UserError("no such thing")
+        run.finish(metrics={}, seconds=1, steps=1, arrays={}, environment={"precision": "fp32"})
+        return "done"
+
+    args = argparse.Namespace(results=tmp_path, figures=tmp_path, force=False, debug=False)
+    stages = [[Run(tmp_path, "tiny", case, mode, 0, {}) for case in ("fail", "a")] for mode in ("coarse", "fine")]
+    with pytest.raises(cli.UserError, match="tiny fail coarse seed 0: no such thing; tiny fail fine seed 0: .*coarse"):
+        sweep(train, stages, args, parallel=False)
+    assert len(made) == 4
+    assert capsys.readouterr().out.splitlines() == ["tiny a coarse seed 0: done", "tiny a fine seed 0: done"]
 
 
 def test_ranks_take_a_gpu_each_and_share_out_the_cores(monkeypatch):
