@@ -50,11 +50,18 @@ def pair(results: Path, experiment: str, cases: tuple[str, ...], mode: str) -> t
 
 
 def seen(volumes: list[np.ndarray], view: tuple[float, float, int]) -> list[np.ndarray]:
-    """Pictures of the surfaces of volumes of one shape, from one camera."""
+    """Close-ups of surfaces of volumes of one shape, from one camera, of the part with the most detail in the last."""
     camera, center = look(*view), np.array(volumes[0].shape) / 2 - 0.5
     corners = np.array(np.meshgrid(*[(0, side) for side in volumes[0].shape])).reshape(3, -1).T @ camera.T
     width, height = np.ptp(corners[:, :2], axis=0)
-    return [render(surface(volume), camera, center, width, height, 700 / width) for volume in volumes]
+    meshes, scale = [surface(volume) for volume in volumes], 350 / width
+    whole = render(meshes[-1], camera, center, width, height, scale)
+    rows, columns = plots.busiest_window(whole)
+    # From the middle of the picture to that of the window, in voxels, but no further than half the picture goes.
+    right = np.clip((columns.start + columns.stop - whole.shape[1]) / 2 / scale, -width / 4, width / 4)
+    down = np.clip((rows.start + rows.stop - whole.shape[0]) / 2 / scale, -height / 4, height / 4)
+    near = center + right * camera[0] - down * camera[1]
+    return [render(mesh, camera, near, width / 2, height / 2, 4 * scale) for mesh in meshes]
 
 
 def main() -> None:
