@@ -42,11 +42,11 @@ from experiment.runtime import (
 )
 from experiment.sweep import progress, slow_runs, sweep
 from models import fold
-from models.color_mlp import COLOR_MODES
-from models.hash_field import HashField
-from models.occupancy import visible_cells
-from models.rays import Photographs
-from models.volume_rendering import render_image
+from models.nerf.color_mlp import COLOR_MODES
+from models.nerf.instant_ngp import HashField
+from models.nerf.occupancy_grid import visible_cells
+from models.nerf.rays import Photographs
+from models.nerf.volume_rendering import render_image
 
 # The schedule of ngp_pl for Blender scenes, and section 5: FR in the place of the colour network's one hidden layer.
 PAPER = {mode: {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2, "eps": 1e-15, "opacity": 1e-3,

@@ -43,12 +43,17 @@ from experiment.runtime import (
 )
 from experiment.sweep import progress, slow_runs, sweep, unfinished
 from models import fold
-from models.color_mlp import COLOR_MODES
-from models.masked_adam import MaskedAdam
-from models.rays import Photographs
-from models.volume_rendering import Rendering, render_image
-from models.voxel_field import STEP, VoxelField
-from models.voxels import MaskGrid, add_total_variation_, count_views, grid_points
+from models.nerf.color_mlp import COLOR_MODES
+from models.nerf.dvgo import STEP, VoxelField
+from models.nerf.masked_adam import MaskedAdam
+from models.nerf.rays import Photographs
+from models.nerf.volume_rendering import Rendering, render_image
+from models.nerf.voxel_grid import (
+    MaskGrid,
+    add_total_variation_,
+    count_views,
+    grid_points,
+)
 
 # DirectVoxGO's released configuration for Blender scenes.
 COARSE = {"steps": 5_000, "rays": 8192, "voxels": 1_024_000, "alpha_init": 1e-6, "threshold": 1e-7, "grid_lr": 0.1,

@@ -29,15 +29,17 @@ from data.scenes import Scene, load_scene
 from experiment import cli
 from experiment.metrics import psnr
 from experiment.runtime import Stopwatch, choose_device, set_precision, shuffled
-from models import PositionalEncoding, hash_field, voxel_field
-from models.color_mlp import COLOR_MODES
-from models.hash_field import HashField
-from models.masked_adam import MaskedAdam
-from models.occupancy import visible_cells
-from models.rays import Photographs
-from models.spherical_harmonics import SphericalHarmonics
-from models.voxel_field import VoxelField
-from models.voxels import VoxelGrid
+from models import PositionalEncoding
+from models.encodings import SphericalHarmonics
+from models.nerf import dvgo as voxel_field
+from models.nerf import instant_ngp as hash_field
+from models.nerf.color_mlp import COLOR_MODES
+from models.nerf.dvgo import VoxelField
+from models.nerf.instant_ngp import HashField
+from models.nerf.masked_adam import MaskedAdam
+from models.nerf.occupancy_grid import visible_cells
+from models.nerf.rays import Photographs
+from models.nerf.voxel_grid import VoxelGrid
 
 dvgo, ngp = import_module("dvgo"), import_module("InstantNGP")
 

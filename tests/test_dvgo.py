@@ -17,10 +17,10 @@ import dvgo
 from data.scenes import FAR, NEAR, load_scene, on_background
 from experiment import cli
 from experiment.rendering import orbit
-from models.masked_adam import MaskedAdam
-from models.rays import Photographs, box_intersection
-from models.voxel_field import VoxelField
-from models.voxels import grid_points
+from models.nerf.dvgo import VoxelField
+from models.nerf.masked_adam import MaskedAdam
+from models.nerf.rays import Photographs, box_intersection
+from models.nerf.voxel_grid import grid_points
 
 SCRIPT = "dvgo.py"
 STEPS, SCALE_AT, VOXELS = 40, [15, 30], 24**3

@@ -18,8 +18,8 @@ from data.scenes import load_scene, on_background
 from experiment import rendering
 from experiment.records import Run
 from models import FourierReparamLinear
-from models.hash_field import HashField
-from models.rays import Photographs
+from models.nerf.instant_ngp import HashField
+from models.nerf.rays import Photographs
 
 NGP = "InstantNGP.py"
 TOY = ("--scene", "toy", "--quick", "--device", "cpu")

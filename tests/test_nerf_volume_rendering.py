@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from models.rays import (
+from models.nerf.rays import (
     box_intersection,
     inside_box,
     lattice,
@@ -13,7 +13,7 @@ from models.rays import (
     points_along,
     ragged_indices,
 )
-from models.volume_rendering import accumulate, contributing, render_weights
+from models.nerf.volume_rendering import accumulate, contributing, render_weights
 
 
 def look_at(position, target=(0.1, -0.2, 0.3), dtype=torch.float64):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.occupancy import OccupancyGrid, visible_cells
+from models.nerf.occupancy_grid import OccupancyGrid, visible_cells
 
 
 def cell_of(points, resolution, half_extent=0.5):

@@ -6,9 +6,15 @@ import math
 import pytest
 import torch
 
-from models.masked_adam import MaskedAdam
-from models.rays import pixel_rays
-from models.voxels import MaskGrid, VoxelGrid, count_views, grid_points, grid_shape
+from models.nerf.masked_adam import MaskedAdam
+from models.nerf.rays import pixel_rays
+from models.nerf.voxel_grid import (
+    MaskGrid,
+    VoxelGrid,
+    count_views,
+    grid_points,
+    grid_shape,
+)
 
 LOWER, UPPER = torch.tensor([-1, -0.5, 2]).double(), torch.tensor([1, 0.7, 5]).double()
 SHAPE = (4, 6, 3)

@@ -9,8 +9,8 @@ import pytest
 import torch
 from scipy.special import factorial, lpmv
 
-from models.hash_grid import HashGrid, corners
-from models.spherical_harmonics import SphericalHarmonics
+from models.encodings import SphericalHarmonics
+from models.nerf.hash_grid import HashGrid, corners
 
 RESOLUTIONS = [16, 22, 28, 37, 49, 64, 85, 112, 148, 195, 256, 338, 446, 589, 777, 1024]
 

@@ -10,12 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.color_mlp import color_mlp
-from models.hash_grid import HashGrid
-from models.occupancy import OccupancyGrid
-from models.rays import box_intersection, points_along, ragged_indices
-from models.spherical_harmonics import SphericalHarmonics
-from models.volume_rendering import Rendering, composite, contributing, render_weights
+from models.encodings import SphericalHarmonics
+from models.nerf.color_mlp import color_mlp
+from models.nerf.hash_grid import HashGrid
+from models.nerf.occupancy_grid import OccupancyGrid
+from models.nerf.rays import box_intersection, points_along, ragged_indices
+from models.nerf.volume_rendering import (
+    Rendering,
+    composite,
+    contributing,
+    render_weights,
+)
 
 DENSITY_FEATURES = 16  # the outputs of the density network, of which the first is log σ
 STOP = 1e-4  # the transparency at which a ray ends

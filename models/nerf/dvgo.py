@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.color_mlp import color_mlp
 from models.encodings import PositionalEncoding
-from models.rays import box_intersection, inside_box, lattice, points_along
-from models.volume_rendering import Rendering, composite, contributing, render_weights
-from models.voxels import MaskGrid, VoxelGrid, grid_points, grid_shape
+from models.nerf.color_mlp import color_mlp
+from models.nerf.rays import box_intersection, inside_box, lattice, points_along
+from models.nerf.volume_rendering import (
+    Rendering,
+    composite,
+    contributing,
+    render_weights,
+)
+from models.nerf.voxel_grid import MaskGrid, VoxelGrid, grid_points, grid_shape
 
 STEP = 0.5  # between samples, in voxels
 STOP = 1e-3  # the transparency at which a ray ends

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from models import FourierReparamLinear, fold
-from models.rays import Photographs, pixel_rays
-from models.volume_rendering import render_image
-from models.voxel_field import VoxelField
-from models.voxels import MaskGrid, add_total_variation_, grid_points
+from models.nerf.dvgo import VoxelField
+from models.nerf.rays import Photographs, pixel_rays
+from models.nerf.volume_rendering import render_image
+from models.nerf.voxel_grid import MaskGrid, add_total_variation_, grid_points
 
 LOWER, UPPER = torch.tensor([-1, -0.7, -0.5]), torch.tensor([1, 0.8, 0.9])
 VOXELS, NEAR, THRESHOLD = 600, 0.8, 0.02

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from models import FourierReparamLinear, fold
-from models.color_mlp import color_mlp
-from models.hash_field import HashField, truncated_exp
+from models.nerf.color_mlp import color_mlp
+from models.nerf.instant_ngp import HashField, truncated_exp
 
 SMALL = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "width": 16,
          "low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.rays import pixel_rays
+from models.nerf.rays import pixel_rays
 
 
 class Rendering(NamedTuple):

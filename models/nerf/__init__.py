@@ -1,0 +1,1 @@
+"""What the two radiance fields, DVGO and Instant-NGP, are made of."""
