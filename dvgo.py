@@ -44,7 +44,7 @@ from experiment.runtime import (
 from experiment.sweep import progress, slow_runs, sweep, unfinished
 from models import fold
 from models.nerf.color_mlp import COLOR_MODES
-from models.nerf.dvgo import STEP, VoxelField
+from models.nerf.dvgo import STEP, DVGOField
 from models.nerf.masked_adam import MaskedAdam
 from models.nerf.rays import Photographs
 from models.nerf.volume_rendering import Rendering, render_image
@@ -85,10 +85,10 @@ def box_of(photographs: Photographs) -> tuple[Tensor, Tensor]:
     return torch.stack(lower).amin(0), torch.stack(upper).amax(0)
 
 
-def coarse_stage(photographs: Photographs, config: dict) -> tuple[VoxelField, Tensor]:
+def coarse_stage(photographs: Photographs, config: dict) -> tuple[DVGOField, Tensor]:
     """The coarse field before training, and the factors of its densities' learning rate (section 4.1)."""
     lower, upper = box_of(photographs)
-    field = VoxelField(lower, upper, config["voxels"], final_voxels=config["voxels"], alpha_init=config["alpha_init"],
+    field = DVGOField(lower, upper, config["voxels"], final_voxels=config["voxels"], alpha_init=config["alpha_init"],
                        threshold=config["threshold"], near=NEAR, background=photographs.background)
     shape = tuple(field.mask.mask.shape)
     nodes = grid_points(shape, lower, upper)
@@ -102,7 +102,7 @@ def coarse_stage(photographs: Photographs, config: dict) -> tuple[VoxelField, Te
     return field, (views / views.max().clamp(min=1))[None]
 
 
-def fine_stage(photographs: Photographs, coarse: dict[str, np.ndarray], mode: str, config: dict) -> VoxelField:
+def fine_stage(photographs: Photographs, coarse: dict[str, np.ndarray], mode: str, config: dict) -> DVGOField:
     """The fine field before training, in the box that the coarse one found something in."""
     device = photographs.poses.device
     opacity, lower, upper = (torch.from_numpy(coarse[name]).to(device) for name in ("opacity", "lower", "upper"))
@@ -114,7 +114,7 @@ def fine_stage(photographs: Photographs, coarse: dict[str, np.ndarray], mode: st
     voxel = (upper - lower) / (torch.tensor(full.shape, device=device) - 1)
     corners = nodes[full].amin(0), nodes[full].amax(0).maximum(nodes[full].amin(0) + voxel)
     margin = (corners[1] - corners[0]) * (BOX_SCALE - 1) / 2
-    field = VoxelField(corners[0] - margin, corners[1] + margin, config["voxels"] // 2 ** len(config["scale_at"]),
+    field = DVGOField(corners[0] - margin, corners[1] + margin, config["voxels"] // 2 ** len(config["scale_at"]),
                        final_voxels=config["voxels"], alpha_init=config["alpha_init"], threshold=config["threshold"],
                        near=NEAR, background=photographs.background, mode=mode,
                        **{name: config[name] for name in COLOR})
@@ -124,12 +124,12 @@ def fine_stage(photographs: Photographs, coarse: dict[str, np.ndarray], mode: st
     return field
 
 
-def corners_of(field: VoxelField) -> tuple[Tensor, Tensor]:
+def corners_of(field: DVGOField) -> tuple[Tensor, Tensor]:
     """The box of a field."""
     return field.density.lower, field.density.upper
 
 
-def pixels_that_see(field: VoxelField, photographs: Photographs) -> Tensor:
+def pixels_that_see(field: DVGOField, photographs: Photographs) -> Tensor:
     """The pixels whose rays have a sample where the mask has something; the others are background for good."""
     seen = []
     for pixels in torch.arange(photographs.pixels, device=photographs.poses.device).split(2**16):
@@ -139,7 +139,7 @@ def pixels_that_see(field: VoxelField, photographs: Photographs) -> Tensor:
     return torch.cat(seen)
 
 
-def optimizer_of(field: VoxelField, config: dict, factors: Tensor | None) -> MaskedAdam:
+def optimizer_of(field: DVGOField, config: dict, factors: Tensor | None) -> MaskedAdam:
     """Adam that leaves alone the voxels that a step did not touch; in the coarse stage with a factor for each."""
     skip = factors is None
     groups = [{"params": [field.density.values], "lr": config["grid_lr"], "skip_zero_grad": skip, "lr_factor": factors},
@@ -244,14 +244,14 @@ def train(run: Run, args: argparse.Namespace) -> str:
     return f"{line} in {clock.seconds:.1f} s, {steps / clock.seconds:.1f} iterations a second{memory}"
 
 
-def add_total_variation(field: VoxelField, config: dict, rays: int) -> None:
+def add_total_variation(field: DVGOField, config: dict, rays: int) -> None:
     """Smooth the grids, where the configuration says so: it does for other data sets than Blender's."""
     for grid, weight in ((field.density, config["tv_density"]), (field.features, config["tv_features"])):
         if weight:
             add_total_variation_(grid.values, weight / rays * max(grid.values.shape[1:]) / 128 / 6)
 
 
-def render_views(field: VoxelField, run: Run, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
+def render_views(field: DVGOField, run: Run, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
     """Render and measure the test views, write them and the turntable."""
     test = scene_of(args).test
     render = functools.partial(render_image, field, device=field.density.lower.device)
@@ -259,10 +259,10 @@ def render_views(field: VoxelField, run: Run, args: argparse.Namespace, autocast
                                   test.names, args.frames)
 
 
-def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> VoxelField:
+def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> DVGOField:
     """The field that a run has trained, for rendering; its FR layer was folded."""
     saved = rendering.load_field(run)
-    field = VoxelField(saved["lower"], saved["upper"], 8, final_voxels=run.config["voxels"],
+    field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=run.config["voxels"],
                        alpha_init=run.config["alpha_init"], threshold=run.config["threshold"], near=NEAR,
                        background=args.grey, mode="relu",
                        **{name: run.config[name] for name in COLOR})

@@ -34,7 +34,7 @@ from models.encodings import SphericalHarmonics
 from models.nerf import dvgo as voxel_field
 from models.nerf import instant_ngp as hash_field
 from models.nerf.color_mlp import COLOR_MODES
-from models.nerf.dvgo import VoxelField
+from models.nerf.dvgo import DVGOField
 from models.nerf.instant_ngp import HashField
 from models.nerf.masked_adam import MaskedAdam
 from models.nerf.occupancy_grid import visible_cells
@@ -47,14 +47,14 @@ dvgo, ngp = import_module("dvgo"), import_module("InstantNGP")
 # the loss above all, is `other`.
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "rays": [(Photographs, "rays")],
-    "sampling": [(VoxelField, "samples"), (HashField, "march")],
+    "sampling": [(DVGOField, "samples"), (HashField, "march")],
     "grids": [(VoxelGrid, "forward"), (HashField, "density")],
     "colour": [(torch.nn.Sequential, "forward"), (PositionalEncoding, "forward"), (SphericalHarmonics, "forward")],
     "compositing": [(module, function) for module in (voxel_field, hash_field)
                     for function in ("contributing", "render_weights", "composite")],
     "backward": [(Tensor, "backward")],
     "optimizer": [(MaskedAdam, "step"), (torch.optim.Adam, "step")],
-    "mask": [(VoxelField, "renew_mask"), (HashField, "update_occupancy")],
+    "mask": [(DVGOField, "renew_mask"), (HashField, "update_occupancy")],
 }
 
 
@@ -90,7 +90,7 @@ def shares_of_stages(advance: Callable[[int], None], count: int, device: torch.d
 class VoxelTraining:
     """`VoxelTraining(…)(n)` does n iterations of dvgo.py; `factors` are those of the coarse stage, None in the fine."""
 
-    def __init__(self, field: VoxelField, factors: Tensor | None, photographs: Photographs, config: dict):
+    def __init__(self, field: DVGOField, factors: Tensor | None, photographs: Photographs, config: dict):
         self.field, self.factors, self.photographs, self.config = field, factors, photographs, config
         self.rays = config["rays"]
         device = photographs.poses.device

@@ -17,7 +17,7 @@ import dvgo
 from data.scenes import FAR, NEAR, load_scene, on_background
 from experiment import cli
 from experiment.rendering import orbit
-from models.nerf.dvgo import VoxelField
+from models.nerf.dvgo import DVGOField
 from models.nerf.masked_adam import MaskedAdam
 from models.nerf.rays import Photographs, box_intersection
 from models.nerf.voxel_grid import grid_points
@@ -280,7 +280,7 @@ def test_the_fine_field_stands_where_the_coarse_one_found_something(photographs)
 
 def test_the_pixels_trained_on_are_those_whose_ray_meets_the_mask(photographs):
     lower, upper = torch.tensor([-0.4, -0.3, -0.2]), torch.tensor([0.5, 0.4, 0.3])
-    field = VoxelField(lower, upper, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4, near=NEAR)
+    field = DVGOField(lower, upper, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4, near=NEAR)
     field.mask.mask[6:], field.density.values.data[:] = False, 50
     found = dvgo.pixels_that_see(field, photographs)
     origins, directions, _ = photographs.rays(torch.arange(photographs.pixels))
@@ -298,7 +298,7 @@ def test_the_pixels_trained_on_are_those_whose_ray_meets_the_mask(photographs):
 
 
 def test_total_variation_is_weighted_by_the_grid_and_the_batch():
-    field = VoxelField(torch.zeros(3), torch.tensor([3.0, 2, 1]), 750, final_voxels=750, alpha_init=1e-2,
+    field = DVGOField(torch.zeros(3), torch.tensor([3.0, 2, 1]), 750, final_voxels=750, alpha_init=1e-2,
                        threshold=1e-4, near=0.0)
     for grid in (field.density, field.features):
         torch.nn.init.normal_(grid.values, std=0.1)

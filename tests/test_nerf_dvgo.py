@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models import FourierReparamLinear, fold
-from models.nerf.dvgo import VoxelField
+from models.nerf.dvgo import DVGOField
 from models.nerf.rays import Photographs, pixel_rays
 from models.nerf.volume_rendering import render_image
 from models.nerf.voxel_grid import MaskGrid, add_total_variation_, grid_points
@@ -26,7 +26,7 @@ def small_field(mode=None, final_voxels=8 * VOXELS, **settings):
     """
     torch.manual_seed(0)
     settings = {"alpha_init": 1e-2, "threshold": THRESHOLD, "near": NEAR, **(FR if mode else {}), **settings}
-    field = VoxelField(LOWER, UPPER, VOXELS, final_voxels=final_voxels, mode=mode, **settings)
+    field = DVGOField(LOWER, UPPER, VOXELS, final_voxels=final_voxels, mode=mode, **settings)
     torch.nn.init.normal_(field.density.values, 2, 6)
     torch.nn.init.normal_(field.features.values)
     field.mask.mask[1:-1, 1:-1, 1:-1] &= torch.rand(field.mask.mask.shape)[1:-1, 1:-1, 1:-1] < 0.8
@@ -177,7 +177,7 @@ def test_voxels_that_no_ray_touches_have_a_gradient_of_exactly_zero():
 
 def test_opacity_at_the_start_is_exact():
     for alpha_init, shift in ((1e-6, -13.8155), (1e-2, -4.5951)):
-        field = VoxelField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=alpha_init, threshold=1e-7, near=2.0)
+        field = DVGOField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=alpha_init, threshold=1e-7, near=2.0)
         assert field.shift == pytest.approx(shift, abs=1e-4)
         half = -field.log_transparency(torch.zeros(1), 0.5).expm1()
         # 1 − (1 + e)^(−1/2) in float32 is 4.77e-7 at an opacity of 1e-6, wrong by a twentieth.
@@ -199,7 +199,7 @@ def test_log_transparency_follows_the_definition():
 
 
 def test_raw_densities_at_which_the_coarse_stage_decides():
-    field = VoxelField(LOWER, UPPER, VOXELS, final_voxels=VOXELS, alpha_init=1e-6, threshold=1e-7, near=2.0)
+    field = DVGOField(LOWER, UPPER, VOXELS, final_voxels=VOXELS, alpha_init=1e-6, threshold=1e-7, near=2.0)
     raw = field.density.values.data[0]
     raw[0, 0, :4] = torch.tensor([-2.31, -2.29, 6.90, 6.92])
     opacity = field.node_opacity()[0, 0]
@@ -263,7 +263,7 @@ def test_resizing_keeps_linear_fields_and_renews_the_mask_with_the_shift_of_befo
 
 
 def test_after_four_scalings_a_voxel_never_touched_is_left_out_of_pictures_but_not_of_the_mask():
-    field = VoxelField(LOWER, UPPER, 1000, final_voxels=16_000, alpha_init=1e-2, threshold=1e-4, near=2.0)
+    field = DVGOField(LOWER, UPPER, 1000, final_voxels=16_000, alpha_init=1e-2, threshold=1e-4, near=2.0)
     for voxels in (2000, 4000, 8000, 16_000):
         field.resize(voxels)
     assert field.shift == pytest.approx(-8.595, abs=1e-3) and field.mask.mask.all()
@@ -279,7 +279,7 @@ def test_a_state_of_another_size_is_restored(tmp_path):
     field.resize(2400)
     torch.save(field.state_dict(), tmp_path / "field.pt")
     torch.manual_seed(9)
-    other = VoxelField(LOWER, UPPER, 8, final_voxels=8 * VOXELS, alpha_init=1e-2, threshold=THRESHOLD, near=NEAR,
+    other = DVGOField(LOWER, UPPER, 8, final_voxels=8 * VOXELS, alpha_init=1e-2, threshold=THRESHOLD, near=NEAR,
                        mode="relu+fr", **FR)
     parameters = list(other.parameters())
     other.load_state_dict(torch.load(tmp_path / "field.pt", weights_only=True))
@@ -302,7 +302,7 @@ def test_folding_leaves_the_picture_as_it_is():
 
 def test_sizes_at_the_paper_s_setting():
     paper = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
-    plain, reparameterized = (VoxelField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4,
+    plain, reparameterized = (DVGOField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4,
                                          near=2.0, mode=mode, **paper) for mode in ("relu", "relu+fr"))
 
     def count(module):
@@ -330,7 +330,7 @@ def test_directions_are_encoded_at_unit_length_without_pi():
 @pytest.mark.parametrize("mode", ["sin", "relu+pe", ""])
 def test_an_unknown_mode_is_named(mode):
     with pytest.raises(ValueError, match="mode must be one of relu, relu\\+fr") as error:
-        VoxelField(LOWER, UPPER, 8, final_voxels=8, alpha_init=1e-2, threshold=1e-4, near=2.0, mode=mode, **FR)
+        DVGOField(LOWER, UPPER, 8, final_voxels=8, alpha_init=1e-2, threshold=1e-4, near=2.0, mode=mode, **FR)
     assert repr(mode) in str(error.value)
 
 
@@ -358,7 +358,7 @@ def test_an_image_is_that_of_its_pixels():
 
 
 def test_depth_counts_along_the_viewing_axis():
-    field = VoxelField(torch.full((3,), -2.0), torch.full((3,), 2.0), 9**3, final_voxels=9**3, alpha_init=1e-2,
+    field = DVGOField(torch.full((3,), -2.0), torch.full((3,), 2.0), 9**3, final_voxels=9**3, alpha_init=1e-2,
                        threshold=1e-4, near=0.1)
     field.density.values.data[0] = grid_points((9, 9, 9), *(field.density.lower, field.density.upper))[..., 1] * 200
     pose = np.array([[1, 0, 0, 0], [0, 0, -1, -1.9], [0, 1, 0, 0]], np.float32)  # a wall at y = 0, seen from y = −1.9
@@ -416,6 +416,6 @@ def test_the_same_on_a_gpu():
         one.renew_mask()
         one.resize(1300)
     assert torch.equal(on_gpu.mask.mask.cpu(), field.mask.mask) and isinstance(on_gpu.mask, MaskGrid)
-    made_there = VoxelField(LOWER.cuda(), UPPER.cuda(), 100, final_voxels=100, alpha_init=1e-2, threshold=1e-4,
+    made_there = DVGOField(LOWER.cuda(), UPPER.cuda(), 100, final_voxels=100, alpha_init=1e-2, threshold=1e-4,
                             near=NEAR, mode="relu", **FR)
     assert made_there(*(x.float().cuda() for x in rays)).color.is_cuda

@@ -24,7 +24,7 @@ STEP = 0.5  # between samples, in voxels
 STOP = 1e-3  # the transparency at which a ray ends
 
 
-class VoxelField(nn.Module):
+class DVGOField(nn.Module):
     """Density and colour in a box, at two stages of one method.
 
     The coarse field (`mode` None) has a colour at each node, the same from all sides. In the fine one twelve features
