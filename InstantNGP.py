@@ -43,7 +43,7 @@ from experiment.runtime import (
 from experiment.sweep import progress, slow_runs, sweep
 from models import fold
 from models.nerf.color_mlp import COLOR_MODES
-from models.nerf.instant_ngp import HashField
+from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.occupancy_grid import visible_cells
 from models.nerf.rays import Photographs
 from models.nerf.volume_rendering import render_image
@@ -82,12 +82,12 @@ def learning_rate(epoch: int, epochs: int, first: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def make_field(mode: str, config: dict, background: float) -> HashField:
+def make_field(mode: str, config: dict, background: float) -> InstantNGPField:
     """The field of a run, before training."""
-    return HashField(mode, steps=config["march_steps"], background=background, **{name: config[name] for name in FIELD})
+    return InstantNGPField(mode, steps=config["march_steps"], background=background, **{name: config[name] for name in FIELD})
 
 
-def loss_of(field: HashField, batch: tuple[Tensor, Tensor, Tensor], opacity_weight: float) -> tuple[Tensor, Tensor]:
+def loss_of(field: InstantNGPField, batch: tuple[Tensor, Tensor, Tensor], opacity_weight: float) -> tuple[Tensor, Tensor]:
     """The sums over a batch of rays of the squared error, and of the whole objective."""
     origins, directions, target = batch
     shown = field(origins, directions, jitter=True)
@@ -152,7 +152,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             f"{steps * rays / clock.seconds:,.0f} rays a second{memory}")
 
 
-def render_views(field: HashField, run: Run, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
+def render_views(field: InstantNGPField, run: Run, args: argparse.Namespace, autocast) -> tuple[dict, np.ndarray]:
     """Render and measure the test views, write them and the turntable."""
     scene = scene_of(args)
     render = functools.partial(render_image, field, device=field.occupancy.density.device)
@@ -160,7 +160,7 @@ def render_views(field: HashField, run: Run, args: argparse.Namespace, autocast)
                                   on_background(scene.test.images, args.grey), scene.test.names, args.frames)
 
 
-def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> HashField:
+def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> InstantNGPField:
     """The field that a run has trained, for rendering; its FR layer was folded."""
     field = make_field("relu", run.config, args.grey)
     field.load_state_dict(rendering.load_field(run)["field"])

@@ -35,7 +35,7 @@ from models.nerf import dvgo as voxel_field
 from models.nerf import instant_ngp as hash_field
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import DVGOField
-from models.nerf.instant_ngp import HashField
+from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.masked_adam import MaskedAdam
 from models.nerf.occupancy_grid import visible_cells
 from models.nerf.rays import Photographs
@@ -47,14 +47,14 @@ dvgo, ngp = import_module("dvgo"), import_module("InstantNGP")
 # the loss above all, is `other`.
 STAGES: dict[str, list[tuple[Any, str]]] = {
     "rays": [(Photographs, "rays")],
-    "sampling": [(DVGOField, "samples"), (HashField, "march")],
-    "grids": [(VoxelGrid, "forward"), (HashField, "density")],
+    "sampling": [(DVGOField, "samples"), (InstantNGPField, "march")],
+    "grids": [(VoxelGrid, "forward"), (InstantNGPField, "density")],
     "colour": [(torch.nn.Sequential, "forward"), (PositionalEncoding, "forward"), (SphericalHarmonics, "forward")],
     "compositing": [(module, function) for module in (voxel_field, hash_field)
                     for function in ("contributing", "render_weights", "composite")],
     "backward": [(Tensor, "backward")],
     "optimizer": [(MaskedAdam, "step"), (torch.optim.Adam, "step")],
-    "mask": [(DVGOField, "renew_mask"), (HashField, "update_occupancy")],
+    "mask": [(DVGOField, "renew_mask"), (InstantNGPField, "update_occupancy")],
 }
 
 

@@ -8,7 +8,7 @@ import torch
 
 from models import FourierReparamLinear, fold
 from models.nerf.color_mlp import color_mlp
-from models.nerf.instant_ngp import HashField, truncated_exp
+from models.nerf.instant_ngp import InstantNGPField, truncated_exp
 
 SMALL = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "width": 16,
          "low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
@@ -17,7 +17,7 @@ SMALL = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 1
 def small_field(mode="relu+fr", contrast=1.0, **settings):
     """A field whose density varies the more, the higher the contrast, with some of the inner cells occupied."""
     torch.manual_seed(0)
-    field = HashField(mode, **{**SMALL, **settings})
+    field = InstantNGPField(mode, **{**SMALL, **settings})
     torch.nn.init.uniform_(field.encoding.table, -1, 1)
     with torch.no_grad():
         field.density_mlp[2].weight[0] *= 10 * contrast
@@ -230,7 +230,7 @@ def test_state_is_restored():
     field, (origins, directions) = small_field(), some_rays(20)
     field.update_occupancy(everywhere=True)
     torch.manual_seed(9)
-    other = HashField("relu+fr", **SMALL)
+    other = InstantNGPField("relu+fr", **SMALL)
     other.load_state_dict(copy.deepcopy(field.state_dict()))
     for got, expected in zip(other(origins, directions), field(origins, directions)):
         assert torch.equal(got, expected) and len(got) > 0
@@ -246,7 +246,7 @@ def test_folding_leaves_the_picture_as_it_is():
 
 
 def test_sizes_at_the_paper_s_setting():
-    plain, reparameterized = (HashField(mode, resolution=8) for mode in ("relu", "relu+fr"))
+    plain, reparameterized = (InstantNGPField(mode, resolution=8) for mode in ("relu", "relu+fr"))
 
     def count(module):
         return sum(parameter.numel() for parameter in module.parameters())
@@ -258,13 +258,13 @@ def test_sizes_at_the_paper_s_setting():
     assert count(layer) == 262_208 and layer.basis.shape == (4096, 64)
     assert count(reparameterized) - count(layer) == count(plain) - 64 * 64 - 64
     assert torch.linalg.matrix_rank(layer.double().basis) == 62
-    assert HashField("relu", levels=2, resolution=8).occupancy.step == pytest.approx(1.69146e-3, abs=1e-8)
+    assert InstantNGPField("relu", levels=2, resolution=8).occupancy.step == pytest.approx(1.69146e-3, abs=1e-8)
 
 
 @pytest.mark.parametrize("mode", ["relu", "relu+fr"])
 def test_the_last_weight_of_the_colour_network_starts_as_xavier_s(mode):
     torch.manual_seed(0)
-    weight = HashField(mode, levels=2, log2_size=9, finest=20, resolution=8).color[-2].weight
+    weight = InstantNGPField(mode, levels=2, log2_size=9, finest=20, resolution=8).color[-2].weight
     bound = math.sqrt(6 / (64 + 3))  # PyTorch's own is 1 / 8
     assert 0.95 * bound < weight.abs().max() <= bound
 
@@ -287,7 +287,7 @@ def test_density_is_that_of_float32_under_autocast():
 
 @pytest.mark.parametrize("mode", ["relu+pe", "sin", ""])
 def test_an_unknown_mode_is_named(mode):
-    for build in (lambda: HashField(mode, **SMALL),
+    for build in (lambda: InstantNGPField(mode, **SMALL),
                   lambda: color_mlp(mode, 32, 64, low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.05)):
         with pytest.raises(ValueError, match="mode must be one of relu, relu\\+fr") as error:
             build()

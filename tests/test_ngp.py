@@ -18,7 +18,7 @@ from data.scenes import load_scene, on_background
 from experiment import rendering
 from experiment.records import Run
 from models import FourierReparamLinear
-from models.nerf.instant_ngp import HashField
+from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.rays import Photographs
 
 NGP = "InstantNGP.py"
@@ -75,7 +75,7 @@ def recorded_steps():
 
 def small_field(background=1.0):
     torch.manual_seed(0)
-    field = HashField("relu+fr", levels=3, log2_size=9, finest=40, resolution=16, steps=64, width=16, low_freq_num=3,
+    field = InstantNGPField("relu+fr", levels=3, log2_size=9, finest=40, resolution=16, steps=64, width=16, low_freq_num=3,
                       high_freq_num=4, phase_num=5, background=background).double()
     torch.nn.init.uniform_(field.encoding.table, -1, 1)
     torch.nn.init.constant_(field.density_mlp[2].bias, 2)
@@ -243,8 +243,8 @@ def test_a_seed_draws_pixels_of_its_own_from_all_views(tmp_path, call, few, monk
 def test_a_resumed_run_has_the_same_bits(tmp_path, call, few, monkeypatch):
     arguments = (*TOY, "--downscale", 8, "--modes", "relu+fr", "--frames", 0)
     found, rates, looks = [], [], []
-    update = HashField.update_occupancy
-    monkeypatch.setattr(HashField, "update_occupancy", lambda field, everywhere: (
+    update = InstantNGPField.update_occupancy
+    monkeypatch.setattr(InstantNGPField, "update_occupancy", lambda field, everywhere: (
         looks.append((len(steps), everywhere)), update(field, everywhere)))
     checkpoint = Run.checkpoint
     for name, more in {"whole": (), "resumed": ("--checkpoint-every", 6)}.items():

@@ -47,7 +47,7 @@ def truncated_exp(h: Tensor) -> Tensor:
     return _TruncatedExp.apply(h if h.dtype == torch.float64 else h.float())
 
 
-class HashField(nn.Module):
+class InstantNGPField(nn.Module):
     """Density and colour in the cube [−h, h]³, and what they show along rays.
 
     A point's hash encoding goes through a network of one hidden layer to 16 numbers, the first of them log σ. These
