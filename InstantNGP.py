@@ -45,7 +45,7 @@ from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.occupancy_grid import visible_cells
-from models.nerf.rays import Photographs
+from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import render_image
 
 # The schedule of ngp_pl for Blender scenes, and section 5: FR in the place of the colour network's one hidden layer.
@@ -100,12 +100,12 @@ def train(run: Run, args: argparse.Namespace) -> str:
     """Train one field, write its record and renderings, return the line that sums it up."""
     device, autocast = begin(args, run.seed, one_thread=args.quick)
     scene, config = scene_of(args), run.config
-    photographs = Photographs(torch.from_numpy(scene.train.images).to(device),
+    dataset = RayDataset(torch.from_numpy(scene.train.images).to(device),
                               torch.from_numpy(in_cube(scene.train.poses, radius_of(scene))).to(device),
                               scene.train.focal, args.grey)
     field = make_field(run.mode, config, args.grey).to(device)
-    cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, photographs.poses,
-                          photographs.focal, photographs.height, photographs.width)
+    cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, dataset.poses,
+                          dataset.focal, dataset.height, dataset.width)
     field.occupancy.exclude(~cells)
     optimizer = torch.optim.Adam(field.parameters(), lr=config["lr"], eps=config["eps"], fused=True)
 
@@ -126,11 +126,11 @@ def train(run: Run, args: argparse.Namespace) -> str:
                 for iteration in range(step, stop):
                     if iteration % config["update_every"] == 0:
                         field.update_occupancy(everywhere=iteration < config["warm_up"])
-                    pixels = torch.randint(photographs.pixels, (rays,), device=device)
+                    pixels = torch.randint(dataset.pixels, (rays,), device=device)
                     optimizer.zero_grad()
                     for part in pixels.split(args.chunk or rays):  # the gradients add up to those of the whole batch
                         with autocast:
-                            error, loss = loss_of(field, photographs.rays(part), config["opacity"])
+                            error, loss = loss_of(field, dataset.rays(part), config["opacity"])
                         (loss / rays).backward()
                         mse[iteration] += error.detach() / rays
                     optimizer.step()

@@ -46,7 +46,7 @@ from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import STEP, DVGOField
 from models.nerf.masked_adam import MaskedAdam
-from models.nerf.rays import Photographs
+from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import Rendering, render_image
 from models.nerf.voxel_grid import (
     MaskGrid,
@@ -74,37 +74,37 @@ QUICK = {"steps": 400, "rays": 512, "voxels": 48**3, "scale_at": [80, 160], "thr
                     "renew_every": 100}}
 
 
-def box_of(photographs: Photographs) -> tuple[Tensor, Tensor]:
+def box_of(dataset: RayDataset) -> tuple[Tensor, Tensor]:
     """The box of all that the cameras see between NEAR and FAR."""
     lower, upper = [], []
-    for pixels in torch.arange(photographs.pixels, device=photographs.poses.device).split(2**20):
-        origins, directions, _ = photographs.rays(pixels)
+    for pixels in torch.arange(dataset.pixels, device=dataset.poses.device).split(2**20):
+        origins, directions, _ = dataset.rays(pixels)
         ends = torch.cat([origins + distance * F.normalize(directions, dim=-1) for distance in (NEAR, FAR)])
         lower.append(ends.amin(0))
         upper.append(ends.amax(0))
     return torch.stack(lower).amin(0), torch.stack(upper).amax(0)
 
 
-def coarse_stage(photographs: Photographs, config: dict) -> tuple[DVGOField, Tensor]:
+def coarse_stage(dataset: RayDataset, config: dict) -> tuple[DVGOField, Tensor]:
     """The coarse field before training, and the factors of its densities' learning rate (section 4.1)."""
-    lower, upper = box_of(photographs)
+    lower, upper = box_of(dataset)
     field = DVGOField(lower, upper, config["voxels"], final_voxels=config["voxels"], alpha_init=config["alpha_init"],
-                       threshold=config["threshold"], near=NEAR, background=photographs.background)
+                       threshold=config["threshold"], near=NEAR, background=dataset.background)
     shape = tuple(field.mask.mask.shape)
     nodes = grid_points(shape, lower, upper)
-    centers = photographs.poses[:, :, 3]
+    centers = dataset.poses[:, :, 3]
     for center in centers:
         field.density.values.data[0, (nodes - center).norm(dim=-1) <= NEAR] = -100
-    pixels_per_voxel = photographs.focal * field.voxel_size / centers.norm(dim=-1).mean().item()
-    views = count_views(photographs.poses, photographs.focal, photographs.height, photographs.width, lower, upper,
+    pixels_per_voxel = dataset.focal * field.voxel_size / centers.norm(dim=-1).mean().item()
+    views = count_views(dataset.poses, dataset.focal, dataset.height, dataset.width, lower, upper,
                         shape, NEAR, STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
     field.mask.mask &= views > 2
     return field, (views / views.max().clamp(min=1))[None]
 
 
-def fine_stage(photographs: Photographs, coarse: dict[str, np.ndarray], mode: str, config: dict) -> DVGOField:
+def fine_stage(dataset: RayDataset, coarse: dict[str, np.ndarray], mode: str, config: dict) -> DVGOField:
     """The fine field before training, in the box that the coarse one found something in."""
-    device = photographs.poses.device
+    device = dataset.poses.device
     opacity, lower, upper = (torch.from_numpy(coarse[name]).to(device) for name in ("opacity", "lower", "upper"))
     full = opacity > BOX_THRESHOLD
     if not full.any():
@@ -116,7 +116,7 @@ def fine_stage(photographs: Photographs, coarse: dict[str, np.ndarray], mode: st
     margin = (corners[1] - corners[0]) * (BOX_SCALE - 1) / 2
     field = DVGOField(corners[0] - margin, corners[1] + margin, config["voxels"] // 2 ** len(config["scale_at"]),
                        final_voxels=config["voxels"], alpha_init=config["alpha_init"], threshold=config["threshold"],
-                       near=NEAR, background=photographs.background, mode=mode,
+                       near=NEAR, background=dataset.background, mode=mode,
                        **{name: config[name] for name in COLOR})
     around = MaskGrid(F.max_pool3d(opacity[None], 3, 1, 1)[0] >= BOX_THRESHOLD, lower, upper)
     nodes = grid_points(tuple(field.mask.mask.shape), *corners_of(field)).reshape(-1, 3)
@@ -129,11 +129,11 @@ def corners_of(field: DVGOField) -> tuple[Tensor, Tensor]:
     return field.density.lower, field.density.upper
 
 
-def pixels_that_see(field: DVGOField, photographs: Photographs) -> Tensor:
+def pixels_that_see(field: DVGOField, dataset: RayDataset) -> Tensor:
     """The pixels whose rays have a sample where the mask has something; the others are background for good."""
     seen = []
-    for pixels in torch.arange(photographs.pixels, device=photographs.poses.device).split(2**16):
-        origins, directions, _ = photographs.rays(pixels)
+    for pixels in torch.arange(dataset.pixels, device=dataset.poses.device).split(2**16):
+        origins, directions, _ = dataset.rays(pixels)
         _, _, ray_index = field.samples(origins, directions)
         seen.append(pixels[torch.zeros_like(pixels, dtype=torch.bool).index_fill(0, ray_index, True)])
     return torch.cat(seen)
@@ -165,16 +165,16 @@ def train(run: Run, args: argparse.Namespace) -> str:
     scene, config = scene_of(args), run.config
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    photographs = Photographs(torch.from_numpy(scene.train.images).to(device),
+    dataset = RayDataset(torch.from_numpy(scene.train.images).to(device),
                               torch.from_numpy(scene.train.poses).to(device), scene.train.focal, args.grey)
     coarse = run.mode == "coarse"
     if coarse:
-        field, factors = coarse_stage(photographs, config)
+        field, factors = coarse_stage(dataset, config)
         pool = None
     else:
         found = coarse_run(run).arrays()
-        field, factors = fine_stage(photographs, found, run.mode, config), None
-        pool = pixels_that_see(field, photographs)
+        field, factors = fine_stage(dataset, found, run.mode, config), None
+        pool = pixels_that_see(field, dataset)
         if not len(pool):
             raise cli.UserError("no pixel sees what the coarse field found; are the cameras right?")
     scale_at = [] if coarse else config["scale_at"]
@@ -200,13 +200,13 @@ def train(run: Run, args: argparse.Namespace) -> str:
                         field.resize(config["voxels"] // 2**to_come, shift_by=float(config["act_decay"]))
                         optimizer = state["optimizer"] = optimizer_of(field, config, factors)
                     if pool is None:
-                        pixels = torch.randint(photographs.pixels, (rays,), device=device)
+                        pixels = torch.randint(dataset.pixels, (rays,), device=device)
                     else:  # in shuffled epochs, whose incomplete last batch is left out
                         now, place = divmod(iteration - 1, max(1, len(pool) // rays))
                         if now != epoch:
                             epoch, order = now, shuffled(len(pool), run.seed, now, device)
                         pixels = pool[order[place * rays:(place + 1) * rays]]
-                    origins, directions, target = photographs.rays(pixels)
+                    origins, directions, target = dataset.rays(pixels)
                     with autocast:
                         shown = field(origins, directions)
                     error, loss = loss_of(shown, target, config)

@@ -38,7 +38,7 @@ from models.nerf.dvgo import DVGOField
 from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.masked_adam import MaskedAdam
 from models.nerf.occupancy_grid import visible_cells
-from models.nerf.rays import Photographs
+from models.nerf.rays import RayDataset
 from models.nerf.voxel_grid import VoxelGrid
 
 dvgo, ngp = import_module("dvgo"), import_module("InstantNGP")
@@ -46,7 +46,7 @@ dvgo, ngp = import_module("dvgo"), import_module("InstantNGP")
 # The functions that make up each stage; one called by another belongs to the other's stage. What is in none of them,
 # the loss above all, is `other`.
 STAGES: dict[str, list[tuple[Any, str]]] = {
-    "rays": [(Photographs, "rays")],
+    "rays": [(RayDataset, "rays")],
     "sampling": [(DVGOField, "samples"), (InstantNGPField, "march")],
     "grids": [(VoxelGrid, "forward"), (InstantNGPField, "density")],
     "colour": [(torch.nn.Sequential, "forward"), (PositionalEncoding, "forward"), (SphericalHarmonics, "forward")],
@@ -90,13 +90,13 @@ def shares_of_stages(advance: Callable[[int], None], count: int, device: torch.d
 class VoxelTraining:
     """`VoxelTraining(…)(n)` does n iterations of dvgo.py; `factors` are those of the coarse stage, None in the fine."""
 
-    def __init__(self, field: DVGOField, factors: Tensor | None, photographs: Photographs, config: dict):
-        self.field, self.factors, self.photographs, self.config = field, factors, photographs, config
+    def __init__(self, field: DVGOField, factors: Tensor | None, dataset: RayDataset, config: dict):
+        self.field, self.factors, self.dataset, self.config = field, factors, dataset, config
         self.rays = config["rays"]
-        device = photographs.poses.device
+        device = dataset.poses.device
         self.batches: tuple[Tensor, ...] = ()  # of one epoch of the fine stage, without an incomplete last one
         if factors is None:
-            pool = dvgo.pixels_that_see(field, photographs)
+            pool = dvgo.pixels_that_see(field, dataset)
             order = pool[shuffled(len(pool), 0, 0, device)]
             self.batches = order[:max(1, len(pool) // self.rays) * self.rays].split(self.rays)
         self.optimizer = dvgo.optimizer_of(field, config, factors)
@@ -114,8 +114,8 @@ class VoxelTraining:
             if self.batches:  # the same epoch again and again
                 pixels = self.batches[self.iteration % len(self.batches)]
             else:
-                pixels = torch.randint(self.photographs.pixels, (self.rays,), device=self.photographs.poses.device)
-            origins, directions, target = self.photographs.rays(pixels)
+                pixels = torch.randint(self.dataset.pixels, (self.rays,), device=self.dataset.poses.device)
+            origins, directions, target = self.dataset.rays(pixels)
             shown = self.field(origins, directions)
             _, loss = dvgo.loss_of(shown, target, config)
             self.optimizer.zero_grad()
@@ -128,12 +128,12 @@ class VoxelTraining:
 class HashTraining:
     """`HashTraining(…)(n)` does n iterations of InstantNGP.py."""
 
-    def __init__(self, mode: str, photographs: Photographs, config: dict):
-        self.photographs, self.config, self.rays = photographs, config, config["rays"]
-        self.field = ngp.make_field(mode, config, photographs.background).to(photographs.poses.device)
+    def __init__(self, mode: str, dataset: RayDataset, config: dict):
+        self.dataset, self.config, self.rays = dataset, config, config["rays"]
+        self.field = ngp.make_field(mode, config, dataset.background).to(dataset.poses.device)
         occupancy = self.field.occupancy
-        occupancy.exclude(~visible_cells(occupancy.resolution, occupancy.half_extent, photographs.poses,
-                                         photographs.focal, photographs.height, photographs.width))
+        occupancy.exclude(~visible_cells(occupancy.resolution, occupancy.half_extent, dataset.poses,
+                                         dataset.focal, dataset.height, dataset.width))
         self.optimizer = torch.optim.Adam(self.field.parameters(), lr=config["lr"], eps=config["eps"], fused=True)
         self.iteration = 0
 
@@ -144,25 +144,25 @@ class HashTraining:
                 self.field.update_occupancy(everywhere=self.iteration < config["warm_up"])
             for group in self.optimizer.param_groups:
                 group["lr"] = ngp.learning_rate(self.iteration // config["iterations"], config["epochs"], config["lr"])
-            pixels = torch.randint(self.photographs.pixels, (self.rays,), device=self.photographs.poses.device)
+            pixels = torch.randint(self.dataset.pixels, (self.rays,), device=self.dataset.poses.device)
             self.optimizer.zero_grad()
-            _, loss = ngp.loss_of(self.field, self.photographs.rays(pixels), config["opacity"])
+            _, loss = ngp.loss_of(self.field, self.dataset.rays(pixels), config["opacity"])
             (loss / self.rays).backward()
             self.optimizer.step()
             self.iteration += 1
 
 
-def photographs_of(scene: Scene, poses, device: torch.device) -> Photographs:
+def photographs_of(scene: Scene, poses, device: torch.device) -> RayDataset:
     """The training views on white."""
-    return Photographs(torch.from_numpy(scene.train.images).to(device), torch.from_numpy(poses).to(device),
+    return RayDataset(torch.from_numpy(scene.train.images).to(device), torch.from_numpy(poses).to(device),
                        scene.train.focal, background=1.0)
 
 
 @torch.no_grad()
 def quality(training: VoxelTraining | HashTraining) -> tuple[float, float]:
     """Samples that a ray's colour is made of, and PSNR in dB, on a large batch of pixels of the training views."""
-    pixels = torch.randint(training.photographs.pixels, (8192,), device=training.photographs.poses.device)
-    origins, directions, target = training.photographs.rays(pixels)
+    pixels = torch.randint(training.dataset.pixels, (8192,), device=training.dataset.poses.device)
+    origins, directions, target = training.dataset.rays(pixels)
     shown = training.field(origins, directions)
     return len(shown.weights) / len(pixels), float(psnr(F.mse_loss(shown.color, target).item()))
 
@@ -196,21 +196,21 @@ def main() -> None:
     coarse = fine["coarse"]
     hashed = {**ngp.PAPER["relu"], **({} if args.full else ngp.QUICK)}
     scene = load_scene("toy", Path("data"), 1 if args.full else 2)
-    photographs = photographs_of(scene, scene.train.poses, device)
-    print(f"{device_name(device)}, {photographs.count} views of {photographs.height} × {photographs.width} pixels, "
+    dataset = photographs_of(scene, scene.train.poses, device)
+    print(f"{device_name(device)}, {dataset.count} views of {dataset.height} × {dataset.width} pixels, "
           f"{args.precision}")
     print(f"{'training of':<20}{'rays/s':>11}{'/ relu':>8}{'samples':>9}{'dB':>6}"
           + "".join(f"{stage:>13}" for stage in (*STAGES, "other")))
     block = hashed["update_every"] * (1 if args.full else 4)  # whole intervals between two updates of its occupancy
 
-    field, factors = dvgo.coarse_stage(photographs, coarse)
-    training = VoxelTraining(field, factors, photographs, coarse)
+    field, factors = dvgo.coarse_stage(dataset, coarse)
+    training = VoxelTraining(field, factors, dataset, coarse)
     training(coarse["steps"])
     measure("DVGO coarse", {"": training}, device, args.rounds, block)
 
     found = {"opacity": field.node_opacity().cpu().numpy(),
              **{name: corner.cpu().numpy() for name, corner in zip(("lower", "upper"), dvgo.corners_of(field))}}
-    trainings = {mode: VoxelTraining(dvgo.fine_stage(photographs, found, mode, fine), None, photographs, fine)
+    trainings = {mode: VoxelTraining(dvgo.fine_stage(dataset, found, mode, fine), None, dataset, fine)
                  for mode in COLOR_MODES}
     for training in trainings.values():
         training(fine["scale_at"][-1] + block)

@@ -19,7 +19,7 @@ from experiment import cli
 from experiment.rendering import orbit
 from models.nerf.dvgo import DVGOField
 from models.nerf.masked_adam import MaskedAdam
-from models.nerf.rays import Photographs, box_intersection
+from models.nerf.rays import RayDataset, box_intersection
 from models.nerf.voxel_grid import grid_points
 
 SCRIPT = "dvgo.py"
@@ -216,28 +216,28 @@ def test_an_orbit_looks_at_the_origin():
 
 
 @pytest.fixture(scope="module")
-def photographs():
+def dataset():
     """The toy scene at 16 × 16 pixels."""
     views = load_scene("toy", Path("nowhere"), 8).train
-    return Photographs(torch.from_numpy(views.images), torch.from_numpy(views.poses), views.focal, 1.0)
+    return RayDataset(torch.from_numpy(views.images), torch.from_numpy(views.poses), views.focal, 1.0)
 
 
-def test_the_coarse_box_holds_all_that_the_cameras_see(photographs):
-    across = (np.arange(16) + 0.5 - 8) / photographs.focal
+def test_the_coarse_box_holds_all_that_the_cameras_see(dataset):
+    across = (np.arange(16) + 0.5 - 8) / dataset.focal
     x, y = np.meshgrid(across, -across)
     in_camera = np.stack([x, y, -np.ones_like(x)], axis=-1)
     in_camera /= np.linalg.norm(in_camera, axis=-1, keepdims=True)
-    poses = photographs.poses.double().numpy()
+    poses = dataset.poses.double().numpy()
     directions = np.einsum("nij,rcj->nrci", poses[:, :, :3], in_camera)
     ends = np.stack([poses[:, None, None, :, 3] + distance * directions for distance in (NEAR, FAR)]).reshape(-1, 3)
-    lower, upper = dvgo.box_of(photographs)
+    lower, upper = dvgo.box_of(dataset)
     assert np.allclose(lower, ends.min(axis=0), atol=1e-5) and np.allclose(upper, ends.max(axis=0), atol=1e-5)
 
 
-def test_the_coarse_field_is_empty_around_the_cameras_and_where_few_look(photographs):
+def test_the_coarse_field_is_empty_around_the_cameras_and_where_few_look(dataset):
     config = {**dvgo.COARSE, "voxels": 1500}
-    field, factors = dvgo.coarse_stage(photographs, config)
-    shape, cameras = field.mask.mask.shape, photographs.poses[:, :, 3]
+    field, factors = dvgo.coarse_stage(dataset, config)
+    shape, cameras = field.mask.mask.shape, dataset.poses[:, :, 3]
     nodes = grid_points(shape, *dvgo.corners_of(field))
     near = torch.cdist(nodes.reshape(-1, 3), cameras).amin(1).reshape(shape) <= NEAR
     assert 0.1 < near.float().mean() < 0.9
@@ -249,13 +249,13 @@ def test_the_coarse_field_is_empty_around_the_cameras_and_where_few_look(photogr
     assert (field.shift, field.threshold) == (pytest.approx(-13.8155, abs=1e-4), 1e-7)
 
 
-def test_the_fine_field_stands_where_the_coarse_one_found_something(photographs):
+def test_the_fine_field_stands_where_the_coarse_one_found_something(dataset):
     lower, upper, shape = torch.tensor([-2.0, -1.5, -1]), torch.tensor([2.0, 1.5, 1]), (13, 11, 9)
     opacity = torch.full(shape, 1e-6)
     opacity[4:7, 3, 2:6], opacity[9, 8, 4], opacity[1, 1, 1] = 0.5, 1.1e-3, 0.9e-3
     coarse = {"opacity": opacity.numpy(), "lower": lower.numpy(), "upper": upper.numpy()}
     config = {**dvgo.PAPER["relu+fr"], "voxels": 32_000, "phase_num": 2}
-    field = dvgo.fine_stage(photographs, coarse, "relu+fr", config)
+    field = dvgo.fine_stage(dataset, coarse, "relu+fr", config)
     nodes = grid_points(shape, lower, upper)
     corners = nodes[4, 3, 2], nodes[9, 8, 5]
     margin = 0.025 * (corners[1] - corners[0])
@@ -272,25 +272,25 @@ def test_the_fine_field_stands_where_the_coarse_one_found_something(photographs)
     assert torch.equal(field.mask.mask, around[x, y, z]) and 0.1 < field.mask.mask.float().mean() < 0.9
 
     opacity[4:7, 3, 2:6] = 1e-6  # a single voxel is left
-    field = dvgo.fine_stage(photographs, {**coarse, "opacity": opacity.numpy()}, "relu", config)
+    field = dvgo.fine_stage(dataset, {**coarse, "opacity": opacity.numpy()}, "relu", config)
     assert field.mask.mask.any() and min(field.mask.mask.shape) > 5
     with pytest.raises(cli.UserError, match="coarse field is empty"):
-        dvgo.fine_stage(photographs, {**coarse, "opacity": np.full(shape, 1e-6, np.float32)}, "relu", config)
+        dvgo.fine_stage(dataset, {**coarse, "opacity": np.full(shape, 1e-6, np.float32)}, "relu", config)
 
 
-def test_the_pixels_trained_on_are_those_whose_ray_meets_the_mask(photographs):
+def test_the_pixels_trained_on_are_those_whose_ray_meets_the_mask(dataset):
     lower, upper = torch.tensor([-0.4, -0.3, -0.2]), torch.tensor([0.5, 0.4, 0.3])
     field = DVGOField(lower, upper, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4, near=NEAR)
     field.mask.mask[6:], field.density.values.data[:] = False, 50
-    found = dvgo.pixels_that_see(field, photographs)
-    origins, directions, _ = photographs.rays(torch.arange(photographs.pixels))
+    found = dvgo.pixels_that_see(field, dataset)
+    origins, directions, _ = dataset.rays(torch.arange(dataset.pixels))
     edges = [*dvgo.corners_of(field)]
     middle = (6 - 0.5) / (field.mask.mask.shape[0] - 1)  # up to where the nearest node is not masked
     edges[1] = edges[1].clone()
     edges[1][0] = torch.lerp(lower[0], upper[0], middle)
     t_min, t_max = box_intersection(origins, directions, *edges, NEAR)
     crossed = (t_max - t_min) * directions.norm(dim=1)
-    seen = torch.zeros(photographs.pixels, dtype=torch.bool).index_fill(0, found, True)
+    seen = torch.zeros(dataset.pixels, dtype=torch.bool).index_fill(0, found, True)
     assert seen[crossed > 0.6 * field.voxel_size].all() and not seen[crossed <= 0].any()
     assert len(found.unique()) == len(found) and 0.01 < seen.float().mean() < 0.3
     rest = (~seen).nonzero().squeeze(1)

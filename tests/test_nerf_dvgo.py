@@ -10,7 +10,7 @@ import torch
 
 from models import FourierReparamLinear, fold
 from models.nerf.dvgo import DVGOField
-from models.nerf.rays import Photographs, pixel_rays
+from models.nerf.rays import RayDataset, pixel_rays
 from models.nerf.volume_rendering import render_image
 from models.nerf.voxel_grid import MaskGrid, add_total_variation_, grid_points
 
@@ -373,16 +373,16 @@ def test_photographs_composite_their_pixels_and_know_their_rays(background):
     images[0, 0, :2, 3] = 0, 255
     turns = [np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
     poses = np.stack([np.column_stack([q * np.sign(np.linalg.det(q)), rng.normal(size=3)]) for q in turns])
-    photographs = Photographs(torch.from_numpy(images), torch.from_numpy(poses), 6.0, background)
-    assert photographs.pixels == 3 * 5 * 7
-    pixels = torch.randperm(photographs.pixels)
-    for pixel, origin, direction, color in zip(pixels, *photographs.rays(pixels)):
+    dataset = RayDataset(torch.from_numpy(images), torch.from_numpy(poses), 6.0, background)
+    assert dataset.pixels == 3 * 5 * 7
+    pixels = torch.randperm(dataset.pixels)
+    for pixel, origin, direction, color in zip(pixels, *dataset.rays(pixels)):
         view, row, column = np.unravel_index(pixel.item(), (3, 5, 7))
         r, g, b, a = (images[view, row, column] / 255).tolist()
         assert color.tolist() == pytest.approx([c * a + (1 - a) * background for c in (r, g, b)])
         x, y, z = poses[view, :, :3].T @ ((origin + 3 * direction).numpy() - poses[view, :, 3])  # in camera axes
         assert (6 * x / -z + 3.5, 6 * -y / -z + 2.5, z) == pytest.approx((column + 0.5, row + 0.5, -3))
-    assert photographs.rays(pixels[:0])[2].shape == (0, 3)
+    assert dataset.rays(pixels[:0])[2].shape == (0, 3)
 
 
 def test_total_variation_adds_the_gradient_of_a_huber_loss():

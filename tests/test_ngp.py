@@ -19,7 +19,7 @@ from experiment import rendering
 from experiment.records import Run
 from models import FourierReparamLinear
 from models.nerf.instant_ngp import InstantNGPField
-from models.nerf.rays import Photographs
+from models.nerf.rays import RayDataset
 
 NGP = "InstantNGP.py"
 TOY = ("--scene", "toy", "--quick", "--device", "cpu")
@@ -228,8 +228,8 @@ def test_the_background_is_that_of_the_option(tmp_path, call, few):
 
 
 def test_a_seed_draws_pixels_of_its_own_from_all_views(tmp_path, call, few, monkeypatch):
-    drawn, rays = [], Photographs.rays
-    monkeypatch.setattr(Photographs, "rays", lambda views, pixels: (drawn.append(pixels), rays(views, pixels))[1])
+    drawn, rays = [], RayDataset.rays
+    monkeypatch.setattr(RayDataset, "rays", lambda views, pixels: (drawn.append(pixels), rays(views, pixels))[1])
     done = call(NGP, *TOY, "--downscale", 8, "--modes", "relu", "--seeds", 1, 2, "--epochs", 1, "--frames", 0,
                 *folders(tmp_path))
     assert done.returncode == 0, done.stderr

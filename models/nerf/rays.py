@@ -30,7 +30,7 @@ def pixel_rays(poses: Tensor, focal: float, height: int, width: int, views: Tens
     return chosen[:, :, 3], (chosen[:, :, :3] * in_camera[:, None]).sum(-1)
 
 
-class Photographs:
+class RayDataset:
     """Images with known cameras, and the rays through their pixels.
 
     The images stay at 8 bits a channel; rays and colours of all pixels as floats would take ten times the memory.
