@@ -179,21 +179,21 @@ def test_opacity_at_the_start_is_exact():
     for alpha_init, shift in ((1e-6, -13.8155), (1e-2, -4.5951)):
         field = DVGOField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=alpha_init, threshold=1e-7, near=2.0)
         assert field.shift == pytest.approx(shift, abs=1e-4)
-        half = -field.log_transparency(torch.zeros(1), 0.5).expm1()
+        half = -field.log_transmittance(torch.zeros(1), 0.5).expm1()
         # 1 − (1 + e)^(−1/2) in float32 is 4.77e-7 at an opacity of 1e-6, wrong by a twentieth.
         assert half.item() == pytest.approx(-math.expm1(0.5 * math.log1p(-alpha_init)), rel=1e-5)
         assert torch.allclose(field.node_opacity(), torch.tensor(alpha_init), rtol=1e-5)
         assert field.node_opacity().shape == field.density.values.shape[1:]
 
 
-def test_log_transparency_follows_the_definition():
+def test_log_transmittance_follows_the_definition():
     field = small_field().double()  # of voxels twice as wide as the final ones
     raw = torch.linspace(-25, 25, 101, dtype=torch.float64, requires_grad=True)
-    found = field.log_transparency(raw, 0.5)
+    found = field.log_transmittance(raw, 0.5)
     expected = [-math.log1p(math.exp(x + math.log(1 / 0.99 - 1))) for x in raw.tolist()]
     assert found.tolist() == pytest.approx(expected, rel=1e-8)
     extreme = torch.tensor([-1e4, -100, 1e4], requires_grad=True)
-    opacity = -field.log_transparency(extreme, 0.5).expm1()
+    opacity = -field.log_transmittance(extreme, 0.5).expm1()
     opacity.sum().backward()
     assert opacity.tolist() == [0, 0, 1] and extreme.grad.tolist() == [0, 0, 0]
 
@@ -267,7 +267,7 @@ def test_after_four_scalings_a_voxel_never_touched_is_left_out_of_pictures_but_n
     for voxels in (2000, 4000, 8000, 16_000):
         field.resize(voxels)
     assert field.shift == pytest.approx(-8.595, abs=1e-3) and field.mask.mask.all()
-    assert -field.log_transparency(torch.zeros(1), 0.5).expm1().item() == pytest.approx(9.2e-5, abs=1e-6)
+    assert -field.log_transmittance(torch.zeros(1), 0.5).expm1().item() == pytest.approx(9.2e-5, abs=1e-6)
     assert torch.allclose(field.node_opacity(), torch.tensor(1.85e-4), rtol=0.01)
     field.renew_mask()
     assert field.mask.mask.all() and len(field(*some_rays(20)).weights) == 0

@@ -129,7 +129,7 @@ def test_the_cube_is_encoded_from_corner_to_corner():
 
 
 def rendered_by_definition(field, origins, directions):
-    """Colours, depths, remaining transparency and the number of samples that count, all samples with a graph."""
+    """Colours, depths, remaining transmittance and the number of samples that count, all samples with a graph."""
     t, ray_index = field.march(origins, directions, jitter=False)
     points = origins[ray_index] + t[:, None] * directions[ray_index]
     sigma, features = field.density(points)

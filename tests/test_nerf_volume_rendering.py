@@ -107,7 +107,7 @@ def test_samples_at_a_metric_step():
 
 
 def weights_by_definition(opacity, ray_index, rays, stop):
-    """Weights and remaining transparency, one sample after another, as lists of Python numbers."""
+    """Weights and remaining transmittance, one sample after another, as lists of Python numbers."""
     weights, remaining = [0.0] * len(opacity), [1.0] * rays
     for i, ray in enumerate(ray_index):
         if remaining[ray] > stop:
@@ -127,12 +127,12 @@ def samples(dtype=torch.float64, seed=2):
 
 @pytest.mark.parametrize("stop", [1e-3, 1e-4, 0.3, 0.0])
 def test_weights_follow_the_definition(stop):
-    log_transparency, ray_index = samples()
-    log_transparency[5] = -1e4
-    log_transparency[50] = -math.inf
-    weights, remaining = render_weights(log_transparency, ray_index, len(COUNTS), stop)
+    log_transmittance, ray_index = samples()
+    log_transmittance[5] = -1e4
+    log_transmittance[50] = -math.inf
+    weights, remaining = render_weights(log_transmittance, ray_index, len(COUNTS), stop)
     assert weights.dtype == remaining.dtype == torch.float64
-    opacity = (1 - log_transparency.exp()).tolist()
+    opacity = (1 - log_transmittance.exp()).tolist()
     expected = weights_by_definition(opacity, ray_index.tolist(), len(COUNTS), stop)
     assert weights.tolist() == pytest.approx(expected[0], abs=1e-12)
     assert remaining.tolist() == pytest.approx(expected[1], abs=1e-12)
@@ -142,55 +142,55 @@ def test_weights_follow_the_definition(stop):
 
 @pytest.mark.parametrize("stop", [1e-2, 0.3])
 def test_a_ray_ends_behind_the_sample_that_takes_it_to_the_stop(stop):
-    log_transparency = torch.full((30,), -0.4, dtype=torch.float64)
-    weights, remaining = render_weights(log_transparency, torch.zeros(30, dtype=torch.long), 1, stop)
+    log_transmittance = torch.full((30,), -0.4, dtype=torch.float64)
+    weights, remaining = render_weights(log_transmittance, torch.zeros(30, dtype=torch.long), 1, stop)
     counted = math.floor(-math.log(stop) / 0.4) + 1  # T in front of sample k is exp(−0.4 k)
     assert weights.count_nonzero() == counted and (weights[:counted] > 0).all()
     assert remaining.item() == pytest.approx(math.exp(-0.4 * counted))
 
 
 def test_gradients():
-    log_transparency, ray_index = samples()
-    log_transparency.requires_grad_()
+    log_transmittance, ray_index = samples()
+    log_transmittance.requires_grad_()
     for stop in (0.0, 0.05):
         assert torch.autograd.gradcheck(
-            lambda x, stop=stop: render_weights(x, ray_index, len(COUNTS), stop), (log_transparency,))
+            lambda x, stop=stop: render_weights(x, ray_index, len(COUNTS), stop), (log_transmittance,))
     weights, values = torch.rand(len(ray_index)).double(), torch.rand(len(ray_index), 3).double()
     assert torch.autograd.gradcheck(lambda w, v: accumulate(w, v, ray_index, len(COUNTS)),
                                     (weights.requires_grad_(), values.requires_grad_()))
 
 
 def test_gradients_against_the_definition():
-    log_transparency, ray_index = samples()
-    log_transparency.requires_grad_()
+    log_transmittance, ray_index = samples()
+    log_transmittance.requires_grad_()
     mixed = torch.linspace(-1, 1, len(ray_index), dtype=torch.float64)
-    weights, remaining = render_weights(log_transparency, ray_index, len(COUNTS), 1e-3)
-    (got,) = torch.autograd.grad((weights * mixed).sum() + remaining.square().sum(), log_transparency)
-    expected = weights_by_definition(1 - log_transparency.exp(), ray_index.tolist(), len(COUNTS), 1e-3)
+    weights, remaining = render_weights(log_transmittance, ray_index, len(COUNTS), 1e-3)
+    (got,) = torch.autograd.grad((weights * mixed).sum() + remaining.square().sum(), log_transmittance)
+    expected = weights_by_definition(1 - log_transmittance.exp(), ray_index.tolist(), len(COUNTS), 1e-3)
     loss = sum(w * m for w, m in zip(expected[0], mixed)) + sum(r * r for r in expected[1])
-    assert torch.allclose(got, torch.autograd.grad(loss, log_transparency)[0], rtol=1e-10, atol=1e-14)
+    assert torch.allclose(got, torch.autograd.grad(loss, log_transmittance)[0], rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("wall", [-1e3, -1e4, -1e30, -math.inf])
 def test_an_opaque_sample_hides_what_is_behind_and_reaches_no_other_ray(wall):
-    log_transparency = torch.tensor([-0.5, wall, -0.5, -0.5, -0.25], requires_grad=True)
-    weights, remaining = render_weights(log_transparency, torch.tensor([0, 0, 0, 1, 1]), 2, 1e-3)
+    log_transmittance = torch.tensor([-0.5, wall, -0.5, -0.5, -0.25], requires_grad=True)
+    weights, remaining = render_weights(log_transmittance, torch.tensor([0, 0, 0, 1, 1]), 2, 1e-3)
     front, other = math.exp(-0.5), math.exp(-0.75)
     assert weights.tolist() == pytest.approx([1 - front, front, 0, 1 - front, front - other], abs=1e-6)
     assert remaining.tolist() == pytest.approx([0, other], abs=1e-6)
     (weights * torch.arange(5.0)).sum().backward()
-    assert log_transparency.grad[1:3].tolist() == [0, 0]
+    assert log_transmittance.grad[1:3].tolist() == [0, 0]
     # w₁ is what the sample in front lets through, exp(L₀).
-    assert log_transparency.grad[0].item() == pytest.approx(front)
+    assert log_transmittance.grad[0].item() == pytest.approx(front)
 
 
 def test_many_rays_in_float32_are_as_exact_as_one():
     torch.manual_seed(3)
     rays, count = 4000, 100
     ray_index, _ = ragged_indices(torch.full((rays,), count))
-    log_transparency = -0.2 * torch.rand(rays * count)
-    weights, remaining = render_weights(log_transparency, ray_index, rays, 0.0)
-    alone = log_transparency[-count:].double()
+    log_transmittance = -0.2 * torch.rand(rays * count)
+    weights, remaining = render_weights(log_transmittance, ray_index, rays, 0.0)
+    alone = log_transmittance[-count:].double()
     in_front = (alone.cumsum(0) - alone).exp()
     assert (weights[-count:] + in_front * alone.expm1()).abs().max() < 1e-6
     assert remaining[-1].item() == pytest.approx(alone.sum().exp().item(), rel=1e-5)
@@ -203,15 +203,15 @@ def test_faint_samples_keep_their_digits():
 
 
 def test_without_samples_everything_is_background_and_still_differentiable():
-    log_transparency = torch.zeros(0, requires_grad=True)
+    log_transmittance = torch.zeros(0, requires_grad=True)
     ray_index = torch.zeros(0, dtype=torch.long)
-    weights, remaining = render_weights(log_transparency, ray_index, 3, 1e-3)
+    weights, remaining = render_weights(log_transmittance, ray_index, 3, 1e-3)
     colour = accumulate(weights, torch.zeros(0, 3), ray_index, 3) + remaining[:, None]
     assert colour.tolist() == [[1.0] * 3] * 3
     colour.sum().backward()
-    assert log_transparency.grad.shape == (0,)
-    assert contributing(log_transparency, ray_index, 3, 1e-3).shape == (0,)
-    weights, remaining = render_weights(log_transparency, ray_index, 0, 1e-3)
+    assert log_transmittance.grad.shape == (0,)
+    assert contributing(log_transmittance, ray_index, 3, 1e-3).shape == (0,)
+    weights, remaining = render_weights(log_transmittance, ray_index, 0, 1e-3)
     assert weights.shape == remaining.shape == (0,)
 
 
@@ -226,40 +226,40 @@ def test_accumulate_follows_the_definition():
 
 @pytest.mark.parametrize("threshold, stop", [(0.0, 1e-3), (0.1, 1e-3), (0.05, 0.5), (2.0, 0.0)])
 def test_contributing_samples_follow_the_definition(threshold, stop):
-    log_transparency, ray_index = samples(seed=4)
-    log_transparency[::7] = 0
-    log_transparency[11] = -math.inf
-    opacity = (1 - log_transparency.exp()).tolist()
-    transparency, expected = [1.0] * len(COUNTS), []
+    log_transmittance, ray_index = samples(seed=4)
+    log_transmittance[::7] = 0
+    log_transmittance[11] = -math.inf
+    opacity = (1 - log_transmittance.exp()).tolist()
+    transmittance, expected = [1.0] * len(COUNTS), []
     for i, ray in enumerate(ray_index.tolist()):
         if opacity[i] > threshold:
-            if transparency[ray] > stop:
+            if transmittance[ray] > stop:
                 expected.append(i)
-            transparency[ray] *= 1 - opacity[i]
-    kept = contributing(log_transparency, ray_index, len(COUNTS), stop, threshold)
+            transmittance[ray] *= 1 - opacity[i]
+    kept = contributing(log_transmittance, ray_index, len(COUNTS), stop, threshold)
     assert kept.tolist() == expected and len(expected) < len(ray_index)
 
 
 def test_samples_below_the_threshold_do_not_hide_what_is_behind_them():
-    log_transparency = torch.tensor([-0.01] * 1000 + [-0.5, -0.5])
-    kept = contributing(log_transparency, torch.zeros(1002, dtype=torch.long), 1, 1e-3, threshold=0.02)
+    log_transmittance = torch.tensor([-0.01] * 1000 + [-0.5, -0.5])
+    kept = contributing(log_transmittance, torch.zeros(1002, dtype=torch.long), 1, 1e-3, threshold=0.02)
     assert kept.tolist() == [1000, 1001]
 
 
 def test_the_samples_left_out_change_nothing():
-    log_transparency, ray_index = samples(seed=5)
-    log_transparency[::3] = 0
+    log_transmittance, ray_index = samples(seed=5)
+    log_transmittance[::3] = 0
     values = torch.rand(len(ray_index), 3).double()
     colours, gradients = [], []
-    for kept in (torch.arange(len(ray_index)), contributing(log_transparency, ray_index, len(COUNTS), 0.05)):
+    for kept in (torch.arange(len(ray_index)), contributing(log_transmittance, ray_index, len(COUNTS), 0.05)):
         assert len(kept) == len(ray_index) or len(kept) < 0.7 * len(ray_index)
-        leaf = log_transparency.clone().requires_grad_()
+        leaf = log_transmittance.clone().requires_grad_()
         weights, remaining = render_weights(leaf[kept], ray_index[kept], len(COUNTS), 0.05)
         colours.append(accumulate(weights, values[kept], ray_index[kept], len(COUNTS)) + remaining[:, None])
         gradients.append(torch.autograd.grad(colours[-1].square().sum(), leaf)[0])
     assert torch.allclose(*colours, atol=1e-14)
     # Where α = 0 the first of them is not zero, but a density that has come to 0 is at its least and has no gradient.
-    assert torch.allclose(gradients[0][log_transparency < 0], gradients[1][log_transparency < 0], atol=1e-14)
+    assert torch.allclose(gradients[0][log_transmittance < 0], gradients[1][log_transmittance < 0], atol=1e-14)
 
 
 def test_a_cube_of_constant_density_has_the_transparency_of_beer_and_lambert():
@@ -281,10 +281,10 @@ def test_a_cube_of_constant_density_has_the_transparency_of_beer_and_lambert():
 
 @pytest.mark.gpu
 def test_on_a_gpu():
-    log_transparency, ray_index = samples()
-    log_transparency[50] = -math.inf
-    on_gpu = render_weights(log_transparency.cuda(), ray_index.cuda(), len(COUNTS), 1e-3)
-    for got, expected in zip(on_gpu, render_weights(log_transparency, ray_index, len(COUNTS), 1e-3)):
+    log_transmittance, ray_index = samples()
+    log_transmittance[50] = -math.inf
+    on_gpu = render_weights(log_transmittance.cuda(), ray_index.cuda(), len(COUNTS), 1e-3)
+    for got, expected in zip(on_gpu, render_weights(log_transmittance, ray_index, len(COUNTS), 1e-3)):
         assert torch.allclose(got.cpu(), expected)
-    kept = contributing(log_transparency.cuda(), ray_index.cuda(), len(COUNTS), 1e-3, 0.1)
-    assert torch.equal(kept.cpu(), contributing(log_transparency, ray_index, len(COUNTS), 1e-3, 0.1))
+    kept = contributing(log_transmittance.cuda(), ray_index.cuda(), len(COUNTS), 1e-3, 0.1)
+    assert torch.equal(kept.cpu(), contributing(log_transmittance, ray_index, len(COUNTS), 1e-3, 0.1))

@@ -21,7 +21,7 @@ from models.nerf.volume_rendering import (
 from models.nerf.voxel_grid import MaskGrid, VoxelGrid, grid_points, grid_shape
 
 STEP = 0.5  # between samples, in voxels
-STOP = 1e-3  # the transparency at which a ray ends
+STOP = 1e-3  # the transmittance at which a ray ends
 
 
 class DVGOField(nn.Module):
@@ -72,14 +72,14 @@ class DVGOField(nn.Module):
     def set_extra_state(self, state: dict[str, float]) -> None:
         self.shift, self.voxel_size = state["shift"], state["voxel_size"]
 
-    def log_transparency(self, raw: Tensor, step: float) -> Tensor:
+    def log_transmittance(self, raw: Tensor, step: float) -> Tensor:
         """log(1 − α) of raw densities over `step` voxels of the current grid."""
         # −softplus, as the opacities of 1e-7 at the start would not survive 1 − α in float32.
         return -step * self.voxel_size / self.final_voxel_size * F.softplus(raw + self.shift)
 
     def node_opacity(self) -> Tensor:
         """α over one voxel at each node of the grid, (X, Y, Z)."""
-        return -self.log_transparency(self.density.values[0].detach(), 1.0).expm1()
+        return -self.log_transmittance(self.density.values[0].detach(), 1.0).expm1()
 
     def samples(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points half a voxel apart along rays (R, 3), where the mask has something.
@@ -99,10 +99,10 @@ class DVGOField(nn.Module):
         points, t, ray_index = self.samples(origins, directions)
         with torch.no_grad():  # a first pass over all samples; the graph is built over those that count
             raw = self.density(points)[:, 0]
-            kept = contributing(self.log_transparency(raw, STEP), ray_index, rays, STOP, self.threshold)
+            kept = contributing(self.log_transmittance(raw, STEP), ray_index, rays, STOP, self.threshold)
         points, t, ray_index = (values.index_select(0, kept) for values in (points, t, ray_index))
         raw = self.density(points)[:, 0] if torch.is_grad_enabled() else raw.index_select(0, kept)
-        weights, remaining = render_weights(self.log_transparency(raw, STEP), ray_index, rays, STOP)
+        weights, remaining = render_weights(self.log_transmittance(raw, STEP), ray_index, rays, STOP)
         kept = (weights.detach() > self.threshold).nonzero().squeeze(1)
         points, t, ray_index, weights = (values.index_select(0, kept) for values in (points, t, ray_index, weights))
 
@@ -119,7 +119,7 @@ class DVGOField(nn.Module):
         """Drop from the mask what has become empty, with all its neighbours."""
         points = grid_points(self.mask.mask.shape, self.mask.lower, self.mask.upper)
         raw = self.density(points.reshape(-1, 3)).reshape(self.mask.mask.shape)
-        opacity = -self.log_transparency(raw, 1.0).expm1()
+        opacity = -self.log_transmittance(raw, 1.0).expm1()
         self.mask.mask &= F.max_pool3d(opacity[None], 3, 1, 1)[0] > self.threshold
 
     @torch.no_grad()

@@ -23,7 +23,7 @@ from models.nerf.volume_rendering import (
 )
 
 DENSITY_FEATURES = 16  # the outputs of the density network, of which the first is log σ
-STOP = 1e-4  # the transparency at which a ray ends
+STOP = 1e-4  # the transmittance at which a ray ends
 
 
 class _TruncatedExp(torch.autograd.Function):
@@ -138,7 +138,7 @@ class InstantNGPField(nn.Module):
             jitter: as for `march`; for training.
 
         Returns:
-            Colours, depths and the rest, see `Rendering`, of the samples with more than 10⁻⁴ transparency in front of
+            Colours, depths and the rest, see `Rendering`, of the samples with more than 10⁻⁴ transmittance in front of
             them. The depths are without a graph.
         """
         rays = len(origins)

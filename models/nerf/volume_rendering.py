@@ -1,6 +1,6 @@
 """Volume rendering of flat arrays of samples, sorted by ray and front to back (see models/rays.py).
 
-With the opacities α_i of a ray's samples and T_i = Π_{j<i} (1 − α_j), the transparency in front of sample i, the ray's
+With the opacities α_i of a ray's samples and T_i = Π_{j<i} (1 − α_j), the transmittance in front of sample i, the ray's
 colour is Σ T_i α_i c_i plus the background times what is left of T at the end (Max, 1995; NeRF, Mildenhall et al.,
 ECCV 2020, Eq. 3). The functions take L_i = log(1 − α_i), which a density gives without ever forming 1 − α:
 −σ_i δ_i, or for DVGO −interval · softplus(raw + shift). Then T_i = exp(Σ_{j<i} L_j) and α_i = −expm1(L_i).
@@ -23,7 +23,7 @@ class Rendering(NamedTuple):
     Attributes:
         color: (R, 3), on the background.
         depth: (R,), the mean of t over the samples, by weight, in units of the rays' directions; 0 where there is none.
-        remaining: (R,), the transparency left at the end.
+        remaining: (R,), the transmittance left at the end.
         weights, sample_color, ray_index: (K,), (K, 3) and (K,) long, of the samples.
     """
 
@@ -35,50 +35,50 @@ class Rendering(NamedTuple):
     ray_index: Tensor
 
 
-def _sums_along_rays(log_transparency: Tensor, ray_index: Tensor, rays: int) -> tuple[Tensor, Tensor]:
+def _sums_along_rays(log_transmittance: Tensor, ray_index: Tensor, rays: int) -> tuple[Tensor, Tensor]:
     """log T in front of each sample, (S,), and behind the last sample of each ray, (R,)."""
     # One running sum over the whole batch, less its value where the ray begins; in float32 the difference of two such
     # sums would be wrong in the second digit of T.
-    sums = F.pad(log_transparency.double().cumsum(0), (1, 0))
+    sums = F.pad(log_transmittance.double().cumsum(0), (1, 0))
     bounds = torch.searchsorted(ray_index, torch.arange(rays + 1, device=ray_index.device))
     at_bounds = sums.index_select(0, bounds)
     in_front = sums[:-1] - at_bounds.index_select(0, ray_index)
-    return in_front.to(log_transparency), at_bounds.diff().to(log_transparency)
+    return in_front.to(log_transmittance), at_bounds.diff().to(log_transmittance)
 
 
-def _opaque_at_most(log_transparency: Tensor) -> Tensor:
+def _opaque_at_most(log_transmittance: Tensor) -> Tensor:
     # exp(−1000) is zero in float64 already, and with it every gradient, so this changes nothing but −inf, which
     # would make the running sum a NaN for the rays that follow.
-    return log_transparency.clamp(min=-1000)
+    return log_transmittance.clamp(min=-1000)
 
 
 @torch.no_grad()
-def contributing(log_transparency: Tensor, ray_index: Tensor, rays: int, stop: float, threshold: float = 0.0) -> Tensor:
+def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float, threshold: float = 0.0) -> Tensor:
     """The samples that enter the picture: α > threshold, and T in front > stop among those that pass the first test.
 
     The others are left out as if they were wholly transparent. So a field may first be evaluated everywhere without
     a graph, and then with one at these samples alone.
 
     Args:
-        log_transparency, ray_index, rays, stop: as for `render_weights`.
+        log_transmittance, ray_index, rays, stop: as for `render_weights`.
         threshold: on α.
 
     Returns:
         (K,) long, ascending indices into the samples.
     """
-    log_transparency = _opaque_at_most(log_transparency)
-    visible = -log_transparency.expm1() > threshold
-    in_front, _ = _sums_along_rays(log_transparency * visible, ray_index, rays)
+    log_transmittance = _opaque_at_most(log_transmittance)
+    visible = -log_transmittance.expm1() > threshold
+    in_front, _ = _sums_along_rays(log_transmittance * visible, ray_index, rays)
     return (visible & (in_front.exp() > stop)).nonzero().squeeze(1)
 
 
-def render_weights(log_transparency: Tensor, ray_index: Tensor, rays: int, stop: float) -> tuple[Tensor, Tensor]:
-    """w_i = T_i α_i of each sample and the transparency that remains of each ray; differentiable.
+def render_weights(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float) -> tuple[Tensor, Tensor]:
+    """w_i = T_i α_i of each sample and the transmittance that remains of each ray; differentiable.
 
     A sample counts if and only if T in front of it is above `stop`; what lies further back has weight 0.
 
     Args:
-        log_transparency: (S,), log(1 − α) ≤ 0; −inf for α = 1 is allowed.
+        log_transmittance: (S,), log(1 − α) ≤ 0; −inf for α = 1 is allowed.
         ray_index: (S,) long, ascending.
         rays: R. A ray without samples remains wholly transparent.
         stop: the T at which a ray ends.
@@ -87,12 +87,12 @@ def render_weights(log_transparency: Tensor, ray_index: Tensor, rays: int, stop:
         Weights (S,), and (R,) the T behind each ray's last sample that counts. Each ray's weights and its remaining T
         add up to 1.
     """
-    log_transparency = _opaque_at_most(log_transparency)
+    log_transmittance = _opaque_at_most(log_transmittance)
     with torch.no_grad():
-        in_front, _ = _sums_along_rays(log_transparency, ray_index, rays)
+        in_front, _ = _sums_along_rays(log_transmittance, ray_index, rays)
         counts = in_front.exp() > stop
     # The samples that count are the first of their ray, so emptying the others leaves T in front of them as it was.
-    counted = torch.where(counts, log_transparency, 0)
+    counted = torch.where(counts, log_transmittance, 0)
     in_front, remaining = _sums_along_rays(counted, ray_index, rays)
     return -in_front.exp() * counted.expm1(), remaining.exp()
 
@@ -119,7 +119,7 @@ def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, rem
 
     Args:
         weights, colors, t, ray_index: (K,), (K, 3), (K,) and (K,) long, of the samples.
-        remaining: (R,), the transparency left of each ray.
+        remaining: (R,), the transmittance left of each ray.
         background: a grey level.
 
     Returns:
