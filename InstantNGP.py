@@ -92,7 +92,7 @@ def loss_of(field: InstantNGPField, batch: tuple[Tensor, Tensor, Tensor], opacit
     origins, directions, target = batch
     shown = field(origins, directions, jitter=True)
     error = (shown.color - target).square().sum() / 3
-    opacity = 1 - shown.remaining + 1e-10
+    opacity = 1 - shown.final_transmittance + 1e-10
     return error, error - opacity_weight * (opacity * opacity.log()).sum()  # a ray should end in something or nothing
 
 

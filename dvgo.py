@@ -152,7 +152,7 @@ def optimizer_of(field: DVGOField, config: dict, factors: Tensor | None) -> Mask
 def loss_of(shown: Rendering, target: Tensor, config: dict) -> tuple[Tensor, Tensor]:
     """The mean squared error of the rays' colours, and the whole objective (section 4.1)."""
     error = F.mse_loss(shown.color, target)
-    left = shown.remaining.clamp(1e-6, 1 - 1e-6)  # a ray should end in something or in nothing
+    left = shown.final_transmittance.clamp(1e-6, 1 - 1e-6)  # a ray should end in something or in nothing
     entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()
     of_samples = (shown.sample_color - target.index_select(0, shown.ray_index)).square().sum(-1)
     per_sample = (shown.weights.detach() * of_samples).sum() / len(target)

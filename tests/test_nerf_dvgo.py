@@ -126,7 +126,7 @@ def test_rendering_and_its_gradient_follow_the_definition(mode, background):
     for got, by_definition in zip(rendering[:5], expected[:5]):
         assert got.dtype == torch.float64 and torch.allclose(got, by_definition, atol=1e-10)
     seen = torch.isin(torch.arange(40), rendering.ray_index)
-    untouched = (rendering.remaining == 1) & ~seen
+    untouched = (rendering.final_transmittance == 1) & ~seen
     assert 5 < untouched.sum() < 35 and (rendering.color[untouched] == background).all()
 
     upstream = torch.randn(40, 3).double()
@@ -163,8 +163,8 @@ def test_a_batch_without_samples_is_background_and_still_differentiable(mode, ra
     origins = torch.full((rays, 3), 5.0)
     rendering = field(origins, torch.ones_like(origins))
     assert torch.equal(rendering.color, torch.full((rays, 3), 0.7)) and not rendering.depth.any()
-    assert (rendering.remaining == 1).all() and rendering.weights.shape == (0,)
-    (rendering.color.sum() + rendering.remaining.sum() + rendering.sample_color.sum()).backward()
+    assert (rendering.final_transmittance == 1).all() and rendering.weights.shape == (0,)
+    (rendering.color.sum() + rendering.final_transmittance.sum() + rendering.sample_color.sum()).backward()
     assert not field.density.values.grad.any() and not field.features.values.grad.any()
 
 
@@ -340,7 +340,7 @@ def test_autocast_reaches_the_colour_network_alone():
     with torch.autocast("cpu", torch.bfloat16):
         low = field(*rays)
     assert all(got.dtype == torch.float32 for got in low[:5])
-    assert torch.equal(low.weights, full.weights) and torch.equal(low.remaining, full.remaining)
+    assert torch.equal(low.weights, full.weights) and torch.equal(low.final_transmittance, full.remaining)
     assert torch.allclose(low.color, full.color, atol=0.03) and not torch.equal(low.color, full.color)
 
 

@@ -112,13 +112,13 @@ def test_a_constant_density_has_the_transparency_of_beer_and_lambert():
     directions = torch.tensor([[1, 0, 0], [0, 0, 1], [0.5, 0, 0], [1, 0, 0]], dtype=torch.float64)
     rendering = field(origins, directions)
     lengths = torch.tensor([1, 0.5 - 0.01, 2, 0], dtype=torch.float64)  # counted along the directions as given
-    assert torch.allclose(rendering.remaining, (-3 * lengths).exp(), rtol=3 * field.occupancy.step)
-    assert rendering.remaining[3] == 1 and rendering.depth[3] == 0 and (rendering.color[3] == 0.3).all()
+    assert torch.allclose(rendering.final_transmittance, (-3 * lengths).exp(), rtol=3 * field.occupancy.step)
+    assert rendering.final_transmittance[3] == 1 and rendering.depth[3] == 0 and (rendering.color[3] == 0.3).all()
     # The mean of t under 3 exp(−3 (t − 1.5)) from 1.5 to 2.5.
     mean = 1.5 + 1 / 3 - math.exp(-3) / (1 - math.exp(-3))
     assert rendering.depth[0].item() == pytest.approx(mean, abs=field.occupancy.step)
-    shown = rendering.sample_color[rendering.ray_index == 0][0] * (1 - rendering.remaining[0])
-    assert torch.allclose(rendering.color[0], shown + 0.3 * rendering.remaining[0])
+    shown = rendering.sample_color[rendering.ray_index == 0][0] * (1 - rendering.final_transmittance[0])
+    assert torch.allclose(rendering.color[0], shown + 0.3 * rendering.final_transmittance[0])
 
 
 def test_the_cube_is_encoded_from_corner_to_corner():
@@ -156,14 +156,14 @@ def test_two_passes_are_one_over_all_samples(mode, contrast):
     origins, directions = some_rays(40, torch.float64)
     rendering = field(origins, directions)
     *expected, count, marched = rendered_by_definition(field, origins, directions)
-    for got, by_definition in zip((rendering.color, rendering.depth, rendering.remaining), expected):
+    for got, by_definition in zip((rendering.color, rendering.depth, rendering.final_transmittance), expected):
         assert torch.allclose(got, by_definition, atol=1e-10)
     assert len(rendering.weights) == len(rendering.sample_color) == len(rendering.ray_index) == count
-    assert 0.05 * marched < count < 0.9 * marched and (rendering.remaining == 1).any()
+    assert 0.05 * marched < count < 0.9 * marched and (rendering.final_transmittance == 1).any()
 
     upstream = torch.randn_like(rendering.color)
     gradients = [torch.autograd.grad((upstream * color).sum() + remaining.square().sum(), list(field.parameters()))
-                 for color, remaining in ((rendering.color, rendering.remaining), (expected[0], expected[2]))]
+                 for color, remaining in ((rendering.color, rendering.final_transmittance), (expected[0], expected[2]))]
     for got, by_definition in zip(*gradients):
         assert torch.allclose(got, by_definition, rtol=1e-7, atol=1e-9 * by_definition.abs().max().item())
         assert by_definition.abs().max() > 0
@@ -190,8 +190,8 @@ def test_a_sample_of_no_opacity_has_a_gradient():
         field.density_mlp[2].weight.zero_()
         field.density_mlp[2].bias[0] = -200
     rendering = field(*some_rays(20))
-    assert (rendering.remaining == 1).all() and (rendering.depth == 0).all() and len(rendering.weights) > 100
-    rendering.remaining.sum().backward()
+    assert (rendering.final_transmittance == 1).all() and (rendering.depth == 0).all() and len(rendering.weights) > 100
+    rendering.final_transmittance.sum().backward()
     assert field.density_mlp[2].bias.grad[0] < 0
 
 
@@ -202,9 +202,9 @@ def test_a_batch_without_samples(rays):
     origins, directions = some_rays(10)
     rendering = field(origins[:rays], directions[:rays], jitter=True)
     assert rendering.color.shape == (rays, 3) and (rendering.color == 0.7).all()
-    assert (rendering.depth == 0).all() and (rendering.remaining == 1).all() and rendering.depth.shape == (rays,)
+    assert (rendering.depth == 0).all() and (rendering.final_transmittance == 1).all() and rendering.depth.shape == (rays,)
     assert rendering.weights.shape == rendering.ray_index.shape == (0,) and rendering.sample_color.shape == (0, 3)
-    opacity = 1 - rendering.remaining + 1e-10
+    opacity = 1 - rendering.final_transmittance + 1e-10
     (rendering.color.sum() - (opacity * opacity.log()).sum()).backward()
     assert all(parameter.grad is None or (parameter.grad == 0).all() for parameter in field.parameters())
     with torch.no_grad():
@@ -277,7 +277,7 @@ def test_density_is_that_of_float32_under_autocast():
         for got, without in zip(field.density(points), expected):
             assert torch.equal(got, without) and got.dtype == torch.float32
         low = field(origins, directions)
-    assert all(got.dtype == torch.float32 for got in low[:5]) and torch.equal(low.remaining, rendering.remaining)
+    assert all(got.dtype == torch.float32 for got in low[:5]) and torch.equal(low.final_transmittance, rendering.final_transmittance)
     assert torch.allclose(low.color, rendering.color, atol=0.02) and not torch.equal(low.color, rendering.color)
     gradients = [torch.autograd.grad(color.square().sum(), list(field.parameters()))
                  for color in (low.color, rendering.color)]

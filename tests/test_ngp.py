@@ -136,7 +136,7 @@ def test_the_objective_is_the_squared_error_and_the_opacity_term(background):
         expected += squares - 0.02 * opacity * math.log(opacity)
     assert error.item() == pytest.approx(expected_error, rel=1e-9)
     assert loss.item() == pytest.approx(expected, rel=1e-9) and loss - error > 0.01
-    assert (shown.remaining == 1).any() and (shown.remaining < 0.9).any()
+    assert (shown.final_transmittance == 1).any() and (shown.final_transmittance < 0.9).any()
     torch.manual_seed(6)
     assert InstantNGP.loss_of(field, (origins, directions, target), 0.02)[0] != error  # the jitter is another
 
