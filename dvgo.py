@@ -197,7 +197,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
                         field.renew_mask()
                     if iteration in scale_at:
                         to_come = len(scale_at) - scale_at.index(iteration) - 1
-                        field.resize(config["voxels"] // 2**to_come, shift_by=float(config["act_decay"]))
+                        field.resize(config["voxels"] // 2**to_come, act_shift_decay=float(config["act_decay"]))
                         optimizer = state["optimizer"] = optimizer_of(field, config, factors)
                     if pool is None:
                         pixels = torch.randint(dataset.pixels, (rays,), device=device)

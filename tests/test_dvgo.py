@@ -115,7 +115,7 @@ def test_optimizer_and_shift_begin_anew_with_each_scaling(finished):
     for optimizer, voxels in zip(fine, 2 * (VOXELS / 4, VOXELS / 2, VOXELS)):
         assert 0.75 < optimizer.param_groups[0]["params"][0].numel() / voxels <= 1
     field = torch.load(finished.folder / "relu+fr-seed0.pt", weights_only=True)["field"]
-    assert field["_extra_state"]["shift"] == pytest.approx(math.log(1 / 0.99 - 1) - len(SCALE_AT))
+    assert field["_extra_state"]["act_shift"] == pytest.approx(math.log(1 / 0.99 - 1) - len(SCALE_AT))
     assert not any("coefficients" in name for name in field)  # the FR layer is folded
 
 
@@ -246,7 +246,7 @@ def test_the_coarse_field_is_empty_around_the_cameras_and_where_few_look(dataset
     assert factors.shape == field.density.values.shape and torch.allclose(views, factors * 60, atol=1e-4)
     assert factors.max() == 1 and torch.equal(field.mask.mask, views[0] > 2) and 0.2 < field.mask.mask.float().mean()
     assert not field.mask.mask.all() and field.features.values.shape[0] == 3 and field.color is None
-    assert (field.shift, field.threshold) == (pytest.approx(-13.8155, abs=1e-4), 1e-7)
+    assert (field.act_shift, field.threshold) == (pytest.approx(-13.8155, abs=1e-4), 1e-7)
 
 
 def test_the_fine_field_stands_where_the_coarse_one_found_something(dataset):
@@ -263,7 +263,7 @@ def test_the_fine_field_stands_where_the_coarse_one_found_something(dataset):
         assert torch.allclose(found, expected)
     edge = (math.prod((corners[1] - corners[0]).tolist()) * 1.05**3 / 2000) ** (1 / 3)  # 32,000 / 2⁴
     assert field.voxel_size == pytest.approx(edge) and field.final_voxel_size == pytest.approx(edge / 16 ** (1 / 3))
-    assert field.features.values.shape[0] == 12 and field.shift == pytest.approx(-4.5951, abs=1e-4)
+    assert field.features.values.shape[0] == 12 and field.act_shift == pytest.approx(-4.5951, abs=1e-4)
 
     around = torch.zeros(shape, dtype=torch.bool)  # a node further than what is full
     around[3:8, 2:5, 1:7] = around[8:11, 7:10, 3:6] = True

@@ -178,7 +178,7 @@ def test_voxels_that_no_ray_touches_have_a_gradient_of_exactly_zero():
 def test_opacity_at_the_start_is_exact():
     for alpha_init, shift in ((1e-6, -13.8155), (1e-2, -4.5951)):
         field = DVGOField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=alpha_init, threshold=1e-7, near=2.0)
-        assert field.shift == pytest.approx(shift, abs=1e-4)
+        assert field.act_shift == pytest.approx(shift, abs=1e-4)
         half = -field.log_transmittance(torch.zeros(1), 0.5).expm1()
         # 1 − (1 + e)^(−1/2) in float32 is 4.77e-7 at an opacity of 1e-6, wrong by a twentieth.
         assert half.item() == pytest.approx(-math.expm1(0.5 * math.log1p(-alpha_init)), rel=1e-5)
@@ -239,11 +239,11 @@ def test_resizing_keeps_linear_fields_and_renews_the_mask_with_the_shift_of_befo
     with torch.no_grad():
         field.density.values[0] = grid_points(shape, field.density.lower, field.density.upper) @ slope - 1
         field.features.values[2] = grid_points(shape, field.density.lower, field.density.upper) @ slope.flip(0)
-    old_mask, old_shift, parameters = field.mask.mask.clone(), field.shift, list(field.parameters())
+    old_mask, old_act_shift, parameters = field.mask.mask.clone(), field.act_shift, list(field.parameters())
     field.resize(1700)
     edge = (math.prod((UPPER - LOWER).tolist()) / 1700) ** (1 / 3)
     shape = tuple(math.floor(length / edge) for length in (UPPER - LOWER).tolist())
-    assert field.voxel_size == pytest.approx(edge) and field.shift == old_shift - 1
+    assert field.voxel_size == pytest.approx(edge) and field.act_shift == old_act_shift - 1
     assert field.density.values.shape == (1, *shape) and field.features.values.shape == (3, *shape)
     assert not any(new is old for new in field.parameters() for old in parameters)
     points = LOWER + torch.rand(50, 3).double() * (UPPER - LOWER)
@@ -252,21 +252,21 @@ def test_resizing_keeps_linear_fields_and_renews_the_mask_with_the_shift_of_befo
 
     nodes = grid_points(shape, LOWER.double(), UPPER.double())
     ratio = (8 * VOXELS / 1700) ** (1 / 3)
-    opacity = 1 - (1 + (nodes @ slope - 1 + old_shift).exp()) ** -ratio
+    opacity = 1 - (1 + (nodes @ slope - 1 + old_act_shift).exp()) ** -ratio
     expected = dilated(opacity, THRESHOLD)
-    assert not torch.equal(expected, dilated(1 - (1 + (nodes @ slope - 2 + old_shift).exp()) ** -ratio, THRESHOLD))
+    assert not torch.equal(expected, dilated(1 - (1 + (nodes @ slope - 2 + old_act_shift).exp()) ** -ratio, THRESHOLD))
     for node in itertools.product(*map(range, shape)):
         expected[node] &= nearest(old_mask, nodes[node].tolist())
     assert torch.equal(field.mask.mask, expected) and 0.2 < expected.double().mean() < 0.75
-    field.resize(3000, shift_by=0.0)
-    assert field.shift == old_shift - 1
+    field.resize(3000, act_shift_decay=0.0)
+    assert field.act_shift == old_act_shift - 1
 
 
 def test_after_four_scalings_a_voxel_never_touched_is_left_out_of_pictures_but_not_of_the_mask():
     field = DVGOField(LOWER, UPPER, 1000, final_voxels=16_000, alpha_init=1e-2, threshold=1e-4, near=2.0)
     for voxels in (2000, 4000, 8000, 16_000):
         field.resize(voxels)
-    assert field.shift == pytest.approx(-8.595, abs=1e-3) and field.mask.mask.all()
+    assert field.act_shift == pytest.approx(-8.595, abs=1e-3) and field.mask.mask.all()
     assert -field.log_transmittance(torch.zeros(1), 0.5).expm1().item() == pytest.approx(9.2e-5, abs=1e-6)
     assert torch.allclose(field.node_opacity(), torch.tensor(1.85e-4), rtol=0.01)
     field.renew_mask()
@@ -284,7 +284,7 @@ def test_a_state_of_another_size_is_restored(tmp_path):
     parameters = list(other.parameters())
     other.load_state_dict(torch.load(tmp_path / "field.pt", weights_only=True))
     assert all(new is old for new, old in zip(other.parameters(), parameters, strict=True))  # an optimizer's stay its
-    assert (other.shift, other.voxel_size) == (field.shift, field.voxel_size)
+    assert (other.act_shift, other.voxel_size) == (field.act_shift, field.voxel_size)
     for got, expected in zip(other(*rays), field(*rays)):
         assert torch.equal(got, expected) and len(got) > 10
     for restored in (field, other):

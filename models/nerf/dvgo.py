@@ -54,7 +54,7 @@ class DVGOField(nn.Module):
                  threshold: float, near: float, background: float = 1.0, mode: str | None = None, **color):
         super().__init__()
         self.threshold, self.near, self.background = threshold, near, background
-        self.shift = math.log(1 / (1 - alpha_init) - 1)
+        self.act_shift = math.log(1 / (1 - alpha_init) - 1)
         shape, self.voxel_size = grid_shape(lower, upper, voxels)
         _, self.final_voxel_size = grid_shape(lower, upper, final_voxels)
         self.density = VoxelGrid(1, shape, lower, upper)
@@ -67,15 +67,15 @@ class DVGOField(nn.Module):
             nn.init.zeros_(cast(nn.Linear, self.color[-2]).bias)
 
     def get_extra_state(self) -> dict[str, float]:
-        return {"shift": self.shift, "voxel_size": self.voxel_size}
+        return {"act_shift": self.act_shift, "voxel_size": self.voxel_size}
 
     def set_extra_state(self, state: dict[str, float]) -> None:
-        self.shift, self.voxel_size = state["shift"], state["voxel_size"]
+        self.act_shift, self.voxel_size = state["act_shift"], state["voxel_size"]
 
     def log_transmittance(self, raw: Tensor, step: float) -> Tensor:
         """log(1 − α) of raw densities over `step` voxels of the current grid."""
         # −softplus, as the opacities of 1e-7 at the start would not survive 1 − α in float32.
-        return -step * self.voxel_size / self.final_voxel_size * F.softplus(raw + self.shift)
+        return -step * self.voxel_size / self.final_voxel_size * F.softplus(raw + self.act_shift)
 
     def node_opacity(self) -> Tensor:
         """α over one voxel at each node of the grid, (X, Y, Z)."""
@@ -123,12 +123,12 @@ class DVGOField(nn.Module):
         self.mask.mask &= F.max_pool3d(opacity[None], 3, 1, 1)[0] > self.threshold
 
     @torch.no_grad()
-    def resize(self, voxels: int, shift_by: float = 1.0) -> None:
-        """Go over to about so many voxels by interpolation, and lower b by `shift_by`; parameters become new ones."""
+    def resize(self, voxels: int, act_shift_decay: float = 1.0) -> None:
+        """Go over to about so many voxels by interpolation, and lower b by `act_shift_decay`; parameters become new ones."""
         shape, self.voxel_size = grid_shape(self.density.lower, self.density.upper, voxels)
         self.density.resize(shape)
         self.features.resize(shape)
         points = grid_points(shape, self.density.lower, self.density.upper).reshape(-1, 3)
         full = F.max_pool3d(self.node_opacity()[None], 3, 1, 1)[0] > self.threshold
         self.mask = MaskGrid(self.mask(points).reshape(shape) & full, self.density.lower, self.density.upper)
-        self.shift -= shift_by
+        self.act_shift -= act_shift_decay
