@@ -100,7 +100,7 @@ def test_a_field_linear_in_the_lattice_is_reproduced():
     grid = HashGrid(levels=1, features=1, log2_size=12, coarsest=9, finest=9).double()
     z, y, x = torch.meshgrid(*[torch.arange(9, dtype=torch.float64)] * 3, indexing="ij")
     grid.table.data[:729, 0] = (x + 10 * y + 100 * z).flatten()
-    x01 = torch.rand(100, 3, dtype=torch.float64) * 15 / 16  # 8 x + 1/2 ≤ 8, the last lattice point
+    x01 = torch.rand(100, 3, dtype=torch.float64) * 15 / 16  # 8 x + 1/2 ≤ 8, the last grid vertex
     expected = (x01 * 8 + 0.5) @ torch.tensor([1.0, 10, 100], dtype=torch.float64)
     assert torch.allclose(grid(x01)[:, 0], expected, rtol=1e-12)
 

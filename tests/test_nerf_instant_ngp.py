@@ -42,7 +42,7 @@ def some_rays(count, dtype=torch.float32, half_extent=0.5):
 
 
 def marched_by_definition(field, origins, directions, jitter, near):
-    """(t, ray) of all samples, one lattice point after another."""
+    """(t, ray) of all samples, one grid vertex after another."""
     h, step, occupied = field.occupancy.half_extent, field.occupancy.step, field.occupancy.occupied
     samples, cells = [], len(occupied)
     for ray, (origin, direction) in enumerate(zip(origins.tolist(), directions.tolist())):

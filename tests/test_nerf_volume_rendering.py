@@ -8,7 +8,7 @@ import torch
 from models.nerf.rays import (
     box_intersection,
     inside_box,
-    lattice,
+    uniform_samples,
     pixel_rays,
     points_along,
     ragged_indices,
@@ -89,7 +89,7 @@ def test_samples_at_a_metric_step():
     origins = 2 * torch.randn(40, 3).double()
     directions = (torch.randn(40, 3).double() - origins) * torch.rand(40, 1)
     t_min, t_max = box_intersection(origins, directions, lower, upper, near)
-    t, ray_index, step_index = lattice(t_min, t_max, step / directions.norm(dim=1))
+    t, ray_index, step_index = uniform_samples(t_min, t_max, step / directions.norm(dim=1))
     points = points_along(origins, directions, t, ray_index)
 
     position = 0
@@ -269,7 +269,7 @@ def test_a_cube_of_constant_density_has_the_transparency_of_beer_and_lambert():
     origins, directions = pixel_rays(pose, 40.0, 24, 24, torch.zeros_like(rows), rows, columns)
     t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
     density, step = 3.0, 1e-3
-    t, ray_index, _ = lattice(t_min, t_max, step / directions.norm(dim=1))
+    t, ray_index, _ = uniform_samples(t_min, t_max, step / directions.norm(dim=1))
     weights, remaining = render_weights(torch.full_like(t, -density * step), ray_index, len(origins), 0.0)
     length = (t_max - t_min).clamp(min=0) * directions.norm(dim=1)
     assert 50 < (length == 0).sum() < 500 and length.max() > 1.2

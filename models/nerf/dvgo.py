@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from models.encodings import PositionalEncoding
 from models.nerf.color_mlp import color_mlp
-from models.nerf.rays import box_intersection, inside_box, lattice, points_along
+from models.nerf.rays import box_intersection, inside_box, uniform_samples, points_along
 from models.nerf.volume_rendering import (
     Rendering,
     composite,
@@ -88,7 +88,7 @@ class DVGOField(nn.Module):
             Points (S, 3), their t (S,) in units of the directions, and ray_index (S,) long.
         """
         t_min, t_max = box_intersection(origins, directions, self.density.lower, self.density.upper, self.near)
-        t, ray_index, _ = lattice(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1))
+        t, ray_index, _ = uniform_samples(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1))
         points = points_along(origins, directions, t, ray_index)
         kept = (inside_box(points, self.density.lower, self.density.upper) & self.mask(points)).nonzero().squeeze(1)
         return points.index_select(0, kept), t.index_select(0, kept), ray_index.index_select(0, kept)

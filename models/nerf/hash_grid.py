@@ -16,14 +16,14 @@ class HashGrid(nn.Module):
     """L grids of learned features, from coarse to fine, interpolated trilinearly at a point and concatenated.
 
     Level l has the scale s_l = N_min b^l − 1 with b = exp(ln(N_max / N_min) / (L − 1)) (after Eqs. 2 and 3), and
-    R_l = ⌈s_l⌉ + 1 lattice points along each axis; a coordinate x lies at s_l x + 1/2 among them. A level of at most
+    R_l = ⌈s_l⌉ + 1 grid vertices along each axis; a coordinate x lies at s_l x + 1/2 among them. A level of at most
     T points has a row of the table for each of them; a finer one shares T rows, found by the hash
 
         (x ⊕ 2654435761 y ⊕ 805459861 z) mod T        (Eq. 4),
 
     with nothing done about collisions. The half cell by which the lattice is shifted, so that the cells of different
     levels do not line up, and the sizes are those of the authors' tiny-cuda-nn; where the shift would reach past the
-    last lattice point, the field is continued as a constant.
+    last grid vertex, the field is continued as a constant.
 
     The gradient reaches the table, not the points, and is first-order only. Autocast has no effect.
 
@@ -81,7 +81,7 @@ class HashGrid(nn.Module):
 
 
 def corners(x01: Tensor, scale: float, points: int, size: int) -> tuple[Tensor, Tensor]:
-    """The rows in one level of the 8 lattice points around each of S points, and their trilinear weights.
+    """The rows in one level of the 8 grid vertices around each of S points, and their trilinear weights.
 
     Both have shape (8, S): corner-major, which keeps every operation on them contiguous.
     """

@@ -96,7 +96,7 @@ def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
     return ray_index, torch.arange(len(ray_index), device=counts.device) - starts.index_select(0, ray_index)
 
 
-def lattice(t_min: Tensor, t_max: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def uniform_samples(t_min: Tensor, t_max: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Evenly spaced samples t_min + k step < t_max for k = 0, 1, …, of each ray.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.nerf.rays import box_intersection, lattice, pixel_rays, points_along
+from models.nerf.rays import box_intersection, uniform_samples, pixel_rays, points_along
 
 
 def grid_shape(lower: Tensor, upper: Tensor, voxels: int) -> tuple[tuple[int, int, int], float]:
@@ -148,7 +148,7 @@ def count_views(poses: Tensor, focal: float, height: int, width: int, lower: Ten
         t_min, _ = box_intersection(origins, directions, lower, upper, near)
         # A sample up to a voxel behind the box still reaches the nodes on its face.
         _, t_max = box_intersection(origins, directions, lower - margin, upper + margin, near)
-        t, ray_index, _ = lattice(t_min, t_max, step / directions.norm(dim=-1))
+        t, ray_index, _ = uniform_samples(t_min, t_max, step / directions.norm(dim=-1))
         # What a sum of interpolated values owes to each node is the sum of the trilinear weights there.
         with torch.enable_grad():
             total = grid(points_along(origins, directions, t, ray_index)).sum()
