@@ -82,7 +82,7 @@ def learning_rate(epoch: int, epochs: int, first: float) -> float:
     return last + (first - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 
-def make_field(mode: str, config: dict, background: float) -> InstantNGPField:
+def make_field(mode: str, config: dict, bg_color: float) -> InstantNGPField:
     """The field of a run, before training."""
     return InstantNGPField(mode, steps=config["march_steps"], background=background, **{name: config[name] for name in FIELD})
 
@@ -102,8 +102,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
     scene, config = scene_of(args), run.config
     dataset = RayDataset(torch.from_numpy(scene.train.images).to(device),
                               torch.from_numpy(in_cube(scene.train.poses, radius_of(scene))).to(device),
-                              scene.train.focal, args.grey)
-    field = make_field(run.mode, config, args.grey).to(device)
+                              scene.train.focal, args.bg_color)
+    field = make_field(run.mode, config, args.bg_color).to(device)
     cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, dataset.poses,
                           dataset.focal, dataset.height, dataset.width)
     field.occupancy.exclude(~cells)
@@ -157,12 +157,12 @@ def render_views(field: InstantNGPField, run: Run, args: argparse.Namespace, aut
     scene = scene_of(args)
     render = functools.partial(render_image, field, device=field.occupancy.density.device)
     return rendering.render_views(run, render, autocast, in_cube(scene.test.poses, radius_of(scene)), scene.test.focal,
-                                  on_background(scene.test.images, args.grey), scene.test.names, args.frames)
+                                  on_background(scene.test.images, args.bg_color), scene.test.names, args.frames)
 
 
 def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> InstantNGPField:
     """The field that a run has trained, for rendering; its FR layer was folded."""
-    field = make_field("relu", run.config, args.grey)
+    field = make_field("relu", run.config, args.bg_color)
     field.load_state_dict(rendering.load_field(run)["field"])
     return field.requires_grad_(False).to(device)
 
@@ -201,7 +201,7 @@ def main() -> None:
     sweep(train, [runs], args, parallel=args.quick)
     if not first_rank():
         return
-    truth = on_background(scene.test.images, args.grey)
+    truth = on_background(scene.test.images, args.bg_color)
     rendering.draw_and_print("Instant-NGP", runs, args, PAPER, truth, scene.test.names)
     rendering.draw_renderers(runs, args, truth, scene.test.names)
 

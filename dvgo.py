@@ -166,7 +166,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     dataset = RayDataset(torch.from_numpy(scene.train.images).to(device),
-                              torch.from_numpy(scene.train.poses).to(device), scene.train.focal, args.grey)
+                              torch.from_numpy(scene.train.poses).to(device), scene.train.focal, args.bg_color)
     coarse = run.mode == "coarse"
     if coarse:
         field, factors = coarse_stage(dataset, config)
@@ -255,7 +255,7 @@ def render_views(field: DVGOField, run: Run, args: argparse.Namespace, autocast)
     """Render and measure the test views, write them and the turntable."""
     test = scene_of(args).test
     render = functools.partial(render_image, field, device=field.density.lower.device)
-    return rendering.render_views(run, render, autocast, test.poses, test.focal, on_background(test.images, args.grey),
+    return rendering.render_views(run, render, autocast, test.poses, test.focal, on_background(test.images, args.bg_color),
                                   test.names, args.frames)
 
 
@@ -264,7 +264,7 @@ def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> DVGO
     saved = rendering.load_field(run)
     field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=run.config["voxels"],
                        alpha_init=run.config["alpha_init"], threshold=run.config["threshold"], near=NEAR,
-                       background=args.grey, mode="relu",
+                       background=args.bg_color, mode="relu",
                        **{name: run.config[name] for name in COLOR})
     field.load_state_dict(saved["field"])
     return field.requires_grad_(False).to(device)
@@ -316,7 +316,7 @@ def main() -> None:
     sweep(train, [coarse_runs, runs], args, parallel=args.quick)
     if not first_rank():
         return
-    rendering.draw_and_print("DVGO", runs, args, PAPER, on_background(scene.test.images, args.grey), scene.test.names)
+    rendering.draw_and_print("DVGO", runs, args, PAPER, on_background(scene.test.images, args.bg_color), scene.test.names)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def load_scene(source: str, folder: Path, downscale: int = 1) -> Scene:
 loaded_once = functools.cache(load_scene)  # in a process, however many runs it has
 
 
-def on_background(images: np.ndarray, background: float) -> np.ndarray:
+def on_background(images: np.ndarray, bg_color: float) -> np.ndarray:
     """uint8 RGBA (..., 4) on a grey level, 1 white and 0 black: c α + (1 − α) background, float32 RGB (..., 3)."""
     values = images.astype(np.float32) / np.float32(255)
     colour, alpha = values[..., :3], values[..., 3:]

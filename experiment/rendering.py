@@ -43,7 +43,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
         args.downscale = (2 if args.scene == "toy" else 8) if args.quick else 1
     if args.frames is None:
         args.frames = 12 if args.quick else 60
-    args.grey = float(args.background == "white")
+    args.bg_color = float(args.background == "white")
     return args
 
 

@@ -51,9 +51,9 @@ class DVGOField(nn.Module):
     """
 
     def __init__(self, lower: Tensor, upper: Tensor, voxels: int, *, final_voxels: int, alpha_init: float,
-                 threshold: float, near: float, background: float = 1.0, mode: str | None = None, **color):
+                 threshold: float, near: float, bg_color: float = 1.0, mode: str | None = None, **color):
         super().__init__()
-        self.threshold, self.near, self.background = threshold, near, background
+        self.threshold, self.near, self.bg_color = threshold, near, background
         self.act_shift = math.log(1 / (1 - alpha_init) - 1)
         shape, self.voxel_size = grid_shape(lower, upper, voxels)
         _, self.final_voxel_size = grid_shape(lower, upper, final_voxels)
@@ -112,7 +112,7 @@ class DVGOField(nn.Module):
         else:
             seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
             colors = self.color(torch.cat([features, seen_from], dim=-1)).to(features.dtype)
-        return composite(weights, colors, t, ray_index, remaining, self.background)
+        return composite(weights, colors, t, ray_index, remaining, self.bg_color)
 
     @torch.no_grad()
     def renew_mask(self) -> None:

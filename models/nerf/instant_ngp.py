@@ -78,9 +78,9 @@ class InstantNGPField(nn.Module):
 
     def __init__(self, mode: str, *, half_extent: float = 0.5, levels: int = 16, log2_size: int = 19,
                  finest: int = 1024, resolution: int = 128, steps: int = 1024, width: int = 64, low_freq_num: int = 32,
-                 high_freq_num: int = 32, phase_num: int = 64, alpha: float = 0.01, background: float = 1.0):
+                 high_freq_num: int = 32, phase_num: int = 64, alpha: float = 0.01, bg_color: float = 1.0):
         super().__init__()
-        self.background = background
+        self.bg_color = background
         self.encoding = HashGrid(levels, log2_size=log2_size, finest=finest)
         self.density_mlp = nn.Sequential(nn.Linear(self.encoding.out_features, width), nn.ReLU(),
                                          nn.Linear(width, DENSITY_FEATURES))
@@ -157,7 +157,7 @@ class InstantNGPField(nn.Module):
         weights, remaining = render_weights(-sigma * self.occupancy.step, ray_index, rays, STOP)
         harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
         color = self.color(torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)
-        return composite(weights, color, t, ray_index, remaining, self.background)
+        return composite(weights, color, t, ray_index, remaining, self.bg_color)
 
     def update_occupancy(self, everywhere: bool) -> None:
         """Look at the density anew in all cells of the occupancy grid or in some, see `OccupancyGrid.update`."""

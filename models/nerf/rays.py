@@ -41,8 +41,8 @@ class RayDataset:
         background: the grey level that the images are composited on.
     """
 
-    def __init__(self, images: Tensor, poses: Tensor, focal: float, background: float):
-        self.images, self.poses, self.focal, self.background = images, poses, focal, background
+    def __init__(self, images: Tensor, poses: Tensor, focal: float, bg_color: float):
+        self.images, self.poses, self.focal, self.bg_color = images, poses, focal, background
         self.count, self.height, self.width, _ = images.shape
         self.pixels = self.count * self.height * self.width
 
@@ -53,7 +53,7 @@ class RayDataset:
                                          pixels // (self.height * self.width), of_view // self.width,
                                          of_view % self.width)
         rgba = self.images.view(-1, 4).index_select(0, pixels).to(self.poses) / 255
-        return origins, directions, rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]) * self.background
+        return origins, directions, rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]) * self.bg_color
 
 
 def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: Tensor, near: float,

@@ -114,7 +114,7 @@ def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) ->
 
 
 def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, remaining: Tensor,
-              background: float) -> Rendering:
+              bg_color: float) -> Rendering:
     """The picture that weighted samples make on a background.
 
     Args:
