@@ -61,7 +61,7 @@ QUICK = {"epochs": 10, "iterations": 65, "rays": 512, "lr": 1.4e-2, "levels": 4,
          "resolution": 32, "march_steps": 192, "warm_up": 64, "update_every": 4}
 
 
-def in_cube(poses: np.ndarray, radius: float) -> np.ndarray:
+def normalize_poses(poses: np.ndarray, radius: float) -> np.ndarray:
     """Cameras (N, 3, 4) in units in which the mean distance `radius` of the training cameras is CAMERA_DISTANCE."""
     moved = poses.copy()
     moved[:, :, 3] *= CAMERA_DISTANCE / radius
@@ -101,7 +101,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     device, autocast = begin(args, run.seed, one_thread=args.quick)
     scene, config = scene_of(args), run.config
     dataset = RayDataset(torch.from_numpy(scene.train.images).to(device),
-                              torch.from_numpy(in_cube(scene.train.poses, radius_of(scene))).to(device),
+                              torch.from_numpy(normalize_poses(scene.train.poses, radius_of(scene))).to(device),
                               scene.train.focal, args.bg_color)
     field = make_field(run.mode, config, args.bg_color).to(device)
     cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, dataset.poses,
@@ -156,7 +156,7 @@ def render_views(field: InstantNGPField, run: Run, args: argparse.Namespace, aut
     """Render and measure the test views, write them and the turntable."""
     scene = scene_of(args)
     render = functools.partial(render_image, field, device=field.occupancy.density.device)
-    return rendering.render_views(run, render, autocast, in_cube(scene.test.poses, radius_of(scene)), scene.test.focal,
+    return rendering.render_views(run, render, autocast, normalize_poses(scene.test.poses, radius_of(scene)), scene.test.focal,
                                   on_background(scene.test.images, args.bg_color), scene.test.names, args.frames)
 
 

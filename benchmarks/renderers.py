@@ -216,8 +216,8 @@ def main() -> None:
         training(fine["scale_at"][-1] + block)
     measure("DVGO fine", trainings, device, args.rounds, block)
 
-    in_cube = photographs_of(scene, ngp.in_cube(scene.train.poses, ngp.radius_of(scene)), device)
-    hash_trainings = {mode: HashTraining(mode, in_cube, hashed) for mode in COLOR_MODES}
+    normalize_poses = photographs_of(scene, ngp.normalize_poses(scene.train.poses, ngp.radius_of(scene)), device)
+    hash_trainings = {mode: HashTraining(mode, normalize_poses, hashed) for mode in COLOR_MODES}
     for hash_training in hash_trainings.values():
         hash_training(4 * hashed["warm_up"])
     measure("Instant-NGP", hash_trainings, device, args.rounds, block)

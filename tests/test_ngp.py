@@ -94,7 +94,7 @@ def small_batch(count=60):
 def test_cameras_move_to_one_distance_and_keep_looking_where_they_did():
     poses = np.random.default_rng(0).normal(size=(7, 3, 4)).astype(np.float32)
     before = poses.copy()
-    moved = InstantNGP.in_cube(poses, 4.0)
+    moved = InstantNGP.normalize_poses(poses, 4.0)
     assert moved.dtype == np.float32 and np.array_equal(poses, before)
     assert np.array_equal(moved[:, :, :3], poses[:, :, :3])
     assert np.allclose(moved[:, :, 3], poses[:, :, 3] * 1.5 / 4)  # one scale for all, so that the rays still meet
