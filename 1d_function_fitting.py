@@ -30,7 +30,7 @@ from experiment.metrics import relative_spectral_error
 from experiment.ranks import first_rank
 from experiment.records import Run
 from experiment.runtime import (
-    Repeated,
+    CUDAGraphStep,
     Stopwatch,
     begin,
     check_convergence,
@@ -80,7 +80,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
         outputs.index_copy_(0, row, output.detach().float().T)
         row.add_(1)
 
-    advance = Repeated(training_step, device)
+    advance = CUDAGraphStep(training_step, device)
     with progress(steps, step, f"{run.mode} seed {run.seed}") as bar:
         while step < steps:
             if step % ntk_every == 0:

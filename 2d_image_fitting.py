@@ -33,7 +33,7 @@ from experiment.metrics import SSIM_WINDOW, psnr, radial_spectrum, ssim
 from experiment.ranks import first_rank
 from experiment.records import Run, digest
 from experiment.runtime import (
-    Repeated,
+    CUDAGraphStep,
     Stopwatch,
     begin,
     check_convergence,
@@ -96,7 +96,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
         optimizer.step()
         row.add_(1)
 
-    advance = Repeated(training_step, device)
+    advance = CUDAGraphStep(training_step, device)
     report_every = min(100, max(1, steps // 100))
     with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
         while step < steps:

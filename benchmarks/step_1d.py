@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from benchmarks.common import interleaved, ratio, with_full_products
 from data.signals import square_like_wave
 from experiment import cli
-from experiment.runtime import Repeated, choose_device
+from experiment.runtime import CUDAGraphStep, choose_device
 from models import build_inr
 
 PAPER = import_module("1d_function_fitting").PAPER
 
 
-def make_step(mode: str, device: torch.device, full_product: bool = False, fused: bool = True) -> Repeated:
+def make_step(mode: str, device: torch.device, full_product: bool = False, fused: bool = True) -> CUDAGraphStep:
     """A function that does n training steps of one network."""
     torch.manual_seed(0)
     settings = {key: value for key, value in PAPER.items() if key not in ("lr", "steps")}
@@ -39,7 +39,7 @@ def make_step(mode: str, device: torch.device, full_product: bool = False, fused
         F.mse_loss(model(x), target).backward()
         optimizer.step()
 
-    return Repeated(step, device)
+    return CUDAGraphStep(step, device)
 
 
 def main() -> None:

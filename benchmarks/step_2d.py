@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from benchmarks.common import floor, interleaved, machine_rates, ratio
 from experiment import cli
-from experiment.runtime import Repeated, choose_device, set_precision
+from experiment.runtime import CUDAGraphStep, choose_device, set_precision
 from models import MODES, build_inr
 
 PAPER = import_module("2d_image_fitting").PAPER
 
 
-def make_step(mode: str, pixels: torch.Tensor, target: torch.Tensor, eager: bool) -> Repeated:
+def make_step(mode: str, pixels: torch.Tensor, target: torch.Tensor, eager: bool) -> CUDAGraphStep:
     """A function that does n training steps; `eager`: one kernel at a time, with the loss on the host every step."""
     torch.manual_seed(0)
     device = pixels.device
@@ -40,7 +40,7 @@ def make_step(mode: str, pixels: torch.Tensor, target: torch.Tensor, eager: bool
         if eager:
             loss.item()
 
-    advance = Repeated(step, device)
+    advance = CUDAGraphStep(step, device)
     if eager:
         advance.warm_up = 10**9  # never captured
     return advance

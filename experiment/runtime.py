@@ -170,8 +170,8 @@ class Stopwatch:
         self.seconds = state["seconds"]
 
 
-class Repeated:
-    """`Repeated(step, device)(n)` does n training steps; on CUDA as replays of a captured graph.
+class CUDAGraphStep:
+    """`CUDAGraphStep(step, device)(n)` does n training steps; on CUDA as replays of a captured graph.
 
     A network of the paper's size is bound on a GPU by the time Python needs to launch its kernels. There the first
     steps run as usual, on a side stream; then 20 steps, and one for the remainder, are captured, and from there on 20

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from experiment.cli import UserError
-from experiment.runtime import Repeated, Stopwatch, choose_device
+from experiment.runtime import CUDAGraphStep, Stopwatch, choose_device
 from models import build_inr
 
 
@@ -28,7 +28,7 @@ def test_the_cuda_device_always_has_an_index(monkeypatch):
 
 def test_repeated_takes_the_steps_asked_for():
     taken = []
-    advance = Repeated(lambda: taken.append(1), torch.device("cpu"))
+    advance = CUDAGraphStep(lambda: taken.append(1), torch.device("cpu"))
     advance(7)
     advance(0)
     advance(25)
@@ -77,7 +77,7 @@ def test_captured_steps_are_the_eager_steps(mode):
             step()
 
     def captured(step):
-        advance = Repeated(step, device)
+        advance = CUDAGraphStep(step, device)
         for count in (1, 30, 45, 24):
             advance(count)
 
