@@ -33,7 +33,7 @@ from experiment.runtime import (
     CUDAGraphStep,
     Stopwatch,
     begin,
-    check_convergence,
+    check_finite,
     choose_device,
     environment,
     next_stop,
@@ -92,7 +92,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             step = stop
             loss = (outputs[step - 1] - target[:, 0]).square().mean().item()
             bar.set_postfix_str(f"loss {loss:.4f}")
-            check_convergence(loss, step)
+            check_finite(loss, step)
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
     if steps % ntk_every == 0:

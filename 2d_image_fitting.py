@@ -36,7 +36,7 @@ from experiment.runtime import (
     CUDAGraphStep,
     Stopwatch,
     begin,
-    check_convergence,
+    check_finite,
     choose_device,
     environment,
     memory,
@@ -108,7 +108,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             bar.update(stop - step)
             step = stop
             last = mse[step - 1].item()
-            check_convergence(last, step)
+            check_finite(last, step)
             bar.set_postfix_str(f"{psnr(last):.2f} dB")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)

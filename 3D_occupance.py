@@ -40,7 +40,7 @@ from experiment.records import Run, digest, write_atomically
 from experiment.runtime import (
     Stopwatch,
     begin,
-    check_convergence,
+    check_finite,
     choose_device,
     environment,
     next_stop,
@@ -121,7 +121,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
                     optimizer.step()
                     bar.update()
             step = stop
-            check_convergence(loss.item(), step)
+            check_finite(loss.item(), step)
             if step % steps_per_epoch == 0:
                 with autocast:
                     found = predict(model, sample, volume.shape, chunk)

@@ -34,7 +34,7 @@ from experiment.records import Run
 from experiment.runtime import (
     Stopwatch,
     begin,
-    check_convergence,
+    check_finite,
     choose_device,
     environment,
     next_stop,
@@ -137,7 +137,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             bar.update(stop - step)
             step = stop
             recent = mse[max(0, step - report_every):step].mean().item()
-            check_convergence(recent, step)
+            check_finite(recent, step)
             bar.set_postfix_str(f"{psnr(recent):.2f} dB")
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)

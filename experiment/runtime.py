@@ -103,7 +103,7 @@ def next_stop(step: int, steps: int, *every: int) -> int:
     return min(steps, *(step - step % interval + interval for interval in every))
 
 
-def check_convergence(loss: float, step: int) -> None:
+def check_finite(loss: float, step: int) -> None:
     """UserError if the loss is not a finite number any more."""
     if not math.isfinite(loss):
         raise UserError(f"the training has diverged, the loss is {loss} at step {step}; a smaller --lr may help")
