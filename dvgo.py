@@ -66,7 +66,7 @@ PAPER = {mode: {**FINE, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 64
          for mode in COLOR_MODES}
 COLOR = ("low_freq_num", "high_freq_num", "phase_num", "alpha")
 BOX_THRESHOLD = 1e-3  # opacity of the coarse field at which there is something
-BOX_SCALE = 1.05
+WORLD_BOUND_SCALE = 1.05
 # Smaller grids and batches, fewer and larger steps; the same networks.
 QUICK = {"steps": 400, "rays": 512, "voxels": 48**3, "scale_at": [80, 160], "threshold": 2e-3, "grid_lr": 0.4,
          "decay_steps": 400, "renew_every": 100,
@@ -74,7 +74,7 @@ QUICK = {"steps": 400, "rays": 512, "voxels": 48**3, "scale_at": [80, 160], "thr
                     "renew_every": 100}}
 
 
-def box_of(dataset: RayDataset) -> tuple[Tensor, Tensor]:
+def frustum_bounds(dataset: RayDataset) -> tuple[Tensor, Tensor]:
     """The box of all that the cameras see between NEAR and FAR."""
     lower, upper = [], []
     for pixels in torch.arange(dataset.pixels, device=dataset.poses.device).split(2**20):
@@ -87,7 +87,7 @@ def box_of(dataset: RayDataset) -> tuple[Tensor, Tensor]:
 
 def coarse_stage(dataset: RayDataset, config: dict) -> tuple[DVGOField, Tensor]:
     """The coarse field before training, and the factors of its densities' learning rate (section 4.1)."""
-    lower, upper = box_of(dataset)
+    lower, upper = frustum_bounds(dataset)
     field = DVGOField(lower, upper, config["voxels"], final_voxels=config["voxels"], alpha_init=config["alpha_init"],
                        threshold=config["threshold"], near=NEAR, background=dataset.background)
     shape = tuple(field.mask.mask.shape)
@@ -113,7 +113,7 @@ def fine_stage(dataset: RayDataset, coarse: dict[str, np.ndarray], mode: str, co
     nodes = grid_points(tuple(full.shape), lower, upper)
     voxel = (upper - lower) / (torch.tensor(full.shape, device=device) - 1)
     corners = nodes[full].amin(0), nodes[full].amax(0).maximum(nodes[full].amin(0) + voxel)
-    margin = (corners[1] - corners[0]) * (BOX_SCALE - 1) / 2
+    margin = (corners[1] - corners[0]) * (WORLD_BOUND_SCALE - 1) / 2
     field = DVGOField(corners[0] - margin, corners[1] + margin, config["voxels"] // 2 ** len(config["scale_at"]),
                        final_voxels=config["voxels"], alpha_init=config["alpha_init"], threshold=config["threshold"],
                        near=NEAR, background=dataset.background, mode=mode,

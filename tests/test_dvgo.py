@@ -230,7 +230,7 @@ def test_the_coarse_box_holds_all_that_the_cameras_see(dataset):
     poses = dataset.poses.double().numpy()
     directions = np.einsum("nij,rcj->nrci", poses[:, :, :3], in_camera)
     ends = np.stack([poses[:, None, None, :, 3] + distance * directions for distance in (NEAR, FAR)]).reshape(-1, 3)
-    lower, upper = dvgo.box_of(dataset)
+    lower, upper = dvgo.frustum_bounds(dataset)
     assert np.allclose(lower, ends.min(axis=0), atol=1e-5) and np.allclose(upper, ends.max(axis=0), atol=1e-5)
 
 
