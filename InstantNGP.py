@@ -49,7 +49,7 @@ from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import render_image
 
 # The schedule of ngp_pl for Blender scenes, and section 5: FR in the place of the colour network's one hidden layer.
-PAPER = {mode: {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2, "eps": 1e-15, "opacity": 1e-3,
+PAPER = {mode: {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2, "eps": 1e-15, "opacity_weight": 1e-3,
                 "levels": 16, "log2_size": 19, "finest": 1024, "resolution": 128, "march_steps": 1024, "warm_up": 256,
                 "update_every": 16, "low_freq_num": 32, "high_freq_num": 32, "phase_num": 64, "alpha": 0.01}
          for mode in COLOR_MODES}
@@ -130,7 +130,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
                     optimizer.zero_grad()
                     for part in pixels.split(args.chunk or rays):  # the gradients add up to those of the whole batch
                         with autocast:
-                            error, loss = loss_of(field, dataset.rays(part), config["opacity"])
+                            error, loss = loss_of(field, dataset.rays(part), config["opacity_weight"])
                         (loss / rays).backward()
                         mse[iteration] += error.detach() / rays
                     optimizer.step()

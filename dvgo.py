@@ -57,9 +57,9 @@ from models.nerf.voxel_grid import (
 
 # DirectVoxGO's released configuration for Blender scenes.
 COARSE = {"steps": 5_000, "rays": 8192, "voxels": 1_024_000, "alpha_init": 1e-6, "threshold": 1e-7, "grid_lr": 0.1,
-          "decay_steps": 20_000, "entropy": 0.01, "per_sample": 0.1, "renew_every": 1_000}
+          "decay_steps": 20_000, "entropy_weight": 0.01, "per_sample_weight": 0.1, "renew_every": 1_000}
 FINE = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "scale_at": [1_000, 2_000, 3_000, 4_000], "alpha_init": 1e-2,
-        "threshold": 1e-4, "grid_lr": 0.1, "lr": 1e-3, "decay_steps": 20_000, "entropy": 0.001, "per_sample": 0.01,
+        "threshold": 1e-4, "grid_lr": 0.1, "lr": 1e-3, "decay_steps": 20_000, "entropy_weight": 0.001, "per_sample_weight": 0.01,
         "renew_every": 1_000, "mask_renew": True, "act_decay": True, "tv_density": 0.0, "tv_features": 0.0}
 # Section 5: FR in the place of the colour network's one hidden layer.
 PAPER = {mode: {**FINE, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05, "coarse": COARSE}
@@ -156,7 +156,7 @@ def loss_of(shown: Rendering, target: Tensor, config: dict) -> tuple[Tensor, Ten
     entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()
     of_samples = (shown.sample_color - target.index_select(0, shown.ray_index)).square().sum(-1)
     per_sample = (shown.weights.detach() * of_samples).sum() / len(target)
-    return error, error + config["entropy"] * entropy + config["per_sample"] * per_sample
+    return error, error + config["entropy_weight"] * entropy + config["per_sample_weight"] * per_sample
 
 
 def train(run: Run, args: argparse.Namespace) -> str:
@@ -229,9 +229,9 @@ def train(run: Run, args: argparse.Namespace) -> str:
     arrays = {"mse": mse.cpu().numpy()}
     memory = f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
     if coarse:
-        arrays["opacity"] = field.node_opacity().cpu().numpy()
+        arrays["opacity_weight"] = field.node_opacity().cpu().numpy()
         arrays["lower"], arrays["upper"] = (corner.cpu().numpy() for corner in corners_of(field))
-        metrics = {"training_psnr": float(psnr(recent)), "filled": float((arrays["opacity"] > BOX_THRESHOLD).mean())}
+        metrics = {"training_psnr": float(psnr(recent)), "filled": float((arrays["opacity_weight"] > BOX_THRESHOLD).mean())}
         line = f"{metrics['training_psnr']:.2f} dB on training rays"
     else:
         plain = fold(field).requires_grad_(False)

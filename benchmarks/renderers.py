@@ -146,7 +146,7 @@ class HashTraining:
                 group["lr"] = ngp.learning_rate(self.iteration // config["iterations"], config["epochs"], config["lr"])
             pixels = torch.randint(self.dataset.pixels, (self.rays,), device=self.dataset.poses.device)
             self.optimizer.zero_grad()
-            _, loss = ngp.loss_of(self.field, self.dataset.rays(pixels), config["opacity"])
+            _, loss = ngp.loss_of(self.field, self.dataset.rays(pixels), config["opacity_weight"])
             (loss / self.rays).backward()
             self.optimizer.step()
             self.iteration += 1
@@ -208,7 +208,7 @@ def main() -> None:
     training(coarse["steps"])
     measure("DVGO coarse", {"": training}, device, args.rounds, block)
 
-    found = {"opacity": field.node_opacity().cpu().numpy(),
+    found = {"opacity_weight": field.node_opacity().cpu().numpy(),
              **{name: corner.cpu().numpy() for name, corner in zip(("lower", "upper"), dvgo.corners_of(field))}}
     trainings = {mode: VoxelTraining(dvgo.fine_stage(dataset, found, mode, fine), None, dataset, fine)
                  for mode in COLOR_MODES}
