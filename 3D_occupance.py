@@ -33,7 +33,7 @@ from torch.nn import functional as F
 
 from data.volumes import SHA256, load_volume, shorten
 from experiment import cli, plots, report
-from experiment.meshes import look, render, surface, surface_distance
+from experiment.meshes import look_at, render, extract_mesh, surface_distance
 from experiment.metrics import iou
 from experiment.ranks import first_rank
 from experiment.records import Run, digest, write_atomically
@@ -134,7 +134,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
         found = predict(fold(model), torch.arange(len(full), device=device), volume.shape, chunk)
     predicted = found.cpu().numpy().reshape(volume.shape)
     final = iou(predicted, volume)
-    chamfer, f_score = surface_distance(surface(predicted), surface(volume)) or (None, None)
+    chamfer, f_score = surface_distance(extract_mesh(predicted), extract_mesh(volume)) or (None, None)
     run.finish(metrics={"iou": final, "chamfer": chamfer, "f_score": f_score}, seconds=clock.seconds, steps=steps,
                environment=environment(device, run.precision),
                arrays={"predicted": np.packbits(predicted), "iou": curve.numpy()})
@@ -203,15 +203,15 @@ def note(run: Run, args: argparse.Namespace) -> str:
 def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """Ground truth and the networks' surfaces from one camera, baseline left of FR, and a close-up under each."""
     case = runs[0].case
-    truth = surface(volume, args.smooth)
+    truth = extract_mesh(volume, args.smooth)
     write_mesh(truth, runs[0].path(".ply").with_name("ground-truth.ply"))
     shown = [("ground truth", "", truth)]
     for run in runs:
-        mesh = surface(predicted_of(run), args.smooth)
+        mesh = extract_mesh(predicted_of(run), args.smooth)
         write_mesh(mesh, run.path(".ply"))
         shown.append((plots.LABELS[run.mode], f"IoU {run.metric('iou'):.4f}", mesh))
 
-    camera = look(*VIEWS.get(case, VIEW))
+    camera = look_at(*VIEWS.get(case, VIEW))
     seen = truth.vertices @ camera.T
     center = camera.T @ ((seen.max(axis=0) + seen.min(axis=0)) / 2)
     width, height = 1.06 * np.ptp(seen[:, :2], axis=0)
@@ -316,7 +316,7 @@ def main() -> None:
         draw_curves(first, args)
         draw_errors(volume, first, args)
         for run in (run for run in runs if run.case == case and run not in first):
-            write_mesh(surface(predicted_of(run), args.smooth), run.path(".ply"))
+            write_mesh(extract_mesh(predicted_of(run), args.smooth), run.path(".ply"))
     report.show("volumes", runs)
     print("Chamfer distance in voxels; F-score at one voxel")
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from data.signals import square_like_wave
 from experiment import cli, plots
-from experiment.meshes import look, render, surface
+from experiment.meshes import look_at, render, extract_mesh
 from experiment.metrics import relative_spectral_error
 from experiment.records import read_arrays, read_record
 
@@ -51,10 +51,10 @@ def pair(results: Path, experiment: str, cases: tuple[str, ...], mode: str) -> t
 
 def seen(volumes: list[np.ndarray], view: tuple[float, float, int]) -> list[np.ndarray]:
     """Close-ups of surfaces of volumes of one shape, from one camera, of the part with the most detail in the last."""
-    camera, center = look(*view), np.array(volumes[0].shape) / 2 - 0.5
+    camera, center = look_at(*view), np.array(volumes[0].shape) / 2 - 0.5
     corners = np.array(np.meshgrid(*[(0, side) for side in volumes[0].shape])).reshape(3, -1).T @ camera.T
     width, height = np.ptp(corners[:, :2], axis=0)
-    meshes, scale = [surface(volume) for volume in volumes], 350 / width
+    meshes, scale = [extract_mesh(volume) for volume in volumes], 350 / width
     whole = render(meshes[-1], camera, center, width, height, scale)
     rows, columns = plots.busiest_window(whole)
     # From the middle of the picture to that of the window, in voxels, but no further than half the picture goes.

@@ -13,7 +13,7 @@ AMBIENT = 0.18
 CLAY = np.array([0.93, 0.86, 0.76])
 
 
-def surface(occupied: np.ndarray, smooth: float = 0.0) -> trimesh.Trimesh:
+def extract_mesh(occupied: np.ndarray, smooth: float = 0.0) -> trimesh.Trimesh:
     """The surface of the full voxels, by marching cubes at 1/2; closed, also where they touch the volume's faces.
 
     Args:
@@ -108,7 +108,7 @@ def _shade(normals: np.ndarray) -> np.ndarray:
     return (light[:, None] * CLAY).clip(0, 1)
 
 
-def look(azimuth: float, elevation: float, up: int = 2) -> np.ndarray:
+def look_at(azimuth: float, elevation: float, up: int = 2) -> np.ndarray:
     """The camera of `render` that looks from an azimuth and an elevation in degrees, with axis `up` upward."""
     azimuth, elevation = math.radians(azimuth), math.radians(elevation)
     near = np.roll([math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth),

@@ -10,7 +10,7 @@ import torch
 import trimesh
 
 from data.volumes import load_volume
-from experiment.meshes import look, render, surface, surface_distance
+from experiment.meshes import look_at, render, extract_mesh, surface_distance
 from experiment.metrics import iou
 from experiment.runtime import shuffled
 
@@ -52,33 +52,33 @@ def test_an_epoch_goes_through_every_voxel_once_in_an_order_of_its_own():
 
 def test_a_surface_is_closed_and_where_the_voxels_are():
     volume = ball(12)
-    mesh = surface(volume)
+    mesh = extract_mesh(volume)
     assert mesh.is_watertight and mesh.volume == pytest.approx(volume.sum(), rel=0.02)
     assert mesh.centroid == pytest.approx([20, 20, 20], abs=0.01)
     assert ((mesh.face_normals * (mesh.triangles_center - 20)).sum(1) > 0).all()  # outward
-    box = surface(np.ones((4, 5, 6), bool))  # touches every face of its volume
+    box = extract_mesh(np.ones((4, 5, 6), bool))  # touches every face of its volume
     assert box.is_watertight and box.bounds == pytest.approx(np.array([[-0.5] * 3, [3.5, 4.5, 5.5]]))
-    assert len(surface(np.zeros((4, 4, 4), bool)).faces) == 0
+    assert len(extract_mesh(np.zeros((4, 4, 4), bool)).faces) == 0
 
     def roughness(mesh):
         return np.linalg.norm(mesh.vertices - 20, axis=1).std()
-    smooth = surface(volume, smooth=1.0)
+    smooth = extract_mesh(volume, smooth=1.0)
     assert smooth.is_watertight and roughness(smooth) < roughness(mesh) / 2
 
 
 def test_the_distance_of_surfaces():
-    truth = surface(ball(12))
+    truth = extract_mesh(ball(12))
     assert surface_distance(truth, truth) == (0, 1)
-    chamfer, f_score = surface_distance(surface(ball(15)), truth)
+    chamfer, f_score = surface_distance(extract_mesh(ball(15)), truth)
     assert chamfer == pytest.approx(3, abs=0.2) and f_score == 0
-    chamfer, f_score = surface_distance(surface(ball(12, center=(21, 20, 20))), truth)
+    chamfer, f_score = surface_distance(extract_mesh(ball(12, center=(21, 20, 20))), truth)
     assert 0.2 < chamfer < 0.8 and f_score == 1
     assert surface_distance(trimesh.Trimesh(), truth) is None
 
 
 def test_a_rendering_shows_the_nearest_face_without_holes():
-    mesh = surface(ball(10))
-    camera = look(30, 20)
+    mesh = extract_mesh(ball(10))
+    camera = look_at(30, 20)
     assert np.allclose(camera @ camera.T, np.eye(3)) and np.linalg.det(camera) == pytest.approx(1)
     picture = render(mesh, camera, np.array([20.0, 20, 20]), 30, 24, 3)
     assert picture.shape == (72, 90, 3)
@@ -86,13 +86,13 @@ def test_a_rendering_shows_the_nearest_face_without_holes():
     radius = np.hypot(rows, columns) / 3
     assert (picture[radius < 9.5] < 0.99).all() and (picture[radius > 11.5] == 1).all()
     # A small ball in front of a large one is seen, one behind it is not.
-    front, behind = (surface(ball(14, 60) | ball(4, 60, tuple(np.rint(30 + side * 22 * camera[2]).astype(int))))
+    front, behind = (extract_mesh(ball(14, 60) | ball(4, 60, tuple(np.rint(30 + side * 22 * camera[2]).astype(int))))
                      for side in (1, -1))
     alone, with_front, with_behind = (render(mesh, camera, np.array([30.0, 30, 30]), 30, 30, 3)
-                                      for mesh in (surface(ball(14, 60)), front, behind))
+                                      for mesh in (extract_mesh(ball(14, 60)), front, behind))
     assert np.abs(with_front - alone).max() > 0.2 and np.abs(with_behind - alone).max() < 1e-6
     for up in range(3):  # the axis upward is upward in the picture
-        assert look(120, 15, up)[1, up] > 0.9
+        assert look_at(120, 15, up)[1, up] > 0.9
 
 
 def test_quick_run_of_a_solid(tmp_path, script):
@@ -111,7 +111,7 @@ def test_quick_run_of_a_solid(tmp_path, script):
     predicted = np.unpackbits(arrays["predicted"], count=truth.size).reshape(truth.shape).astype(bool)
     assert iou(predicted, truth) == values["sin+fr"] and arrays["iou"].shape == (12,)
     mesh = trimesh.load(folder / "sin+fr-seed0.ply")
-    assert len(mesh.faces) == len(surface(predicted).faces)
+    assert len(mesh.faces) == len(extract_mesh(predicted).faces)
     assert np.ptp(trimesh.load(folder / "ground-truth.ply").vertices, axis=0) == pytest.approx(truth.shape)
 
 
