@@ -45,7 +45,7 @@ from experiment.runtime import (
     environment,
     next_stop,
     set_precision,
-    shuffled,
+    random_order,
     training_hours,
 )
 from experiment.sweep import progress, slow_runs, sweep
@@ -99,7 +99,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     steps_per_epoch = math.ceil(len(full) / chunk)
     steps = epochs * steps_per_epoch
     # What the curve is measured on: two chunks of voxels, always the same.
-    sample = shuffled(len(full), run.seed, -1, device)[:2 * chunk]
+    sample = random_order(len(full), run.seed, -1, device)[:2 * chunk]
     curve = torch.zeros(epochs)
     clock = Stopwatch(device)
     state = {"model": model, "optimizer": optimizer, "clock": clock, "curve": curve}
@@ -109,7 +109,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             epoch = step // steps_per_epoch
             for group in optimizer.param_groups:
                 group["lr"] = lr * DECAY ** (epoch / epochs)
-            order = shuffled(len(full), run.seed, epoch, device).split(chunk)
+            order = random_order(len(full), run.seed, epoch, device).split(chunk)
             stop = next_stop(step, steps, steps_per_epoch, args.checkpoint_every)
             with clock:
                 for index in order[step % steps_per_epoch:][:stop - step]:

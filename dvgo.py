@@ -39,7 +39,7 @@ from experiment.runtime import (
     environment,
     next_stop,
     set_precision,
-    shuffled,
+    random_order,
 )
 from experiment.sweep import progress, slow_runs, sweep, unfinished
 from models import fold
@@ -204,7 +204,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
                     else:  # in shuffled epochs, whose incomplete last batch is left out
                         now, place = divmod(iteration - 1, max(1, len(pool) // rays))
                         if now != epoch:
-                            epoch, order = now, shuffled(len(pool), run.seed, now, device)
+                            epoch, order = now, random_order(len(pool), run.seed, now, device)
                         pixels = pool[order[place * rays:(place + 1) * rays]]
                     origins, directions, target = dataset.rays(pixels)
                     with autocast:

@@ -28,7 +28,7 @@ from benchmarks.common import device_name, interleaved, ratio
 from data.scenes import Scene, load_scene
 from experiment import cli
 from experiment.metrics import psnr
-from experiment.runtime import Stopwatch, choose_device, set_precision, shuffled
+from experiment.runtime import Stopwatch, choose_device, set_precision, random_order
 from models import PositionalEncoding
 from models.encodings import SphericalHarmonics
 from models.nerf import dvgo as voxel_field
@@ -97,7 +97,7 @@ class VoxelTraining:
         self.batches: tuple[Tensor, ...] = ()  # of one epoch of the fine stage, without an incomplete last one
         if factors is None:
             pool = dvgo.pixels_that_see(field, dataset)
-            order = pool[shuffled(len(pool), 0, 0, device)]
+            order = pool[random_order(len(pool), 0, 0, device)]
             self.batches = order[:max(1, len(pool) // self.rays) * self.rays].split(self.rays)
         self.optimizer = dvgo.optimizer_of(field, config, factors)
         self.iteration = 0

@@ -25,7 +25,7 @@ from benchmarks.common import (
     with_full_products,
 )
 from experiment import cli
-from experiment.runtime import choose_device, set_precision, shuffled
+from experiment.runtime import choose_device, set_precision, random_order
 from models import MODES, build_inr
 
 occupancy = import_module("3D_occupance")
@@ -45,7 +45,7 @@ def make_epochs(mode: str, full: Tensor, shape: tuple[int, ...], chunk: int) -> 
 
     def advance(epochs: int) -> None:
         for epoch in range(epochs):
-            for index in shuffled(len(full), 0, epoch, full.device).split(chunk):
+            for index in random_order(len(full), 0, epoch, full.device).split(chunk):
                 optimizer.zero_grad()
                 output = model(occupancy.coordinates(index, shape))
                 F.mse_loss(output[:, 0], full[index].float()).backward()

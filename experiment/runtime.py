@@ -109,7 +109,7 @@ def check_finite(loss: float, step: int) -> None:
         raise UserError(f"the training has diverged, the loss is {loss} at step {step}; a smaller --lr may help")
 
 
-def shuffled(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
+def random_order(count: int, seed: int, epoch: int, device: torch.device) -> torch.Tensor:
     """The numbers from 0 to `count` − 1, in an order that follows from seed and epoch: a resumed epoch has its own."""
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + 1)
     return torch.randperm(count, generator=generator, device=device)

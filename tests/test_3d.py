@@ -12,7 +12,7 @@ import trimesh
 from data.volumes import load_volume
 from experiment.meshes import look_at, render, extract_mesh, surface_distance
 from experiment.metrics import iou
-from experiment.runtime import shuffled
+from experiment.runtime import random_order
 
 FIT = "3D_occupance.py"
 fitting = import_module("3D_occupance")
@@ -44,10 +44,10 @@ def test_coordinates():
 
 
 def test_an_epoch_goes_through_every_voxel_once_in_an_order_of_its_own():
-    orders = [shuffled(1000, seed, epoch, torch.device("cpu")) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    orders = [random_order(1000, seed, epoch, torch.device("cpu")) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
     assert all(order.sort().values.equal(torch.arange(1000)) for order in orders)
     assert not orders[0].equal(orders[1]) and not orders[0].equal(orders[2])
-    assert orders[0].equal(shuffled(1000, 0, 0, torch.device("cpu")))
+    assert orders[0].equal(random_order(1000, 0, 0, torch.device("cpu")))
 
 
 def test_a_surface_is_closed_and_where_the_voxels_are():
