@@ -143,7 +143,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
         outputs = run.arrays(outputs=(steps, POINTS))["outputs"]
         for step, axis in zip(columns, line):
             axis.plot(x, target, color="0.7", linewidth=1.2)
-            axis.plot(x, outputs[step], color=plots.line(run.mode)["color"])
+            axis.plot(x, outputs[step], color=plots.line_style(run.mode)["color"])
             axis.set_ylim(-4.9, 4.9)
             axis.text(0.02, 0.98, f"loss {np.square(outputs[step] - target).mean():.3f}", fontsize=9, va="top",
                       transform=axis.transAxes)

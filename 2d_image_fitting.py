@@ -199,7 +199,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     figure, axis = plots.curves("step", "PSNR (dB)")
     for run in runs:
         curve = run.arrays(psnr=(run.config["steps"],))["psnr"]
-        axis.plot(np.arange(len(curve)), curve, **plots.line(run.mode),
+        axis.plot(np.arange(len(curve)), curve, **plots.line_style(run.mode),
                   label=f"{plots.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(plots.THOUSANDS)
@@ -213,7 +213,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     axis.loglog(*radial_spectrum(image), color="0.75", linewidth=4, label="the image")
     for run in runs:
         frequency, power = radial_spectrum(run.arrays(reconstruction=image.shape)["reconstruction"] - image)
-        axis.loglog(frequency, power, **plots.line(run.mode), label=plots.LABELS[run.mode])
+        axis.loglog(frequency, power, **plots.line_style(run.mode), label=plots.LABELS[run.mode])
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(plt.NullLocator())

@@ -238,7 +238,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     figure, axis = plots.curves("epoch", "IoU")
     for run in runs:
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]
-        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(PERFECT), **plots.line(run.mode),
+        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(PERFECT), **plots.line_style(run.mode),
                   label=f"{plots.LABELS[run.mode]}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()

@@ -33,7 +33,7 @@ def baseline(mode: str) -> str:
     return mode.removesuffix("+fr")
 
 
-def line(mode: str) -> dict[str, Any]:
+def line_style(mode: str) -> dict[str, Any]:
     """How the line of a mode is drawn: in the colour of its backbone, FR solid and its baseline dashed."""
     return {"color": COLORS[baseline(mode)], "linestyle": "-" if mode.endswith("+fr") else "--"}
 

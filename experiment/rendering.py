@@ -214,7 +214,7 @@ def draw_curves(runs: list[Run], title: str, path: Path) -> None:
         mse = run.arrays()["mse"]
         width = max(1, len(mse) // 100)
         means = mse[:len(mse) // width * width].reshape(-1, width).mean(axis=1)
-        axis.plot(width * (np.arange(len(means)) + 0.5), psnr(means), **plots.line(run.mode),
+        axis.plot(width * (np.arange(len(means)) + 0.5), psnr(means), **plots.line_style(run.mode),
                   label=f"{plots.LABELS[run.mode]}\ntest views: {run.metric('psnr'):.2f} dB")
     axis.xaxis.set_major_formatter(plots.THOUSANDS)
     plots.save_curves(figure, title, path)
