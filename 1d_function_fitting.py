@@ -153,7 +153,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
     for axis in axes[-1]:
         axis.set_xlabel("x")
     figure.suptitle("1D function fitting: the network's output in colour, the target in grey"
-                    + plots.note([runs[0].seed], args.quick, runs[0].config, PAPER))
+                    + plots.title_suffix([runs[0].seed], args.quick, runs[0].config, PAPER))
     plots.save(figure, args.figures / "1d_function_fitting.png")
 
 
@@ -176,7 +176,7 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
         axis.set_xlabel("step")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     figure.suptitle("Eigenvalues of the empirical NTK"
-                    + plots.note([run.seed], args.quick, run.config, PAPER))
+                    + plots.title_suffix([run.seed], args.quick, run.config, PAPER))
     plots.save(figure, args.figures / "1d_ntk_eigenvalues.png")
 
 
@@ -218,7 +218,7 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
     rows.set_title("some of these, cos(f x)")
     rows.set_axis_off()
     figure.suptitle(f"W = Λ B: the middle hidden layer of {plots.LABELS[run.mode]}, trained"
-                    + plots.note([run.seed], args.quick, run.config, PAPER))
+                    + plots.title_suffix([run.seed], args.quick, run.config, PAPER))
     plots.save(figure, args.figures / "1d_fr_layer.png")
 
 

@@ -74,7 +74,7 @@ def main() -> None:
         what = ", ".join(f"{path} is {'not finished' if path.suffix == '.ckpt' else 'missing'}" for path in unfinished)
         raise cli.UserError(f"train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])} ({what})")
     errors = {mode: np.mean([relative_error(run) for run in runs if run.mode == mode], axis=0) for mode in args.modes}
-    draw(errors, plots.note(args.seeds, args.quick, runs[0].config, fitting.PAPER), args)
+    draw(errors, plots.title_suffix(args.seeds, args.quick, runs[0].config, fitting.PAPER), args)
     report.show("relative error", runs)
 
 

@@ -172,9 +172,9 @@ def runs_of(args: argparse.Namespace, images: Images, device: torch.device) -> l
     return runs
 
 
-def note(run: Run, args: argparse.Namespace) -> str:
+def title_suffix(run: Run, args: argparse.Namespace) -> str:
     """What a figure's title says of the runs it shows, beside the number of steps."""
-    return plots.note([run.seed], args.quick, run.config, {**PAPER[run.mode], "steps": run.config["steps"]})
+    return plots.title_suffix([run.seed], args.quick, run.config, {**PAPER[run.mode], "steps": run.config["steps"]})
 
 
 def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
@@ -190,7 +190,7 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
     for (name, value, pixels), (whole, crop) in zip(shown, axes.T):
         plots.show_with_crop(whole, crop, pixels, window, name, value)
     figure.suptitle(f"{runs[0].case}, {image.shape[1]} × {image.shape[0]} pixels, "
-                    f"{runs[0].config['steps']:,} steps{note(runs[0], args)}", fontsize=13)
+                    f"{runs[0].config['steps']:,} steps{title_suffix(runs[0], args)}", fontsize=13)
     plots.save(figure, args.figures / f"2d_{runs[0].case}.png")
 
 
@@ -203,7 +203,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
                   label=f"{plots.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(plots.THOUSANDS)
-    plots.save_curves(figure, f"{runs[0].case}: PSNR over training{note(runs[0], args)}",
+    plots.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
                       args.figures / f"2d_{runs[0].case}_psnr.png")
 
 
@@ -217,7 +217,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(plt.NullLocator())
-    plots.save_curves(figure, f"{runs[0].case}: radially averaged spectrum of the error{note(runs[0], args)}",
+    plots.save_curves(figure, f"{runs[0].case}: radially averaged spectrum of the error{title_suffix(runs[0], args)}",
                       args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 

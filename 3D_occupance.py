@@ -194,10 +194,10 @@ def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def note(run: Run, args: argparse.Namespace) -> str:
+def title_suffix(run: Run, args: argparse.Namespace) -> str:
     """What a figure's title says of the runs it shows, beside the number of epochs and each network's own rate."""
     own = ("epochs",) if args.lr else ("epochs", "lr")
-    return plots.note([run.seed], args.quick, run.config, {**PAPER[run.mode], **{key: run.config[key] for key in own}})
+    return plots.title_suffix([run.seed], args.quick, run.config, {**PAPER[run.mode], **{key: run.config[key] for key in own}})
 
 
 def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
@@ -229,7 +229,7 @@ def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace)
     for (name, value, _), picture, close, (whole, crop) in zip(shown, pictures, crops, axes.T):
         plots.show_with_crop(whole, crop, picture, (rows, columns), name, value, close)
     figure.suptitle(f"{case}, {' × '.join(map(str, volume.shape))} voxels, {runs[0].config['epochs']:,} epochs"
-                    f"{note(runs[0], args)}", fontsize=13)
+                    f"{title_suffix(runs[0], args)}", fontsize=13)
     plots.save(figure, args.figures / f"3d_{case}.png")
 
 
@@ -247,7 +247,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     axis.set_yticks([*ticks, PERFECT], [*(f"{1 - error:g}" for error in ticks), "1"])
     axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
     axis.yaxis.set_minor_locator(plt.NullLocator())
-    plots.save_curves(figure, f"{runs[0].case}: IoU over training{note(runs[0], args)}",
+    plots.save_curves(figure, f"{runs[0].case}: IoU over training{title_suffix(runs[0], args)}",
                       args.figures / f"3d_{runs[0].case}_iou.png")
 
 
@@ -274,7 +274,7 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
         panels[mode].set_title(f"{plots.LABELS[mode]}\n{missed.sum():,} missed, {added.sum():,} added", fontsize=10)
         panels[mode].set_axis_off()
     figure.suptitle(f"{runs[0].case}: wrong voxels, of {volume.sum():,} full\nmissed blue, added orange"
-                    f"{note(runs[0], args)}", fontsize=11)
+                    f"{title_suffix(runs[0], args)}", fontsize=11)
     plots.save(figure, args.figures / f"3d_{runs[0].case}_errors.png")
 
 

@@ -114,7 +114,7 @@ def save(figure: Figure, path: Path) -> None:
     print(f"wrote {path}")
 
 
-def note(seeds: list[int], quick: bool, config: dict[str, Any], paper: dict[str, Any]) -> str:
+def title_suffix(seeds: list[int], quick: bool, config: dict[str, Any], paper: dict[str, Any]) -> str:
     """What a figure's title says of the runs it shows: the seeds, and in what they differ from the paper."""
     shown = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
     changed = [f"{name} {config[name]:,g}" if isinstance(value, (int, float)) else f"{name} {config[name]}"

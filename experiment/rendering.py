@@ -174,7 +174,7 @@ def draw_and_print(name: str, runs: list[Run], args: argparse.Namespace, paper: 
         truth, names: the test views.
     """
     first = [run for run in runs if run.seed == args.seeds[0]]
-    note = plots.note([args.seeds[0]], args.quick, first[0].config, paper[first[0].mode])
+    note = plots.title_suffix([args.seeds[0]], args.quick, first[0].config, paper[first[0].mode])
     stem = f"{first[0].experiment}_{first[0].case}"
     draw_views(first, truth, names, f"{name}, {first[0].case}, {truth.shape[2]} × {truth.shape[1]} pixels{note}",
                args.figures / f"{stem}.png")
