@@ -82,10 +82,10 @@ def render_views(run: Run, render: Render, autocast: AbstractContextManager, pos
         metrics["psnr_8bit"].append(_psnr(image / 255, wanted))
         metrics["ssim"].append(ssim(color.clip(0, 1), wanted))
         images.append(image)
-        plots.write_picture(image, pictures(run) / f"{name}.png")
+        plots.write_picture(image, rendering_folder(run) / f"{name}.png")
         # From 0, where there is nothing, to the farthest: near is dark.
         plots.write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
-                            pictures(run) / f"{name}-depth.png")
+                            rendering_folder(run) / f"{name}-depth.png")
     with autocast:
         write_turntable(run, render, poses, focal, truth.shape[1], truth.shape[2], frames)
     means = {name: float(np.mean(values)) for name, values in metrics.items()}
@@ -96,7 +96,7 @@ def _psnr(image: np.ndarray, truth: np.ndarray) -> float:
     return float(psnr(np.square(image.astype(np.float64) - truth).mean()))
 
 
-def pictures(run: Run) -> Path:
+def rendering_folder(run: Run) -> Path:
     """The folder of a run's renderings."""
     return run.path("")
 
@@ -132,7 +132,7 @@ def write_turntable(run: Run, render: Render, poses: np.ndarray, focal: float, h
     packed = io.BytesIO()
     iio.imwrite(packed, np.rint(255 * np.stack(images).clip(0, 1)).astype(np.uint8), extension=".gif", loop=0,
                 duration=4000 / frames)
-    write_atomically(pictures(run) / "turntable.gif", packed.getvalue())
+    write_atomically(rendering_folder(run) / "turntable.gif", packed.getvalue())
 
 
 def save_field(run: Run, **content: Any) -> None:
@@ -161,7 +161,7 @@ def render_again(runs: list[Run], render_views: Callable[[Run], dict]) -> None:
     """What --render-only does: `render_views` of each run, which returns the metrics, and a line that sums them up."""
     for run in runs:
         metrics = render_views(run)
-        print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, written to {pictures(run)}")
+        print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, written to {rendering_folder(run)}")
 
 
 def draw_and_print(name: str, runs: list[Run], args: argparse.Namespace, paper: dict[str, dict], truth: np.ndarray,
