@@ -39,7 +39,7 @@ from experiment.runtime import (
     check_finite,
     choose_device,
     environment,
-    memory,
+    memory_bytes,
     next_stop,
     set_precision,
     training_hours,
@@ -132,7 +132,7 @@ def fitting_chunk(pixels: int, config: dict, device: torch.device) -> int:
     """The number of pixels whose activations fit at once into half of the device's memory."""
     # A layer keeps its output, the activation's output and, on the way back, the gradient of one of them.
     bytes_per_pixel = 3 * 4 * config["hidden_features"] * (config["hidden_layers"] + 1)
-    parts = math.ceil(2 * pixels * bytes_per_pixel / memory(device))
+    parts = math.ceil(2 * pixels * bytes_per_pixel / memory_bytes(device))
     return math.ceil(pixels / parts)
 
 

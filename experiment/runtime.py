@@ -78,7 +78,7 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory(device: torch.device) -> int:
+def memory_bytes(device: torch.device) -> int:
     """Bytes of memory in all: of the GPU, or of this machine, divided among the ranks that torchrun started on it."""
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.type == "cuda":
