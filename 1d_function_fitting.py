@@ -126,7 +126,7 @@ def spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def runs_of(args: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
-    config = {**PAPER, **(QUICK if args.quick else {}), **cli.given(args, "steps", "lr")}
+    config = {**PAPER, **(QUICK if args.quick else {}), **cli.overrides(args, "steps", "lr")}
     device = choose_device(args.device).type
     return [Run(args.results, "1d", "function", mode, seed, config, args.precision, device)
             for seed in args.seeds for mode in args.modes]

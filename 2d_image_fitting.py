@@ -166,7 +166,7 @@ def runs_of(args: argparse.Namespace, images: Images, device: torch.device) -> l
     for case, image in images.items():
         for seed in args.seeds:
             for mode in args.modes:
-                config = {**PAPER[mode], **(QUICK if args.quick else {}), **cli.given(args, "steps", "lr"),
+                config = {**PAPER[mode], **(QUICK if args.quick else {}), **cli.overrides(args, "steps", "lr"),
                           "shape": list(image.shape), "pixels": digest(image)}
                 runs.append(Run(args.results, "2d", case, mode, seed, config, args.precision, device.type))
     return runs

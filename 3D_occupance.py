@@ -169,7 +169,7 @@ def runs_of(args: argparse.Namespace, volumes: dict[str, np.ndarray], device: to
     for case, volume in volumes.items():
         for seed in args.seeds:
             for mode in args.modes:
-                config = {**PAPER[mode], **(QUICK if args.quick else {}), **cli.given(args, "epochs", "lr", "chunk"),
+                config = {**PAPER[mode], **(QUICK if args.quick else {}), **cli.overrides(args, "epochs", "lr", "chunk"),
                           "shape": list(volume.shape), "voxels": digest(np.packbits(volume))}
                 runs.append(Run(args.results, "3d", case, mode, seed, config, args.precision, device.type))
     return runs

@@ -178,7 +178,7 @@ def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> lis
     runs = []
     for seed in args.seeds:
         for mode in args.modes:
-            config = {**PAPER[mode], **(QUICK if args.quick else {}), **data, **cli.given(args, "epochs", "lr")}
+            config = {**PAPER[mode], **(QUICK if args.quick else {}), **data, **cli.overrides(args, "epochs", "lr")}
             runs.append(Run(args.results, "ngp", scene.name, mode, seed, config, args.precision, device.type))
     return runs
 

@@ -288,7 +288,7 @@ def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> lis
     for seed in args.seeds:
         for mode in args.modes:
             config = {**PAPER[mode], **(QUICK if args.quick else {}), **data,
-                      **cli.given(args, "steps", "lr", "tv_density", "tv_features"),
+                      **cli.overrides(args, "steps", "lr", "tv_density", "tv_features"),
                       "mask_renew": not args.no_mask_renew, "act_decay": not args.no_act_decay}
             runs.append(Run(args.results, "dvgo", scene.name, mode, seed, config, args.precision, device.type))
     return runs

@@ -96,7 +96,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
-def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+def overrides(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Those of the named options that were given: what they put in the place of the defaults."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
