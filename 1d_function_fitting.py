@@ -124,7 +124,7 @@ def spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return torch.linalg.eigvalsh(kernel).flip(0)
 
 
-def runs_of(args: argparse.Namespace) -> list[Run]:
+def planned_runs(args: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
     config = {**PAPER, **(QUICK if args.quick else {}), **cli.overrides(args, "steps", "lr")}
     device = choose_device(args.device).type
@@ -230,7 +230,7 @@ def parser(description: str) -> argparse.ArgumentParser:
 def main() -> None:
     args = cli.parse(parser(__doc__))
     set_precision(args.precision, choose_device(args.device))
-    runs = runs_of(args)
+    runs = planned_runs(args)
     if slow_runs(runs, args):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
     sweep(train, [runs], args, parallel=True)

@@ -68,7 +68,7 @@ def draw(errors: dict[str, np.ndarray], note: str, args: argparse.Namespace) -> 
 
 def main() -> None:
     args = cli.parse(fitting.parser(__doc__))
-    runs = fitting.runs_of(args)
+    runs = fitting.planned_runs(args)
     unfinished = [path for run in runs if (path := run.missing())]
     if unfinished:
         what = ", ".join(f"{path} is {'not finished' if path.suffix == '.ckpt' else 'missing'}" for path in unfinished)

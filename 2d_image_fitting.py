@@ -160,7 +160,7 @@ def images_of(args: argparse.Namespace) -> Images:
     return images
 
 
-def runs_of(args: argparse.Namespace, images: Images, device: torch.device) -> list[Run]:
+def planned_runs(args: argparse.Namespace, images: Images, device: torch.device) -> list[Run]:
     """The runs that the options ask for, image by image."""
     runs = []
     for case, image in images.items():
@@ -233,7 +233,7 @@ def main() -> None:
     device = choose_device(args.device)
     set_precision(args.precision, device)
     images = images_of(args)
-    runs = runs_of(args, images, device)
+    runs = planned_runs(args, images, device)
     if to_train := slow_runs(runs, args):
         hours = training_hours([(run.config, math.prod(run.config["shape"][:2]) * run.config["steps"])
                                 for run in to_train], device)

@@ -163,7 +163,7 @@ def volumes_of(args: argparse.Namespace) -> dict[str, np.ndarray]:
     return volumes
 
 
-def runs_of(args: argparse.Namespace, volumes: dict[str, np.ndarray], device: torch.device) -> list[Run]:
+def planned_runs(args: argparse.Namespace, volumes: dict[str, np.ndarray], device: torch.device) -> list[Run]:
     """The runs that the options ask for, volume by volume."""
     runs = []
     for case, volume in volumes.items():
@@ -301,7 +301,7 @@ def main() -> None:
     device = choose_device(args.device)
     set_precision(args.precision, device)
     volumes = volumes_of(args)
-    runs = runs_of(args, volumes, device)
+    runs = planned_runs(args, volumes, device)
     if to_train := slow_runs(runs, args):
         hours = training_hours([(run.config, math.prod(run.config["shape"]) * run.config["epochs"])
                                 for run in to_train], device)

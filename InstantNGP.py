@@ -172,7 +172,7 @@ def scene_of(args: argparse.Namespace) -> Scene:
     return loaded_once(args.scene, args.data, args.downscale)
 
 
-def runs_of(args: argparse.Namespace, scene: Scene, device: torch.device) -> list[Run]:
+def planned_runs(args: argparse.Namespace, scene: Scene, device: torch.device) -> list[Run]:
     """The runs that the options ask for."""
     data = rendering.scene_config(scene.train.images, scene.train.poses, scene.test.images, args.background)
     runs = []
@@ -192,7 +192,7 @@ def main() -> None:
     device = choose_device(args.device)
     autocast = set_precision(args.precision, device)
     scene = scene_of(args)
-    runs = runs_of(args, scene, device)
+    runs = planned_runs(args, scene, device)
     if args.render_only:
         rendering.render_again(runs, lambda run: render_views(load_field(run, args, device), run, args, autocast)[0])
         return
