@@ -152,7 +152,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
         line[0].set_ylabel(plots.LABELS[run.mode], fontsize=11, fontweight="bold")
     for axis in axes[-1]:
         axis.set_xlabel("x")
-    figure.suptitle("1D function fitting: the network's output in colour, the target in grey"
+    figure.suptitle("1D function fitting: the network's output in color, the target in grey"
                     + plots.title_suffix([runs[0].seed], args.quick, runs[0].config, PAPER))
     plots.save(figure, args.figures / "1d_function_fitting.png")
 

@@ -7,7 +7,7 @@ With |F| the magnitude of the DFT over the 300 samples, the error at a frequency
 |F_target(k)|; the target's energy lies at 1.5, 2.5, 3.5 and 4.5 Hz. Reads results/1d/function/<mode>-seed<k>.npz, the
 output at every step, and writes
 
-    figures/1d_relative_error.png           the heat maps of all modes, FR right of its baseline, one colour scale
+    figures/1d_relative_error.png           the heat maps of all modes, FR right of its baseline, one color scale
     figures/1d_relative_error_<mode>.png    each alone, on the same scale
 
 The options are those of `1d_function_fitting.py`: they say which runs to draw. Those about training only go into the
@@ -40,7 +40,7 @@ def relative_error(run: Run) -> np.ndarray:
 
 
 def heat_map(axis: Axes, error: np.ndarray, mode: str) -> AxesImage:
-    """One panel: steps to the right, frequencies upwards, the error as colour from 0 to 1."""
+    """One panel: steps to the right, frequencies upwards, the error as color from 0 to 1."""
     image = axis.imshow(error.T, origin="lower", aspect="auto", interpolation="nearest", cmap="magma_r", vmin=0,
                         vmax=1, extent=(0, len(error), -0.5, len(fitting.BINS) - 0.5))
     axis.set_yticks(range(len(fitting.BINS)), [f"{hertz} Hz" for hertz in fitting.BINS])
@@ -52,7 +52,7 @@ def heat_map(axis: Axes, error: np.ndarray, mode: str) -> AxesImage:
 
 
 def draw(errors: dict[str, np.ndarray], note: str, args: argparse.Namespace) -> None:
-    """All modes in one figure with one colour scale, and each alone."""
+    """All modes in one figure with one color scale, and each alone."""
     figure, axes = plots.grid_by_backbone(list(errors), width=5.0, height=2.1)
     for mode, axis in axes.items():
         image = heat_map(axis, errors[mode], mode)

@@ -5,7 +5,7 @@
     python 2d_image_fitting.py --image 1 2 8        other Kodak images; `all` for the 24
     python 2d_image_fitting.py --image astronaut    a picture that needs no download; or the path of an image file
 
-Each network maps a pixel's position to its colour and is trained on all pixels at once. Writes
+Each network maps a pixel's position to its color and is trained on all pixels at once. Writes
 
     results/2d/<case>/<mode>-seed<k>.json   PSNR after the last step and the best of all, SSIM
     results/2d/<case>/<mode>-seed<k>.npz    the reconstruction and the PSNR at every step

@@ -1,5 +1,5 @@
 """Train Instant-NGP (Müller, Evans, Schied and Keller, SIGGRAPH 2022) with the plain and with the Fourier
-reparameterized colour network (section 5 of the paper), from photographs with known cameras to renderings of new views.
+reparameterized color network (section 5 of the paper), from photographs with known cameras to renderings of new views.
 
     python InstantNGP.py                              lego at 800 × 800, both networks, 30 epochs: for a GPU
     python InstantNGP.py --epochs 110                 as many as the paper's comparison has
@@ -48,7 +48,7 @@ from models.nerf.occupancy_grid import visible_cells
 from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import render_image
 
-# The schedule of ngp_pl for Blender scenes, and section 5: FR in the place of the colour network's one hidden layer.
+# The schedule of ngp_pl for Blender scenes, and section 5: FR in the place of the color network's one hidden layer.
 PAPER = {mode: {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2, "eps": 1e-15, "opacity_weight": 1e-3,
                 "levels": 16, "log2_size": 19, "finest": 1024, "resolution": 128, "march_steps": 1024, "warm_up": 256,
                 "update_every": 16, "low_freq_num": 32, "high_freq_num": 32, "phase_num": 64, "alpha": 0.01}

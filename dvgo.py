@@ -1,4 +1,4 @@
-"""Train DirectVoxGO (Sun, Sun and Chen, CVPR 2022) with the plain and with the Fourier reparameterized colour network
+"""Train DirectVoxGO (Sun, Sun and Chen, CVPR 2022) with the plain and with the Fourier reparameterized color network
 (section 5 of the paper), from photographs with known cameras to renderings of new views.
 
     python dvgo.py                              lego at 800 × 800, both networks, 20,000 iterations: for a GPU
@@ -14,7 +14,7 @@ First a coarse field finds where the scene is, the same for both networks; then 
     results/dvgo/<scene>/<mode>-seed<k>/             test views and their depth as .png, an orbit as turntable.gif
     figures/dvgo_<scene>.png, …_psnr.png             two test views with their errors; PSNR over the iterations
 
---steps and --lr are the fine stage's iterations and the colour network's learning rate. On two CPU cores --quick takes
+--steps and --lr are the fine stage's iterations and the color network's learning rate. On two CPU cores --quick takes
 one to two minutes; the full size takes days there.
 """
 
@@ -61,7 +61,7 @@ COARSE = {"steps": 5_000, "rays": 8192, "voxels": 1_024_000, "alpha_init": 1e-6,
 FINE = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "scale_at": [1_000, 2_000, 3_000, 4_000], "alpha_init": 1e-2,
         "threshold": 1e-4, "grid_lr": 0.1, "lr": 1e-3, "decay_steps": 20_000, "entropy_weight": 0.001, "per_sample_weight": 0.01,
         "renew_every": 1_000, "mask_renew": True, "act_decay": True, "tv_density": 0.0, "tv_features": 0.0}
-# Section 5: FR in the place of the colour network's one hidden layer.
+# Section 5: FR in the place of the color network's one hidden layer.
 PAPER = {mode: {**FINE, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05, "coarse": COARSE}
          for mode in COLOR_MODES}
 COLOR = ("low_freq_num", "high_freq_num", "phase_num", "alpha")
@@ -150,7 +150,7 @@ def optimizer_of(field: DVGOField, config: dict, factors: Tensor | None) -> Mask
 
 
 def loss_of(shown: Rendering, target: Tensor, config: dict) -> tuple[Tensor, Tensor]:
-    """The mean squared error of the rays' colours, and the whole objective (section 4.1)."""
+    """The mean squared error of the rays' colors, and the whole objective (section 4.1)."""
     error = F.mse_loss(shown.color, target)
     left = shown.final_transmittance.clamp(1e-6, 1 - 1e-6)  # a ray should end in something or in nothing
     entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()

@@ -3,12 +3,12 @@
     python -m benchmarks.renderers              the sizes of --quick, for a CPU
     python -m benchmarks.renderers --full       the paper's sizes, for a GPU
 
-Trains DVGO's coarse field, and then with either colour network the fine one, in the box that the coarse one finds, and
+Trains DVGO's coarse field, and then with either color network the fine one, in the box that the coarse one finds, and
 Instant-NGP; on the toy scene, until they are no longer fog and the fine grid has its final size. Then times iterations
-of the two colour networks in turn, and after that the stages of some more. The stopwatches of these wait for the
+of the two color networks in turn, and after that the stages of some more. The stopwatches of these wait for the
 device at both ends of a stage, so that the shares are right on a GPU too; the rays a second are measured without.
-`samples` are those that a ray's colour is made of, `dB` is the PSNR of the training views; two networks' fields
-differ in both, and so in more than the cost of the colour network.
+`samples` are those that a ray's color is made of, `dB` is the PSNR of the training views; two networks' fields
+differ in both, and so in more than the cost of the color network.
 """
 
 import contextlib
@@ -49,7 +49,7 @@ STAGES: dict[str, list[tuple[Any, str]]] = {
     "rays": [(RayDataset, "rays")],
     "sampling": [(DVGOField, "samples"), (InstantNGPField, "march")],
     "grids": [(VoxelGrid, "forward"), (InstantNGPField, "density")],
-    "colour": [(torch.nn.Sequential, "forward"), (PositionalEncoding, "forward"), (SphericalHarmonics, "forward")],
+    "color": [(torch.nn.Sequential, "forward"), (PositionalEncoding, "forward"), (SphericalHarmonics, "forward")],
     "compositing": [(module, function) for module in (voxel_field, hash_field)
                     for function in ("contributing", "render_weights", "composite")],
     "backward": [(Tensor, "backward")],
@@ -160,7 +160,7 @@ def photographs_of(scene: Scene, poses, device: torch.device) -> RayDataset:
 
 @torch.no_grad()
 def quality(training: VoxelTraining | HashTraining) -> tuple[float, float]:
-    """Samples that a ray's colour is made of, and PSNR in dB, on a large batch of pixels of the training views."""
+    """Samples that a ray's color is made of, and PSNR in dB, on a large batch of pixels of the training views."""
     pixels = torch.randint(training.dataset.pixels, (8192,), device=training.dataset.poses.device)
     origins, directions, target = training.dataset.rays(pixels)
     shown = training.field(origins, directions)

@@ -93,8 +93,8 @@ loaded_once = functools.cache(load_scene)  # in a process, however many runs it 
 def on_background(images: np.ndarray, bg_color: float) -> np.ndarray:
     """uint8 RGBA (..., 4) on a grey level, 1 white and 0 black: c α + (1 − α) background, float32 RGB (..., 3)."""
     values = images.astype(np.float32) / np.float32(255)
-    colour, alpha = values[..., :3], values[..., 3:]
-    return colour * alpha + (1 - alpha) * np.float32(background)
+    color, alpha = values[..., :3], values[..., 3:]
+    return color * alpha + (1 - alpha) * np.float32(background)
 
 
 def render_toy(poses: np.ndarray, split: str, downscale: int) -> Views:
@@ -202,7 +202,7 @@ def read_rgba(path: Path) -> np.ndarray:
 def average(image: np.ndarray, block: int) -> np.ndarray:
     """The mean over blocks of `block` × `block` pixels, uint8 RGBA (H, W, 4) with straight alpha to the same.
 
-    Colours are weighted with their alpha, that is premultiplied, lest the colour of what cannot be seen mix in.
+    Colors are weighted with their alpha, that is premultiplied, lest the color of what cannot be seen mix in.
     """
     if block == 1:
         return image
@@ -215,8 +215,8 @@ def average(image: np.ndarray, block: int) -> np.ndarray:
         return in_rows.reshape(rows, columns, block, -1).sum(axis=2, dtype=np.uint64)
 
     alpha = total(image[..., 3:])
-    colour = total(image[..., :3].astype(np.uint16) * image[..., 3:]) / np.maximum(alpha, 1)
-    return np.rint(np.concatenate([colour, alpha / block**2], axis=-1)).astype(np.uint8)
+    color = total(image[..., :3].astype(np.uint16) * image[..., 3:]) / np.maximum(alpha, 1)
+    return np.rint(np.concatenate([color, alpha / block**2], axis=-1)).astype(np.uint8)
 
 
 def brief(value: object) -> str:

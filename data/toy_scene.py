@@ -24,41 +24,41 @@ AMBIENT, DIFFUSE, SPECULAR, SHININESS = 0.4, 0.6, 0.6, 40
 
 
 # Each solid is convex, so that a ray is in it from one distance to another, its `span`; it misses where the second is
-# not above the first. `surface` gives the outward normals at points on it, and which of its two colours they have.
+# not above the first. `surface` gives the outward normals at points on it, and which of its two colors they have.
 
 @dataclass(frozen=True)
 class Ball:
-    centre: tuple
+    center: tuple
     radius: float
     stripes: int
     twist: float  # how many stripes the pattern turns from the equator to a pole
-    colours: tuple
+    colors: tuple
 
     def span(self, origin: ndarray, direction: ndarray) -> tuple[ndarray, ndarray]:
-        offset = origin - column(self.centre)
+        offset = origin - column(self.center)
         return roots(1, dot(offset, direction), dot(offset, offset) - self.radius**2)
 
     def extract_mesh(self, point: ndarray) -> tuple[ndarray, ndarray]:
-        normal = (point - column(self.centre)) / self.radius
+        normal = (point - column(self.center)) / self.radius
         stripe = np.arctan2(normal[1], normal[0]) * (self.stripes / (2 * math.pi)) + self.twist * normal[2]
         return normal, np.floor(stripe).astype(int) % 2
 
 
 @dataclass(frozen=True)
 class Box:
-    centre: tuple
+    center: tuple
     half: tuple  # of its edges
     angle: float  # radians, about the vertical
     cell: float  # of its checkers
-    colours: tuple
+    colors: tuple
 
     def span(self, origin: ndarray, direction: ndarray) -> tuple[ndarray, ndarray]:
         spans = [between(start, along, half) for start, along, half in zip(
-            self.axes() @ (origin - column(self.centre)), self.axes() @ direction, self.half)]
+            self.axes() @ (origin - column(self.center)), self.axes() @ direction, self.half)]
         return np.maximum.reduce([span[0] for span in spans]), np.minimum.reduce([span[1] for span in spans])
 
     def extract_mesh(self, point: ndarray) -> tuple[ndarray, ndarray]:
-        local = self.axes() @ (point - column(self.centre))
+        local = self.axes() @ (point - column(self.center))
         face = (np.abs(local) / column(self.half)).argmax(0) == np.arange(3)[:, None]
         cells = np.floor(local / self.cell + 0.5).astype(int)  # the faces lie in the middle of cells
         return self.axes().T @ (face * np.sign(local)), cells.sum(0) % 2
@@ -75,7 +75,7 @@ class Slab:
     half: float
     radius: float
     cell: float
-    colours: tuple
+    colors: tuple
 
     def span(self, origin: ndarray, direction: ndarray) -> tuple[ndarray, ndarray]:
         low = between(origin[2] - self.height, direction[2], self.half)
@@ -152,8 +152,8 @@ def render(pose: ndarray, focal: float, size: int) -> ndarray:
     for index, solid in enumerate(SOLIDS):
         seen = np.flatnonzero(hit & (which == index))
         point = pose[:, 3:] + distance[index, seen] * direction[:, seen]
-        normal, colour = solid.surface(point)
-        albedo = np.array(solid.colours, np.float32)[colour].T
+        normal, color = solid.surface(point)
+        albedo = np.array(solid.colors, np.float32)[color].T
         image[seen, :3] = np.rint(255 * shade(point, normal, albedo, -direction[:, seen])).T
         image[seen, 3] = 255
     return image.reshape(size, size, 4)

@@ -21,7 +21,7 @@ def extract_mesh(occupied: np.ndarray, smooth: float = 0.0) -> trimesh.Trimesh:
         smooth: σ in voxels of a Gaussian applied first; it rounds the voxels' steps, and loses what is thinner than it.
 
     Returns:
-        A mesh whose vertices are in voxels, voxel (i, j, k) being centred at (i, j, k), normals outward. Without
+        A mesh whose vertices are in voxels, voxel (i, j, k) being centered at (i, j, k), normals outward. Without
         vertices or faces where no voxel is full.
     """
     margin = 1 + math.ceil(4 * smooth)

@@ -19,7 +19,7 @@ plt.switch_backend("Agg")  # figures are files; no display is needed
 LABELS = {"relu": "ReLU", "relu+fr": "ReLU + FR", "relu+pe": "ReLU + PE", "relu+pe+fr": "ReLU + PE + FR",
           "sin": "Sin", "sin+fr": "Sin + FR"}
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
-# Of the colour-blind safe palette of Okabe and Ito: one colour a backbone.
+# Of the color-blind safe palette of Okabe and Ito: one color a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
 
 plt.rcParams.update({
@@ -34,7 +34,7 @@ def baseline(mode: str) -> str:
 
 
 def line_style(mode: str) -> dict[str, Any]:
-    """How the line of a mode is drawn: in the colour of its backbone, FR solid and its baseline dashed."""
+    """How the line of a mode is drawn: in the color of its backbone, FR solid and its baseline dashed."""
     return {"color": COLORS[baseline(mode)], "linestyle": "-" if mode.endswith("+fr") else "--"}
 
 
@@ -53,7 +53,7 @@ def grid_by_backbone(modes: list[str], width: float, height: float) -> tuple[Fig
 
 
 def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
-    """The quarter-size window with the most detail: where neighbouring pixels differ most."""
+    """The quarter-size window with the most detail: where neighboring pixels differ most."""
     detail = sum(np.abs(np.diff(image, axis=axis, append=0 * image.take([0], axis))).sum(axis=2) for axis in (0, 1))
     height, width = (max(2, side // 4) for side in detail.shape)
     total = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)

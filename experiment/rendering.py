@@ -18,7 +18,7 @@ from experiment import cli, plots, report
 from experiment.metrics import SSIM_WINDOW, psnr, ssim
 from experiment.records import Run, digest, read_arrays, read_record, write_atomically
 
-# A camera (3, 4), its focal length in pixels, the height and the width to colours (H, W, 3) and depths (H, W).
+# A camera (3, 4), its focal length in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
 Render = Callable[[np.ndarray, float, int, int], tuple[np.ndarray, np.ndarray]]
 
 
@@ -60,7 +60,7 @@ def render_views(run: Run, render: Render, autocast: AbstractContextManager, pos
                  truth: np.ndarray, names: list[str], frames: int) -> tuple[dict, np.ndarray]:
     """Render and measure the test views, write each and its depth as PNG, and a turntable.
 
-    PSNR is taken of each view, of the colours as they are, and then averaged; `psnr_8bit` likewise of the PNGs.
+    PSNR is taken of each view, of the colors as they are, and then averaged; `psnr_8bit` likewise of the PNGs.
 
     Args:
         autocast: the precision to render in.

@@ -73,7 +73,7 @@ def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
         stem = finished.folder / f"{mode}-seed0"
         record = json.loads(stem.with_suffix(".json").read_text())
         metrics = record["metrics"]
-        # Blank views have 8.4 dB, views of one colour 10.3, an untrained field in the box found 10.8.
+        # Blank views have 8.4 dB, views of one color 10.3, an untrained field in the box found 10.8.
         assert metrics["psnr"] > 15 and metrics["ssim"] > 0.4, metrics
         assert metrics["psnr"] == pytest.approx(np.mean(metrics["psnr_views"]))
         assert metrics["views"] == scene.test.names and len(set(metrics["psnr_views"])) == len(truth)
@@ -306,6 +306,6 @@ def test_total_variation_is_weighted_by_the_grid_and_the_batch():
     dvgo.add_total_variation(field, {"tv_density": 0.0, "tv_features": 5.0}, 64)
     assert field.density.values.grad.eq(1).all() and field.features.values.shape == (3, 15, 10, 5)
     values = field.features.values.detach()[1]
-    neighbours = values[[3, 5, 4, 4, 4, 4], [4, 4, 3, 5, 4, 4], [2, 2, 2, 2, 1, 3]]
-    expected = 5 / 64 * 15 / 128 / 6 * (values[4, 4, 2] - neighbours).sum().item()
+    neighbors = values[[3, 5, 4, 4, 4, 4], [4, 4, 3, 5, 4, 4], [2, 2, 2, 2, 1, 3]]
+    expected = 5 / 64 * 15 / 128 / 6 * (values[4, 4, 2] - neighbors).sum().item()
     assert field.features.values.grad[1, 4, 4, 2].item() - 1 == pytest.approx(expected, abs=1e-6)

@@ -25,20 +25,20 @@ COLOUR = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
 def png(path, pixels, bits=8, broken=False):
     """Write a PNG by hand: of 16 bits too, or with its data cut off."""
     height, width = pixels.shape[:2]
-    colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[pixels.shape[2] if pixels.ndim == 3 else 1]
+    color_type = {1: 0, 2: 4, 3: 2, 4: 6}[pixels.shape[2] if pixels.ndim == 3 else 1]
     rows = pixels.astype(f">u{bits // 8}")
     data = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
 
     def chunk(kind, content):
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
-    header = struct.pack(">IIBBBBB", width, height, bits, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, bits, color_type, 0, 0, 0)
     content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
     path.write_bytes(content[:len(content) // 2] if broken else content)
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
-def test_lossless_colour(tmp_path, name):
+def test_lossless_color(tmp_path, name):
     iio.imwrite(tmp_path / name, COLOUR, **({"lossless": True} if name.endswith("webp") else {}))
     image = read_image(tmp_path / name)
     assert image.dtype == np.float32 and np.allclose(image, COLOUR / 255, atol=1e-6)
@@ -74,7 +74,7 @@ def test_grey_is_repeated_and_16_bits_are_kept(tmp_path):
     assert np.allclose(read_image(tmp_path / "deep.tif"), iio.imread(tmp_path / "deep.tif") / 65535, atol=1e-7)
 
 
-def test_colour_png_of_16_bits_is_read_with_8(tmp_path):
+def test_color_png_of_16_bits_is_read_with_8(tmp_path):
     deep = RNG.integers(0, 65536, (13, 17, 3), dtype=np.uint16)
     png(tmp_path / "deep.png", deep, bits=16)
     assert np.abs(read_image(tmp_path / "deep.png") - deep / 65535).max() < 1 / 255

@@ -207,7 +207,7 @@ def test_raw_densities_at_which_the_coarse_stage_decides():
 
 
 def dilated(opacity, threshold):
-    """Whether a node or one of its 26 neighbours is above the threshold, by loops."""
+    """Whether a node or one of its 26 neighbors is above the threshold, by loops."""
     full = torch.zeros(opacity.shape, dtype=torch.bool)
     for node in itertools.product(*map(range, opacity.shape)):
         around = tuple(slice(max(0, n - 1), n + 2) for n in node)
@@ -215,7 +215,7 @@ def dilated(opacity, threshold):
     return full
 
 
-def test_a_renewed_mask_has_lost_what_is_empty_with_its_neighbours():
+def test_a_renewed_mask_has_lost_what_is_empty_with_its_neighbors():
     field = small_field()
     raw = field.density.values
     torch.nn.init.normal_(raw, -12, 6)  # few nodes above the threshold
@@ -334,7 +334,7 @@ def test_an_unknown_mode_is_named(mode):
     assert repr(mode) in str(error.value)
 
 
-def test_autocast_reaches_the_colour_network_alone():
+def test_autocast_reaches_the_color_network_alone():
     field, rays = small_field("relu+fr"), some_rays(50)
     full = field(*rays)
     with torch.autocast("cpu", torch.bfloat16):
@@ -391,9 +391,9 @@ def test_total_variation_adds_the_gradient_of_a_huber_loss():
     loss = 0
     for node in itertools.product(*map(range, (4, 5, 3))):
         for axis in range(3):
-            neighbour = tuple(n + (i == axis) for i, n in enumerate(node))
-            if neighbour[axis] < values.shape[1 + axis]:
-                loss = loss + torch.nn.functional.huber_loss(values[:, *node], values[:, *neighbour], reduction="sum")
+            neighbor = tuple(n + (i == axis) for i, n in enumerate(node))
+            if neighbor[axis] < values.shape[1 + axis]:
+                loss = loss + torch.nn.functional.huber_loss(values[:, *node], values[:, *neighbor], reduction="sum")
     (expected,) = torch.autograd.grad(0.3 * loss, values)
     before = torch.randn_like(values) * (torch.rand_like(values) < 0.6)
     values.grad = before.clone()

@@ -129,7 +129,7 @@ def test_the_cube_is_encoded_from_corner_to_corner():
 
 
 def rendered_by_definition(field, origins, directions):
-    """Colours, depths, remaining transmittance and the number of samples that count, all samples with a graph."""
+    """Colors, depths, remaining transmittance and the number of samples that count, all samples with a graph."""
     t, ray_index = field.march(origins, directions, jitter=False)
     points = origins[ray_index] + t[:, None] * directions[ray_index]
     sigma, features = field.density(points)
@@ -262,7 +262,7 @@ def test_sizes_at_the_paper_s_setting():
 
 
 @pytest.mark.parametrize("mode", ["relu", "relu+fr"])
-def test_the_last_weight_of_the_colour_network_starts_as_xavier_s(mode):
+def test_the_last_weight_of_the_color_network_starts_as_xavier_s(mode):
     torch.manual_seed(0)
     weight = InstantNGPField(mode, levels=2, log2_size=9, finest=20, resolution=8).color[-2].weight
     bound = math.sqrt(6 / (64 + 3))  # PyTorch's own is 1 / 8

@@ -206,9 +206,9 @@ def test_without_samples_everything_is_background_and_still_differentiable():
     log_transmittance = torch.zeros(0, requires_grad=True)
     ray_index = torch.zeros(0, dtype=torch.long)
     weights, remaining = render_weights(log_transmittance, ray_index, 3, 1e-3)
-    colour = accumulate(weights, torch.zeros(0, 3), ray_index, 3) + remaining[:, None]
-    assert colour.tolist() == [[1.0] * 3] * 3
-    colour.sum().backward()
+    color = accumulate(weights, torch.zeros(0, 3), ray_index, 3) + remaining[:, None]
+    assert color.tolist() == [[1.0] * 3] * 3
+    color.sum().backward()
     assert log_transmittance.grad.shape == (0,)
     assert contributing(log_transmittance, ray_index, 3, 1e-3).shape == (0,)
     weights, remaining = render_weights(log_transmittance, ray_index, 0, 1e-3)
@@ -250,14 +250,14 @@ def test_the_samples_left_out_change_nothing():
     log_transmittance, ray_index = samples(seed=5)
     log_transmittance[::3] = 0
     values = torch.rand(len(ray_index), 3).double()
-    colours, gradients = [], []
+    colors, gradients = [], []
     for kept in (torch.arange(len(ray_index)), contributing(log_transmittance, ray_index, len(COUNTS), 0.05)):
         assert len(kept) == len(ray_index) or len(kept) < 0.7 * len(ray_index)
         leaf = log_transmittance.clone().requires_grad_()
         weights, remaining = render_weights(leaf[kept], ray_index[kept], len(COUNTS), 0.05)
-        colours.append(accumulate(weights, values[kept], ray_index[kept], len(COUNTS)) + remaining[:, None])
-        gradients.append(torch.autograd.grad(colours[-1].square().sum(), leaf)[0])
-    assert torch.allclose(*colours, atol=1e-14)
+        colors.append(accumulate(weights, values[kept], ray_index[kept], len(COUNTS)) + remaining[:, None])
+        gradients.append(torch.autograd.grad(colors[-1].square().sum(), leaf)[0])
+    assert torch.allclose(*colors, atol=1e-14)
     # Where α = 0 the first of them is not zero, but a density that has come to 0 is at its least and has no gradient.
     assert torch.allclose(gradients[0][log_transmittance < 0], gradients[1][log_transmittance < 0], atol=1e-14)
 
@@ -275,8 +275,8 @@ def test_a_cube_of_constant_density_has_the_transparency_of_beer_and_lambert():
     assert 50 < (length == 0).sum() < 500 and length.max() > 1.2
     assert torch.allclose(remaining, (-density * length).exp(), rtol=1.01 * density * step)
     assert (remaining[length == 0] == 1).all()
-    colour = accumulate(weights, torch.full((len(t), 1), 0.25), ray_index, len(origins)).squeeze(1) + remaining
-    assert torch.allclose(colour, 0.25 + 0.75 * (-density * length).exp(), atol=density * step)
+    color = accumulate(weights, torch.full((len(t), 1), 0.25), ray_index, len(origins)).squeeze(1) + remaining
+    assert torch.allclose(color, 0.25 + 0.75 * (-density * length).exp(), atol=density * step)
 
 
 @pytest.mark.gpu

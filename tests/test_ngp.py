@@ -84,7 +84,7 @@ def small_field(background=1.0):
 
 
 def small_batch(count=60):
-    """Rays towards the cube, some of them past the cells that are occupied, and colours."""
+    """Rays towards the cube, some of them past the cells that are occupied, and colors."""
     generator = torch.Generator().manual_seed(1)
     origins = 2 * torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, dtype=torch.float64), dim=1)
     directions = 0.8 * (torch.rand(count, 3, generator=generator, dtype=torch.float64) - 0.5) - origins
@@ -184,7 +184,7 @@ def test_a_run_leaves_a_record_and_all_that_it_tells_of(trained):
     truth = on_background(load_scene("toy", trained, 4).test.images, 1.0)
     for mode, record in records.items():
         metrics = record["metrics"]
-        # A field that is not trained has 11.1 dB here, a plain picture of the mean colour 10.8 dB.
+        # A field that is not trained has 11.1 dB here, a plain picture of the mean color 10.8 dB.
         assert metrics["psnr"] > 15.5 and metrics["psnr_8bit"] == pytest.approx(metrics["psnr"], abs=0.1)
         assert metrics["psnr"] == pytest.approx(np.mean(metrics["psnr_views"])) and 0.3 < metrics["ssim"] < 1
         assert metrics["views"] == names and len(metrics["ssim_views"]) == 8

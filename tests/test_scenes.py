@@ -254,14 +254,14 @@ def test_toy_at_half_size_is_the_average_of_the_full_size(toy):
 
 def test_toy_cameras_look_at_the_origin_from_the_upper_hemisphere(toy):
     poses = np.concatenate([toy.train.poses, toy.test.poses]).astype(float)
-    turn, centre = poses[:, :, :3], poses[:, :, 3]
+    turn, center = poses[:, :, :3], poses[:, :, 3]
     assert np.allclose(turn @ turn.transpose(0, 2, 1), np.eye(3), atol=1e-6) and (np.linalg.det(turn) > 0).all()
-    assert np.allclose(centre, 4.031 * turn[:, :, 2], atol=1e-5)  # looking along −z
+    assert np.allclose(center, 4.031 * turn[:, :, 2], atol=1e-5)  # looking along −z
     assert np.allclose(turn[:, 2, 0], 0, atol=1e-7) and (turn[:, 2, 1] > 0).all()  # level, and not upside down
-    assert (centre[:, 2] > 0).all()
-    quadrants = (centre[:60, 0] > 0) * 2 + (centre[:60, 1] > 0)
+    assert (center[:, 2] > 0).all()
+    quadrants = (center[:60, 0] > 0) * 2 + (center[:60, 1] > 0)
     assert np.bincount(quadrants).min() >= 12
-    angles = np.degrees(np.arccos((centre[60:] @ centre[:60].T / 4.031**2).clip(-1, 1)))
+    angles = np.degrees(np.arccos((center[60:] @ center[:60].T / 4.031**2).clip(-1, 1)))
     assert 5 < angles.min() and angles.min(axis=1).max() < 20  # each test view has train views around it, none upon it
 
 
@@ -275,7 +275,7 @@ def test_toy_balls_lie_where_they_project(toy):
     for views in (toy.train, toy.test):
         for image, pose in zip(views.images, views.poses.astype(float)):
             for ball in (solid for solid in SOLIDS if isinstance(solid, Ball)):
-                column, row, depth = project(ball.centre, pose, views.focal, 64)
+                column, row, depth = project(ball.center, pose, views.focal, 64)
                 assert image[int(row), int(column), 3] == 255 and NEAR < depth < FAR
 
 
@@ -283,7 +283,7 @@ def inside(solid, points):
     """Whether points (n, 3) lie in a solid, by its definition."""
     if isinstance(solid, Slab):
         return (np.abs(points[:, 2] - solid.height) < solid.half) & (np.hypot(*points.T[:2]) < solid.radius)
-    offset = points - solid.centre
+    offset = points - solid.center
     if isinstance(solid, Ball):
         return (offset**2).sum(1) < solid.radius**2
     cos, sin = math.cos(solid.angle), math.sin(solid.angle)
@@ -310,11 +310,11 @@ def test_toy_surfaces_face_outwards():
     direction = rng.normal(size=(3, 2000)).astype(np.float32)
     direction /= np.linalg.norm(direction, axis=0)
     for solid in SOLIDS:
-        middle = np.array([[0], [0], [solid.height]] if isinstance(solid, Slab) else np.array(solid.centre)[:, None])
+        middle = np.array([[0], [0], [solid.height]] if isinstance(solid, Slab) else np.array(solid.center)[:, None])
         origin = (middle - 3 * direction).astype(np.float32)  # every ray goes through the middle
         point = origin + toy_scene.enter(solid, origin, direction) * direction
-        normal, colour = solid.surface(point)
-        assert np.allclose(np.linalg.norm(normal, axis=0), 1, atol=1e-4) and set(colour) == {0, 1}
+        normal, color = solid.surface(point)
+        assert np.allclose(np.linalg.norm(normal, axis=0), 1, atol=1e-4) and set(color) == {0, 1}
         assert not inside(solid, (point + 1e-3 * normal).T).any() and inside(solid, (point - 1e-3 * normal).T).all()
 
 
@@ -323,7 +323,7 @@ def test_toy_highlight_moves_with_the_camera(toy):
     slab = SOLIDS[0]
     point = np.array([4.5 * slab.cell, -4.5 * slab.cell, slab.height + slab.half])
     cosine = float(toy_scene.LIGHT[2, 0])
-    matt = np.array(slab.colours[1]) * (toy_scene.AMBIENT + toy_scene.DIFFUSE * cosine)
+    matt = np.array(slab.colors[1]) * (toy_scene.AMBIENT + toy_scene.DIFFUSE * cosine)
     seen = []
     for pose in toy.train.poses[20:]:
         ray = (point - pose[:, 3].astype(float))[:, None]
@@ -341,7 +341,7 @@ def test_toy_highlight_moves_with_the_camera(toy):
 def test_toy_ball_casts_a_shadow():
     slab, ball = SOLIDS[:2]
     light = toy_scene.LIGHT[:, 0]
-    point = np.array(ball.centre) - light * (ball.centre[2] - slab.height - slab.half) / light[2]  # below its middle
+    point = np.array(ball.center) - light * (ball.center[2] - slab.height - slab.half) / light[2]  # below its middle
     albedo = np.array([[0.2], [0.5], [0.9]])
     shade = toy_scene.shade(point[:, None], np.array([[0], [0], [1]]), albedo, toy_scene.LIGHT)
     assert np.allclose(shade, toy_scene.AMBIENT * albedo)

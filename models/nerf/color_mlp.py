@@ -1,4 +1,4 @@
-"""The shallow colour network of the two renderers, plain or Fourier reparameterized (section 5 of the paper)."""
+"""The shallow color network of the two renderers, plain or Fourier reparameterized (section 5 of the paper)."""
 
 from torch import nn
 
@@ -9,7 +9,7 @@ COLOR_MODES = ("relu", "relu+fr")
 
 def color_mlp(mode: str, in_features: int, width: int, *, low_freq_num: int, high_freq_num: int, phase_num: int,
               alpha: float) -> nn.Sequential:
-    """Map (..., in_features) to colours (..., 3) in (0, 1): two ReLU layers of `width`, then a sigmoid.
+    """Map (..., in_features) to colors (..., 3) in (0, 1): two ReLU layers of `width`, then a sigmoid.
 
     The linear layers start as PyTorch's do. With `relu+fr` the one from width to width is Fourier reparameterized; it
     then starts at He's scale, with about six times the variance of the plain one.

@@ -1,5 +1,5 @@
 """The radiance field of DirectVoxGO (Sun, Sun and Chen, "Direct Voxel Grid Optimization: Super-fast Convergence for
-Radiance Fields Reconstruction", CVPR 2022): densities and features on dense voxel grids, with a shallow colour network.
+Radiance Fields Reconstruction", CVPR 2022): densities and features on dense voxel grids, with a shallow color network.
 """
 
 import math
@@ -25,10 +25,10 @@ STOP = 1e-3  # the transmittance at which a ray ends
 
 
 class DVGOField(nn.Module):
-    """Density and colour in a box, at two stages of one method.
+    """Density and color in a box, at two stages of one method.
 
-    The coarse field (`mode` None) has a colour at each node, the same from all sides. In the fine one twelve features
-    and the encoded viewing direction go through a colour network. Densities are activated after interpolation, which
+    The coarse field (`mode` None) has a color at each node, the same from all sides. In the fine one twelve features
+    and the encoded viewing direction go through a color network. Densities are activated after interpolation, which
     lets a surface be sharper than the voxels (post-activation, section 4.2 of the paper):
 
         α = 1 − (1 + exp(raw + b))^(−s),    s the step in voxels of the final grid,
@@ -116,7 +116,7 @@ class DVGOField(nn.Module):
 
     @torch.no_grad()
     def renew_mask(self) -> None:
-        """Drop from the mask what has become empty, with all its neighbours."""
+        """Drop from the mask what has become empty, with all its neighbors."""
         points = grid_points(self.mask.mask.shape, self.mask.lower, self.mask.upper)
         raw = self.density(points.reshape(-1, 3)).reshape(self.mask.mask.shape)
         opacity = -self.log_transmittance(raw, 1.0).expm1()

@@ -48,15 +48,15 @@ def truncated_exp(h: Tensor) -> Tensor:
 
 
 class InstantNGPField(nn.Module):
-    """Density and colour in the cube [−h, h]³, and what they show along rays.
+    """Density and color in the cube [−h, h]³, and what they show along rays.
 
     A point's hash encoding goes through a network of one hidden layer to 16 numbers, the first of them log σ. These
-    and the spherical harmonics of the viewing direction go through the colour network, whose middle layer is Fourier
+    and the spherical harmonics of the viewing direction go through the color network, whose middle layer is Fourier
     reparameterized in the mode `relu+fr`. The linear layers have biases and start as PyTorch's do, but for the last
-    of the colour network, whose weight is Xavier-uniform (the released code of the CVPR paper).
+    of the color network, whose weight is Xavier-uniform (the released code of the CVPR paper).
 
     Densities are per world unit, and the step between samples is counted along the directions as they are given:
-    their length does not enter the optical depth, as in ngp_pl. Under autocast only the colour network runs in the
+    their length does not enter the optical depth, as in ngp_pl. Under autocast only the color network runs in the
     lower precision.
 
     Args:
@@ -91,7 +91,7 @@ class InstantNGPField(nn.Module):
         self.occupancy = OccupancyGrid(resolution, half_extent, steps)
 
     def density(self, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The density and what the colour network is told of it.
+        """The density and what the color network is told of it.
 
         Args:
             points: (S, 3), in world units, in the cube; S may be 0.
@@ -138,7 +138,7 @@ class InstantNGPField(nn.Module):
             jitter: as for `march`; for training.
 
         Returns:
-            Colours, depths and the rest, see `Rendering`, of the samples with more than 10⁻⁴ transmittance in front of
+            Colors, depths and the rest, see `Rendering`, of the samples with more than 10⁻⁴ transmittance in front of
             them. The depths are without a graph.
         """
         rays = len(origins)

@@ -135,12 +135,12 @@ class OccupancyGrid(nn.Module):
 
 def visible_cells(resolution: int, half_extent: float, poses: Tensor, focal: float, height: int, width: int,
                   near: float = 0.01) -> Tensor:
-    """The cells whose centre some camera sees from no nearer than `near`, and no camera sees from nearer than that.
+    """The cells whose center some camera sees from no nearer than `near`, and no camera sees from nearer than that.
 
     Args:
         resolution, half_extent: those of the grid.
         poses: shape (N, 3, 4), camera to world, in the units of the grid; OpenGL axes (x right, y up, looking to −z).
-        focal: in pixels; the principal point is the centre of the image.
+        focal: in pixels; the principal point is the center of the image.
         height, width: of the images, in pixels.
         near: a depth along the optical axis.
 
@@ -148,13 +148,13 @@ def visible_cells(resolution: int, half_extent: float, poses: Tensor, focal: flo
         bool, shape (R, R, R), axes x, y, z, on the device of the poses.
     """
     index = torch.arange(resolution, dtype=poses.dtype, device=poses.device)
-    centre = ((index + 0.5) / resolution * 2 - 1) * half_extent
+    center = ((index + 0.5) / resolution * 2 - 1) * half_extent
     seen = torch.zeros((resolution,) * 3, dtype=torch.bool, device=poses.device)
     too_near = seen.clone()
     for pose in poses:
         rotation, position = pose[:, :3], pose[:, 3]
         # Camera coordinates are linear in x, y and z, so that a sum of three vectors gives them all.
-        along = rotation[:, :, None] * (centre - position[:, None])[:, None]  # (world axis, camera axis, R)
+        along = rotation[:, :, None] * (center - position[:, None])[:, None]  # (world axis, camera axis, R)
         right, up, back = along[0, :, :, None, None] + along[1, :, None, :, None] + along[2, :, None, None, :]
         # 0 ≤ focal x / depth + width / 2 < width and the same downwards, without the division; false at depth 0.
         across, down = 2 * focal / width * right, -2 * focal / height * up

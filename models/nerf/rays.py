@@ -10,7 +10,7 @@ from torch import Tensor
 
 def pixel_rays(poses: Tensor, focal: float, height: int, width: int, views: Tensor, rows: Tensor,
                columns: Tensor) -> tuple[Tensor, Tensor]:
-    """The rays through the centres of the given pixels.
+    """The rays through the centers of the given pixels.
 
     Args:
         poses: (N, 3, 4) camera-to-world, the camera's axes as in OpenGL: x right, y up, looking along −z.
@@ -33,7 +33,7 @@ def pixel_rays(poses: Tensor, focal: float, height: int, width: int, views: Tens
 class RayDataset:
     """Images with known cameras, and the rays through their pixels.
 
-    The images stay at 8 bits a channel; rays and colours of all pixels as floats would take ten times the memory.
+    The images stay at 8 bits a channel; rays and colors of all pixels as floats would take ten times the memory.
 
     Args:
         images: (N, H, W, 4) uint8, RGBA with straight alpha.
@@ -47,7 +47,7 @@ class RayDataset:
         self.pixels = self.count * self.height * self.width
 
     def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Origins, directions and colours in [0, 1], (R, 3) each, of pixels given by their place (R,) in all images."""
+        """Origins, directions and colors in [0, 1], (R, 3) each, of pixels given by their place (R,) in all images."""
         of_view = pixels % (self.height * self.width)
         origins, directions = pixel_rays(self.poses, self.focal, self.height, self.width,
                                          pixels // (self.height * self.width), of_view // self.width,

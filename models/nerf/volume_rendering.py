@@ -1,7 +1,7 @@
 """Volume rendering of flat arrays of samples, sorted by ray and front to back (see models/rays.py).
 
 With the opacities α_i of a ray's samples and T_i = Π_{j<i} (1 − α_j), the transmittance in front of sample i, the ray's
-colour is Σ T_i α_i c_i plus the background times what is left of T at the end (Max, 1995; NeRF, Mildenhall et al.,
+color is Σ T_i α_i c_i plus the background times what is left of T at the end (Max, 1995; NeRF, Mildenhall et al.,
 ECCV 2020, Eq. 3). The functions take L_i = log(1 − α_i), which a density gives without ever forming 1 − α:
 −σ_i δ_i, or for DVGO −interval · softplus(raw + shift). Then T_i = exp(Σ_{j<i} L_j) and α_i = −expm1(L_i).
 """
@@ -102,7 +102,7 @@ def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) ->
 
     Args:
         weights: (S,).
-        values: (S, C), colours for instance.
+        values: (S, C), colors for instance.
         ray_index: (S,) long, in any order.
         rays: R.
 
@@ -143,7 +143,7 @@ def render_image(field: Callable[[Tensor, Tensor], Rendering], pose: np.ndarray,
         pose, focal, height, width: of the camera, as for `pixel_rays`; the pose (3, 4).
 
     Returns:
-        Colours (height, width, 3), not clamped, and depths along the viewing axis (height, width), float32.
+        Colors (height, width, 3), not clamped, and depths along the viewing axis (height, width), float32.
     """
     poses = torch.from_numpy(pose)[None].to(device)
     colors, depths = [], []

@@ -159,9 +159,9 @@ def count_views(poses: Tensor, focal: float, height: int, width: int, lower: Ten
 
 @torch.no_grad()
 def add_total_variation_(values: nn.Parameter, weight: float) -> None:
-    """Add to `values.grad`, where it is not 0, the gradient of a Huber loss on the differences of neighbouring nodes.
+    """Add to `values.grad`, where it is not 0, the gradient of a Huber loss on the differences of neighboring nodes.
 
-    Each difference to one of the 6 neighbours, clamped to ±1, times `weight`.
+    Each difference to one of the 6 neighbors, clamped to ±1, times `weight`.
 
     Args:
         values: (C, X, Y, Z), with a gradient.
