@@ -84,7 +84,7 @@ def learning_rate(epoch: int, epochs: int, first: float) -> float:
 
 def make_field(mode: str, config: dict, bg_color: float) -> InstantNGPField:
     """The field of a run, before training."""
-    return InstantNGPField(mode, steps=config["march_steps"], background=background, **{name: config[name] for name in FIELD})
+    return InstantNGPField(mode, steps=config["march_steps"], bg_color=bg_color, **{name: config[name] for name in FIELD})
 
 
 def loss_of(field: InstantNGPField, batch: tuple[Tensor, Tensor, Tensor], opacity_weight: float) -> tuple[Tensor, Tensor]:

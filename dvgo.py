@@ -89,7 +89,7 @@ def coarse_stage(dataset: RayDataset, config: dict) -> tuple[DVGOField, Tensor]:
     """The coarse field before training, and the factors of its densities' learning rate (section 4.1)."""
     lower, upper = frustum_bounds(dataset)
     field = DVGOField(lower, upper, config["voxels"], final_voxels=config["voxels"], alpha_init=config["alpha_init"],
-                       threshold=config["threshold"], near=NEAR, background=dataset.background)
+                       threshold=config["threshold"], near=NEAR, bg_color=dataset.bg_color)
     shape = tuple(field.mask.mask.shape)
     nodes = grid_points(shape, lower, upper)
     centers = dataset.poses[:, :, 3]
@@ -116,7 +116,7 @@ def fine_stage(dataset: RayDataset, coarse: dict[str, np.ndarray], mode: str, co
     margin = (corners[1] - corners[0]) * (WORLD_BOUND_SCALE - 1) / 2
     field = DVGOField(corners[0] - margin, corners[1] + margin, config["voxels"] // 2 ** len(config["scale_at"]),
                        final_voxels=config["voxels"], alpha_init=config["alpha_init"], threshold=config["threshold"],
-                       near=NEAR, background=dataset.background, mode=mode,
+                       near=NEAR, bg_color=dataset.bg_color, mode=mode,
                        **{name: config[name] for name in COLOR})
     around = MaskGrid(F.max_pool3d(opacity[None], 3, 1, 1)[0] >= BOX_THRESHOLD, lower, upper)
     nodes = grid_points(tuple(field.mask.mask.shape), *corners_of(field)).reshape(-1, 3)
@@ -229,9 +229,9 @@ def train(run: Run, args: argparse.Namespace) -> str:
     arrays = {"mse": mse.cpu().numpy()}
     memory = f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
     if coarse:
-        arrays["opacity_weight"] = field.node_opacity().cpu().numpy()
+        arrays["opacity"] = field.node_opacity().cpu().numpy()
         arrays["lower"], arrays["upper"] = (corner.cpu().numpy() for corner in corners_of(field))
-        metrics = {"training_psnr": float(psnr(recent)), "filled": float((arrays["opacity_weight"] > BOX_THRESHOLD).mean())}
+        metrics = {"training_psnr": float(psnr(recent)), "filled": float((arrays["opacity"] > BOX_THRESHOLD).mean())}
         line = f"{metrics['training_psnr']:.2f} dB on training rays"
     else:
         plain = fold(field).requires_grad_(False)
@@ -264,7 +264,7 @@ def load_field(run: Run, args: argparse.Namespace, device: torch.device) -> DVGO
     saved = rendering.load_field(run)
     field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=run.config["voxels"],
                        alpha_init=run.config["alpha_init"], threshold=run.config["threshold"], near=NEAR,
-                       background=args.bg_color, mode="relu",
+                       bg_color=args.bg_color, mode="relu",
                        **{name: run.config[name] for name in COLOR})
     field.load_state_dict(saved["field"])
     return field.requires_grad_(False).to(device)

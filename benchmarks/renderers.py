@@ -130,7 +130,7 @@ class HashTraining:
 
     def __init__(self, mode: str, dataset: RayDataset, config: dict):
         self.dataset, self.config, self.rays = dataset, config, config["rays"]
-        self.field = ngp.make_field(mode, config, dataset.background).to(dataset.poses.device)
+        self.field = ngp.make_field(mode, config, dataset.bg_color).to(dataset.poses.device)
         occupancy = self.field.occupancy
         occupancy.exclude(~visible_cells(occupancy.resolution, occupancy.half_extent, dataset.poses,
                                          dataset.focal, dataset.height, dataset.width))
@@ -155,7 +155,7 @@ class HashTraining:
 def photographs_of(scene: Scene, poses, device: torch.device) -> RayDataset:
     """The training views on white."""
     return RayDataset(torch.from_numpy(scene.train.images).to(device), torch.from_numpy(poses).to(device),
-                       scene.train.focal, background=1.0)
+                       scene.train.focal, bg_color=1.0)
 
 
 @torch.no_grad()
@@ -208,7 +208,7 @@ def main() -> None:
     training(coarse["steps"])
     measure("DVGO coarse", {"": training}, device, args.rounds, block)
 
-    found = {"opacity_weight": field.node_opacity().cpu().numpy(),
+    found = {"opacity": field.node_opacity().cpu().numpy(),
              **{name: corner.cpu().numpy() for name, corner in zip(("lower", "upper"), dvgo.corners_of(field))}}
     trainings = {mode: VoxelTraining(dvgo.fine_stage(dataset, found, mode, fine), None, dataset, fine)
                  for mode in COLOR_MODES}

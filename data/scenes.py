@@ -91,10 +91,10 @@ loaded_once = functools.cache(load_scene)  # in a process, however many runs it 
 
 
 def on_background(images: np.ndarray, bg_color: float) -> np.ndarray:
-    """uint8 RGBA (..., 4) on a grey level, 1 white and 0 black: c α + (1 − α) background, float32 RGB (..., 3)."""
+    """uint8 RGBA (..., 4) on a grey level, 1 white and 0 black: c α + (1 − α) bg_color, float32 RGB (..., 3)."""
     values = images.astype(np.float32) / np.float32(255)
     color, alpha = values[..., :3], values[..., 3:]
-    return color * alpha + (1 - alpha) * np.float32(background)
+    return color * alpha + (1 - alpha) * np.float32(bg_color)
 
 
 def render_toy(poses: np.ndarray, split: str, downscale: int) -> Views:

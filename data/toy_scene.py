@@ -38,7 +38,7 @@ class Ball:
         offset = origin - column(self.center)
         return roots(1, dot(offset, direction), dot(offset, offset) - self.radius**2)
 
-    def extract_mesh(self, point: ndarray) -> tuple[ndarray, ndarray]:
+    def surface(self, point: ndarray) -> tuple[ndarray, ndarray]:
         normal = (point - column(self.center)) / self.radius
         stripe = np.arctan2(normal[1], normal[0]) * (self.stripes / (2 * math.pi)) + self.twist * normal[2]
         return normal, np.floor(stripe).astype(int) % 2
@@ -57,7 +57,7 @@ class Box:
             self.axes() @ (origin - column(self.center)), self.axes() @ direction, self.half)]
         return np.maximum.reduce([span[0] for span in spans]), np.minimum.reduce([span[1] for span in spans])
 
-    def extract_mesh(self, point: ndarray) -> tuple[ndarray, ndarray]:
+    def surface(self, point: ndarray) -> tuple[ndarray, ndarray]:
         local = self.axes() @ (point - column(self.center))
         face = (np.abs(local) / column(self.half)).argmax(0) == np.arange(3)[:, None]
         cells = np.floor(local / self.cell + 0.5).astype(int)  # the faces lie in the middle of cells
@@ -83,7 +83,7 @@ class Slab:
                        dot(origin[:2], origin[:2]) - self.radius**2)
         return np.maximum(low[0], round_[0]), np.minimum(low[1], round_[1])
 
-    def extract_mesh(self, point: ndarray) -> tuple[ndarray, ndarray]:
+    def surface(self, point: ndarray) -> tuple[ndarray, ndarray]:
         side = np.hypot(point[0], point[1]) / self.radius > np.abs(point[2] - self.height) / self.half
         upright = np.concatenate([np.zeros_like(point[:2]), np.sign(point[2:] - self.height)])
         outward = point * column((1 / self.radius, 1 / self.radius, 0))

@@ -1,4 +1,4 @@
-"""How all figures look_at, and how they are written."""
+"""How all figures look, and how they are written."""
 
 import io
 from pathlib import Path

@@ -37,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options as given, with the defaults that depend on others, and with `grey`, the level of the background."""
+    """The options as given, with the defaults that depend on others, and with the grey level `bg_color`."""
     args = cli.parse(parser)
     if args.downscale is None:
         args.downscale = (2 if args.scene == "toy" else 8) if args.quick else 1
@@ -224,7 +224,7 @@ def draw_renderers(runs: list[Run], args: argparse.Namespace, truth: np.ndarray,
     """Both renderers and both modes on the busiest part of one test view, where the records of both are there.
 
     Args:
-        runs: Instant-NGP's; of the other renderer the records of the same scene, background, modes and seed are taken.
+        runs: Instant-NGP's; of the other renderer the records of the same scene, bg_color, modes and seed are taken.
         truth, names: the test views.
     """
     shown: list[tuple[str, str, np.ndarray]] = []

@@ -44,7 +44,7 @@ def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
 
     calls: list[tuple[nn.Module, Tensor, GradientEdge]] = []
 
-    def title_suffix(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def note(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         # The edge, not the tensor, which an activation in place would overwrite.
         calls.append((layer, inputs[0].detach(), get_gradient_edge(output)))
 

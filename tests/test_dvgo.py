@@ -253,7 +253,7 @@ def test_the_fine_field_stands_where_the_coarse_one_found_something(dataset):
     lower, upper, shape = torch.tensor([-2.0, -1.5, -1]), torch.tensor([2.0, 1.5, 1]), (13, 11, 9)
     opacity = torch.full(shape, 1e-6)
     opacity[4:7, 3, 2:6], opacity[9, 8, 4], opacity[1, 1, 1] = 0.5, 1.1e-3, 0.9e-3
-    coarse = {"opacity_weight": opacity.numpy(), "lower": lower.numpy(), "upper": upper.numpy()}
+    coarse = {"opacity": opacity.numpy(), "lower": lower.numpy(), "upper": upper.numpy()}
     config = {**dvgo.PAPER["relu+fr"], "voxels": 32_000, "phase_num": 2}
     field = dvgo.fine_stage(dataset, coarse, "relu+fr", config)
     nodes = grid_points(shape, lower, upper)
@@ -272,10 +272,10 @@ def test_the_fine_field_stands_where_the_coarse_one_found_something(dataset):
     assert torch.equal(field.mask.mask, around[x, y, z]) and 0.1 < field.mask.mask.float().mean() < 0.9
 
     opacity[4:7, 3, 2:6] = 1e-6  # a single voxel is left
-    field = dvgo.fine_stage(dataset, {**coarse, "opacity_weight": opacity.numpy()}, "relu", config)
+    field = dvgo.fine_stage(dataset, {**coarse, "opacity": opacity.numpy()}, "relu", config)
     assert field.mask.mask.any() and min(field.mask.mask.shape) > 5
     with pytest.raises(cli.UserError, match="coarse field is empty"):
-        dvgo.fine_stage(dataset, {**coarse, "opacity_weight": np.full(shape, 1e-6, np.float32)}, "relu", config)
+        dvgo.fine_stage(dataset, {**coarse, "opacity": np.full(shape, 1e-6, np.float32)}, "relu", config)
 
 
 def test_the_pixels_trained_on_are_those_whose_ray_meets_the_mask(dataset):

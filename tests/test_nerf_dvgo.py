@@ -108,7 +108,7 @@ def rendered_by_definition(field, origins, directions, ratio):
                 of_sample = field.color(torch.cat([of_sample, field.direction_encoding(unit)]))
             samples.append((weight, of_sample, ray))
             color, depth, total = color + weight * of_sample, depth + weight.item() * t, total + weight.item()
-        colors.append(color + left * field.background)
+        colors.append(color + left * field.bg_color)
         depths.append(depth / total if total else 0.0)
         remaining.append(left)
     weights, of_samples, rays = zip(*samples)
@@ -116,9 +116,9 @@ def rendered_by_definition(field, origins, directions, ratio):
             torch.stack(of_samples), torch.tensor(rays)), dropped
 
 
-@pytest.mark.parametrize("mode, background", [(None, 1.0), ("relu", 0.0), ("relu+fr", 0.4)])
-def test_rendering_and_its_gradient_follow_the_definition(mode, background):
-    field = small_field(mode, background=background).double()
+@pytest.mark.parametrize("mode, bg_color", [(None, 1.0), ("relu", 0.0), ("relu+fr", 0.4)])
+def test_rendering_and_its_gradient_follow_the_definition(mode, bg_color):
+    field = small_field(mode, bg_color=bg_color).double()
     origins, directions = some_rays(40, torch.float64)
     rendering = field(origins, directions)
     expected, dropped = rendered_by_definition(field, origins, directions, ratio=2)
@@ -127,7 +127,7 @@ def test_rendering_and_its_gradient_follow_the_definition(mode, background):
         assert got.dtype == torch.float64 and torch.allclose(got, by_definition, atol=1e-10)
     seen = torch.isin(torch.arange(40), rendering.ray_index)
     untouched = (rendering.final_transmittance == 1) & ~seen
-    assert 5 < untouched.sum() < 35 and (rendering.color[untouched] == background).all()
+    assert 5 < untouched.sum() < 35 and (rendering.color[untouched] == bg_color).all()
 
     upstream = torch.randn(40, 3).double()
     gradients = []
@@ -159,7 +159,7 @@ def test_float32_shows_what_float64_shows():
 @pytest.mark.parametrize("rays", [0, 7])
 @pytest.mark.parametrize("mode", [None, "relu+fr"])
 def test_a_batch_without_samples_is_background_and_still_differentiable(mode, rays):
-    field = small_field(mode, background=0.7)
+    field = small_field(mode, bg_color=0.7)
     origins = torch.full((rays, 3), 5.0)
     rendering = field(origins, torch.ones_like(origins))
     assert torch.equal(rendering.color, torch.full((rays, 3), 0.7)) and not rendering.depth.any()
@@ -345,7 +345,7 @@ def test_autocast_reaches_the_color_network_alone():
 
 
 def test_an_image_is_that_of_its_pixels():
-    field, height, width, focal = small_field("relu", background=0.0), 7, 10, 9.0
+    field, height, width, focal = small_field("relu", bg_color=0.0), 7, 10, 9.0
     pose = np.array([[1, 0, 0, 0.1], [0, 0, -1, -2.5], [0, 1, 0, 0.2]], np.float32)  # looks along y
     color, depth = render_image(field, pose, focal, height, width, torch.device("cpu"), chunk=16)
     assert color.shape == (7, 10, 3) and depth.shape == (7, 10) and color.dtype == depth.dtype == np.float32
@@ -367,19 +367,19 @@ def test_depth_counts_along_the_viewing_axis():
 
 
 @pytest.mark.parametrize("background", [1.0, 0.0])
-def test_photographs_composite_their_pixels_and_know_their_rays(background):
+def test_photographs_composite_their_pixels_and_know_their_rays(bg_color):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 5, 7, 4), dtype=np.uint8)
     images[0, 0, :2, 3] = 0, 255
     turns = [np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
     poses = np.stack([np.column_stack([q * np.sign(np.linalg.det(q)), rng.normal(size=3)]) for q in turns])
-    dataset = RayDataset(torch.from_numpy(images), torch.from_numpy(poses), 6.0, background)
+    dataset = RayDataset(torch.from_numpy(images), torch.from_numpy(poses), 6.0, bg_color)
     assert dataset.pixels == 3 * 5 * 7
     pixels = torch.randperm(dataset.pixels)
     for pixel, origin, direction, color in zip(pixels, *dataset.rays(pixels)):
         view, row, column = np.unravel_index(pixel.item(), (3, 5, 7))
         r, g, b, a = (images[view, row, column] / 255).tolist()
-        assert color.tolist() == pytest.approx([c * a + (1 - a) * background for c in (r, g, b)])
+        assert color.tolist() == pytest.approx([c * a + (1 - a) * bg_color for c in (r, g, b)])
         x, y, z = poses[view, :, :3].T @ ((origin + 3 * direction).numpy() - poses[view, :, 3])  # in camera axes
         assert (6 * x / -z + 3.5, 6 * -y / -z + 2.5, z) == pytest.approx((column + 0.5, row + 0.5, -3))
     assert dataset.rays(pixels[:0])[2].shape == (0, 3)

@@ -103,7 +103,7 @@ def test_jitter_is_one_part_of_a_step_for_each_ray():
 
 
 def test_a_constant_density_has_the_transparency_of_beer_and_lambert():
-    field = small_field(steps=1024, background=0.3).double()
+    field = small_field(steps=1024, bg_color=0.3).double()
     field.occupancy.occupied[:] = True
     with torch.no_grad():
         field.density_mlp[2].weight.zero_()
@@ -144,7 +144,7 @@ def rendered_by_definition(field, origins, directions):
                 break
             color, depth = color + left * opacity[i] * sample_color[i], depth + left * opacity[i] * t[i]
             left, count = left * (1 - opacity[i]), count + 1
-        colors.append(color + left * field.background)
+        colors.append(color + left * field.bg_color)
         depths.append(depth / (1 - left) if left < 1 else depth)
         remaining.append(left)
     return torch.stack(colors), torch.stack(depths), torch.stack(remaining), count, len(t)
@@ -152,7 +152,7 @@ def rendered_by_definition(field, origins, directions):
 
 @pytest.mark.parametrize("mode, contrast", [("relu", 1.0), ("relu+fr", 1.0), ("relu+fr", 4.0)])
 def test_two_passes_are_one_over_all_samples(mode, contrast):
-    field = small_field(mode, contrast, background=0.4).double()
+    field = small_field(mode, contrast, bg_color=0.4).double()
     origins, directions = some_rays(40, torch.float64)
     rendering = field(origins, directions)
     *expected, count, marched = rendered_by_definition(field, origins, directions)
@@ -197,12 +197,12 @@ def test_a_sample_of_no_opacity_has_a_gradient():
 
 @pytest.mark.parametrize("rays", [0, 7])
 def test_a_batch_without_samples(rays):
-    field = small_field(background=0.7)
+    field = small_field(bg_color=0.7)
     field.occupancy.occupied.zero_()
     origins, directions = some_rays(10)
     rendering = field(origins[:rays], directions[:rays], jitter=True)
     assert rendering.color.shape == (rays, 3) and (rendering.color == 0.7).all()
-    assert (rendering.depth == 0).all() and (rendering.final_transmittance == 1).all() and rendering.depth.shape == (rays,)
+    assert (rendering.depth == 0).all() and (rendering.final_transmittance == 1).all() and len(rendering.depth) == rays
     assert rendering.weights.shape == rendering.ray_index.shape == (0,) and rendering.sample_color.shape == (0, 3)
     opacity = 1 - rendering.final_transmittance + 1e-10
     (rendering.color.sum() - (opacity * opacity.log()).sum()).backward()
@@ -277,7 +277,8 @@ def test_density_is_that_of_float32_under_autocast():
         for got, without in zip(field.density(points), expected):
             assert torch.equal(got, without) and got.dtype == torch.float32
         low = field(origins, directions)
-    assert all(got.dtype == torch.float32 for got in low[:5]) and torch.equal(low.final_transmittance, rendering.final_transmittance)
+    assert all(got.dtype == torch.float32 for got in low[:5])
+    assert torch.equal(low.final_transmittance, rendering.final_transmittance)
     assert torch.allclose(low.color, rendering.color, atol=0.02) and not torch.equal(low.color, rendering.color)
     gradients = [torch.autograd.grad(color.square().sum(), list(field.parameters()))
                  for color in (low.color, rendering.color)]

@@ -73,10 +73,10 @@ def recorded_steps():
         handle.remove()
 
 
-def small_field(background=1.0):
+def small_field(bg_color=1.0):
     torch.manual_seed(0)
-    field = InstantNGPField("relu+fr", levels=3, log2_size=9, finest=40, resolution=16, steps=64, width=16, low_freq_num=3,
-                      high_freq_num=4, phase_num=5, background=background).double()
+    field = InstantNGPField("relu+fr", levels=3, log2_size=9, finest=40, resolution=16, steps=64, width=16,
+                            low_freq_num=3, high_freq_num=4, phase_num=5, bg_color=bg_color).double()
     torch.nn.init.uniform_(field.encoding.table, -1, 1)
     torch.nn.init.constant_(field.density_mlp[2].bias, 2)
     field.occupancy.occupied[4:12, 5:13, 3:12] = True
@@ -122,8 +122,8 @@ def test_the_settings_are_those_of_the_published_recipe():
 
 
 @pytest.mark.parametrize("background", [1.0, 0.0])
-def test_the_objective_is_the_squared_error_and_the_opacity_term(background):
-    field, (origins, directions, target) = small_field(background), small_batch()
+def test_the_objective_is_the_squared_error_and_the_opacity_term(bg_color):
+    field, (origins, directions, target) = small_field(bg_color), small_batch()
     torch.manual_seed(5)
     error, loss = InstantNGP.loss_of(field, (origins, directions, target), 0.02)
     torch.manual_seed(5)

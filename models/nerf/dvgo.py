@@ -41,19 +41,19 @@ class DVGOField(nn.Module):
         alpha_init: the opacity of a voxel at the start.
         threshold: samples below this opacity or weight are left out.
         near: the depth at which rays begin, in units of their directions.
-        background: the grey level behind the field.
+        bg_color: the grey level behind the field.
         mode: None, relu or relu+fr; with the latter two, `color` are the other arguments of `color_mlp`.
 
     Attributes:
         density, features: VoxelGrids of 1 channel and of 3 or 12.
         mask: a MaskGrid that tells where there may be something. It only ever loses nodes.
-        shift: b.
+        act_shift: b.
     """
 
     def __init__(self, lower: Tensor, upper: Tensor, voxels: int, *, final_voxels: int, alpha_init: float,
                  threshold: float, near: float, bg_color: float = 1.0, mode: str | None = None, **color):
         super().__init__()
-        self.threshold, self.near, self.bg_color = threshold, near, background
+        self.threshold, self.near, self.bg_color = threshold, near, bg_color
         self.act_shift = math.log(1 / (1 - alpha_init) - 1)
         shape, self.voxel_size = grid_shape(lower, upper, voxels)
         _, self.final_voxel_size = grid_shape(lower, upper, final_voxels)
@@ -102,7 +102,7 @@ class DVGOField(nn.Module):
             kept = contributing(self.log_transmittance(raw, STEP), ray_index, rays, STOP, self.threshold)
         points, t, ray_index = (values.index_select(0, kept) for values in (points, t, ray_index))
         raw = self.density(points)[:, 0] if torch.is_grad_enabled() else raw.index_select(0, kept)
-        weights, remaining = render_weights(self.log_transmittance(raw, STEP), ray_index, rays, STOP)
+        weights, final_transmittance = render_weights(self.log_transmittance(raw, STEP), ray_index, rays, STOP)
         kept = (weights.detach() > self.threshold).nonzero().squeeze(1)
         points, t, ray_index, weights = (values.index_select(0, kept) for values in (points, t, ray_index, weights))
 
@@ -112,7 +112,7 @@ class DVGOField(nn.Module):
         else:
             seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
             colors = self.color(torch.cat([features, seen_from], dim=-1)).to(features.dtype)
-        return composite(weights, colors, t, ray_index, remaining, self.bg_color)
+        return composite(weights, colors, t, ray_index, final_transmittance, self.bg_color)
 
     @torch.no_grad()
     def renew_mask(self) -> None:
@@ -124,7 +124,7 @@ class DVGOField(nn.Module):
 
     @torch.no_grad()
     def resize(self, voxels: int, act_shift_decay: float = 1.0) -> None:
-        """Go over to about so many voxels by interpolation, and lower b by `act_shift_decay`; parameters become new ones."""
+        """Go over to about so many voxels by interpolation, lower b by `act_shift_decay`; the parameters are new ones."""
         shape, self.voxel_size = grid_shape(self.density.lower, self.density.upper, voxels)
         self.density.resize(shape)
         self.features.resize(shape)

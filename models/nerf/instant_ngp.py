@@ -66,7 +66,7 @@ class InstantNGPField(nn.Module):
         resolution, steps: of the occupancy grid, see `OccupancyGrid`.
         width: of the hidden layers of both networks.
         low_freq_num, high_freq_num, phase_num, alpha: the basis, see `FourierReparamLinear`.
-        background: the grey level behind the cube; 1 is white.
+        bg_color: the grey level behind the cube; 1 is white.
 
     Attributes:
         encoding, density_mlp, direction_encoding, color, occupancy: the parts, in the order of their use; `color` maps
@@ -80,7 +80,7 @@ class InstantNGPField(nn.Module):
                  finest: int = 1024, resolution: int = 128, steps: int = 1024, width: int = 64, low_freq_num: int = 32,
                  high_freq_num: int = 32, phase_num: int = 64, alpha: float = 0.01, bg_color: float = 1.0):
         super().__init__()
-        self.bg_color = background
+        self.bg_color = bg_color
         self.encoding = HashGrid(levels, log2_size=log2_size, finest=finest)
         self.density_mlp = nn.Sequential(nn.Linear(self.encoding.out_features, width), nn.ReLU(),
                                          nn.Linear(width, DENSITY_FEATURES))
@@ -154,10 +154,10 @@ class InstantNGPField(nn.Module):
         else:
             sigma, features = sigma.index_select(0, seen), features.index_select(0, seen)
 
-        weights, remaining = render_weights(-sigma * self.occupancy.step, ray_index, rays, STOP)
+        weights, final_transmittance = render_weights(-sigma * self.occupancy.step, ray_index, rays, STOP)
         harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
         color = self.color(torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)
-        return composite(weights, color, t, ray_index, remaining, self.bg_color)
+        return composite(weights, color, t, ray_index, final_transmittance, self.bg_color)
 
     def update_occupancy(self, everywhere: bool) -> None:
         """Look at the density anew in all cells of the occupancy grid or in some, see `OccupancyGrid.update`."""

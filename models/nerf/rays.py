@@ -38,11 +38,11 @@ class RayDataset:
     Args:
         images: (N, H, W, 4) uint8, RGBA with straight alpha.
         poses, focal: as for `pixel_rays`; on the device of the images.
-        background: the grey level that the images are composited on.
+        bg_color: the grey level that the images are composited on.
     """
 
     def __init__(self, images: Tensor, poses: Tensor, focal: float, bg_color: float):
-        self.images, self.poses, self.focal, self.bg_color = images, poses, focal, background
+        self.images, self.poses, self.focal, self.bg_color = images, poses, focal, bg_color
         self.count, self.height, self.width, _ = images.shape
         self.pixels = self.count * self.height * self.width
 

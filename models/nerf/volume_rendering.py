@@ -23,13 +23,13 @@ class Rendering(NamedTuple):
     Attributes:
         color: (R, 3), on the background.
         depth: (R,), the mean of t over the samples, by weight, in units of the rays' directions; 0 where there is none.
-        remaining: (R,), the transmittance left at the end.
+        final_transmittance: (R,), T behind the last sample.
         weights, sample_color, ray_index: (K,), (K, 3) and (K,) long, of the samples.
     """
 
     color: Tensor
     depth: Tensor
-    remaining: Tensor
+    final_transmittance: Tensor
     weights: Tensor
     sample_color: Tensor
     ray_index: Tensor
@@ -53,7 +53,8 @@ def _opaque_at_most(log_transmittance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float, threshold: float = 0.0) -> Tensor:
+def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float,
+                 threshold: float = 0.0) -> Tensor:
     """The samples that enter the picture: α > threshold, and T in front > stop among those that pass the first test.
 
     The others are left out as if they were wholly transparent. So a field may first be evaluated everywhere without
@@ -84,8 +85,8 @@ def render_weights(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop
         stop: the T at which a ray ends.
 
     Returns:
-        Weights (S,), and (R,) the T behind each ray's last sample that counts. Each ray's weights and its remaining T
-        add up to 1.
+        Weights (S,), and the final transmittance (R,), the T behind each ray's last sample that counts. Each ray's
+        weights and its final transmittance add up to 1.
     """
     log_transmittance = _opaque_at_most(log_transmittance)
     with torch.no_grad():
@@ -93,8 +94,8 @@ def render_weights(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop
         counts = in_front.exp() > stop
     # The samples that count are the first of their ray, so emptying the others leaves T in front of them as it was.
     counted = torch.where(counts, log_transmittance, 0)
-    in_front, remaining = _sums_along_rays(counted, ray_index, rays)
-    return -in_front.exp() * counted.expm1(), remaining.exp()
+    in_front, final_transmittance = _sums_along_rays(counted, ray_index, rays)
+    return -in_front.exp() * counted.expm1(), final_transmittance.exp()
 
 
 def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) -> Tensor:
@@ -113,24 +114,24 @@ def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) ->
     return products.new_zeros(rays, values.shape[1]).index_add(0, ray_index, products)
 
 
-def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, remaining: Tensor,
+def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, final_transmittance: Tensor,
               bg_color: float) -> Rendering:
     """The picture that weighted samples make on a background.
 
     Args:
         weights, colors, t, ray_index: (K,), (K, 3), (K,) and (K,) long, of the samples.
-        remaining: (R,), the transmittance left of each ray.
-        background: a grey level.
+        final_transmittance: (R,), of each ray.
+        bg_color: a grey level.
 
     Returns:
         The Rendering of the R rays; its depths are without a graph.
     """
-    rays = len(remaining)
-    color = accumulate(weights, colors, ray_index, rays) + remaining[:, None] * background
+    rays = len(final_transmittance)
+    color = accumulate(weights, colors, ray_index, rays) + final_transmittance[:, None] * bg_color
     with torch.no_grad():
-        # The sum of the weights is 1 − remaining, but exact where that is small.
+        # The sum of the weights is 1 − final_transmittance, but exact where that is small.
         depth, opacity = accumulate(weights, torch.stack([t, torch.ones_like(t)], dim=1), ray_index, rays).unbind(1)
-    return Rendering(color, depth / opacity.clamp(min=1e-10), remaining, weights, colors, ray_index)
+    return Rendering(color, depth / opacity.clamp(min=1e-10), final_transmittance, weights, colors, ray_index)
 
 
 @torch.no_grad()
