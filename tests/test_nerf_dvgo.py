@@ -366,7 +366,7 @@ def test_depth_counts_along_the_viewing_axis():
     assert np.abs(depth - 1.9).max() < 0.25 and np.ptp(depth) < 0.25  # the corner's distance is 1.9 × 1.12
 
 
-@pytest.mark.parametrize("background", [1.0, 0.0])
+@pytest.mark.parametrize("bg_color", [1.0, 0.0])
 def test_photographs_composite_their_pixels_and_know_their_rays(bg_color):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (3, 5, 7, 4), dtype=np.uint8)

@@ -121,7 +121,7 @@ def test_the_settings_are_those_of_the_published_recipe():
             [(4096, 64)] if mode == "relu+fr" else [])
 
 
-@pytest.mark.parametrize("background", [1.0, 0.0])
+@pytest.mark.parametrize("bg_color", [1.0, 0.0])
 def test_the_objective_is_the_squared_error_and_the_opacity_term(bg_color):
     field, (origins, directions, target) = small_field(bg_color), small_batch()
     torch.manual_seed(5)
