@@ -100,7 +100,7 @@ def test_memory_decides_the_chunk(monkeypatch):
     config = fitting.PAPER["sin"]
     device = torch.device("cpu")
     for gigabytes in (1, 4, 64):
-        monkeypatch.setattr(fitting, "memory", lambda device, gigabytes=gigabytes: gigabytes * 2**30)
+        monkeypatch.setattr(fitting, "memory_bytes", lambda device, gigabytes=gigabytes: gigabytes * 2**30)
         chunk = fitting.fitting_chunk(512 * 768, config, device)
         assert chunk * 3 * 4 * 256 * 4 <= gigabytes * 2**30 / 2 * 1.01
         assert math.ceil(512 * 768 / chunk) == {1: 9, 4: 3, 64: 1}[gigabytes]

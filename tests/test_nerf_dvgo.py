@@ -146,7 +146,7 @@ def test_only_rays_through_the_box_beyond_near_see_it():
     # Closely above and below the upper face; as near as to have the box in front of `near`, farther, and behind.
     origins = torch.tensor([[-2, 0.1, 0.91], [-2, 0.1, 0.89], [0, 0, 2], [0, 0, 2], [0, 0, 2]])
     directions = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 0, -3.2], [0, 0, -2.9], [0, 0, 1]])
-    assert (field(origins, directions).remaining < 0.5).tolist() == [False, True, False, True, False]
+    assert (field(origins, directions).final_transmittance < 0.5).tolist() == [False, True, False, True, False]
 
 
 def test_float32_shows_what_float64_shows():
@@ -229,7 +229,7 @@ def test_a_renewed_mask_has_lost_what_is_empty_with_its_neighbors():
     assert torch.equal(field.mask.mask, expected)  # what is lost stays lost
     raw.data[:] = -100
     field.renew_mask()
-    assert not field.mask.mask.any() and (field(*some_rays(20)).remaining == 1).all()
+    assert not field.mask.mask.any() and (field(*some_rays(20)).final_transmittance == 1).all()
 
 
 def test_resizing_keeps_linear_fields_and_renews_the_mask_with_the_shift_of_before():
@@ -340,7 +340,7 @@ def test_autocast_reaches_the_color_network_alone():
     with torch.autocast("cpu", torch.bfloat16):
         low = field(*rays)
     assert all(got.dtype == torch.float32 for got in low[:5])
-    assert torch.equal(low.weights, full.weights) and torch.equal(low.final_transmittance, full.remaining)
+    assert torch.equal(low.weights, full.weights) and torch.equal(low.final_transmittance, full.final_transmittance)
     assert torch.allclose(low.color, full.color, atol=0.03) and not torch.equal(low.color, full.color)
 
 
