@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from data.signals import POINTS, square_like_wave
 from experiment import cli, plots, report
+from experiment.errors import UserError
 from experiment.metrics import relative_spectral_error
 from experiment.ranks import first_rank
 from experiment.records import Run
@@ -120,7 +121,7 @@ def spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The eigenvalues of the empirical NTK, largest first, float64 on the CPU."""
     kernel = empirical_ntk(model, x).double().cpu()
     if not kernel.isfinite().all():
-        raise cli.UserError("the training has diverged, the NTK is not finite; a smaller --lr may help")
+        raise UserError("the training has diverged, the NTK is not finite; a smaller --lr may help")
     return torch.linalg.eigvalsh(kernel).flip(0)
 
 

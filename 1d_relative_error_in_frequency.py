@@ -26,6 +26,7 @@ from matplotlib.image import AxesImage
 
 from data.signals import POINTS, square_like_wave
 from experiment import cli, plots, report
+from experiment.errors import UserError
 from experiment.metrics import relative_spectral_error
 from experiment.records import Run
 
@@ -72,7 +73,7 @@ def main() -> None:
     unfinished = [path for run in runs if (path := run.missing())]
     if unfinished:
         what = ", ".join(f"{path} is {'not finished' if path.suffix == '.ckpt' else 'missing'}" for path in unfinished)
-        raise cli.UserError(f"train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])} ({what})")
+        raise UserError(f"train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])} ({what})")
     errors = {mode: np.mean([relative_error(run) for run in runs if run.mode == mode], axis=0) for mode in args.modes}
     draw(errors, plots.title_suffix(args.seeds, args.quick, runs[0].config, fitting.PAPER), args)
     report.show("relative error", runs)

@@ -29,6 +29,7 @@ import torch
 
 from data.images import load_image
 from experiment import cli, plots, report
+from experiment.errors import UserError
 from experiment.metrics import SSIM_WINDOW, psnr, radial_spectrum, ssim
 from experiment.ranks import first_rank
 from experiment.records import Run, digest
@@ -155,7 +156,7 @@ def images_of(args: argparse.Namespace) -> Images:
     for source in dict.fromkeys(sources):
         case, image = image_of(source, args.data, args.downscale, args.quick)
         if case in images:
-            raise cli.UserError(f"--image gives two images of the name {case}; rename one")
+            raise UserError(f"--image gives two images of the name {case}; rename one")
         images[case] = image
     return images
 

@@ -33,10 +33,12 @@ from torch.nn import functional as F
 
 from data.volumes import SHA256, load_volume, shorten
 from experiment import cli, plots, report
-from experiment.meshes import look_at, render, extract_mesh, surface_distance
+from experiment.errors import UserError
+from experiment.files import write_atomically
+from experiment.meshes import extract_mesh, look_at, render, surface_distance
 from experiment.metrics import iou
 from experiment.ranks import first_rank
-from experiment.records import Run, digest, write_atomically
+from experiment.records import Run, digest
 from experiment.runtime import (
     Stopwatch,
     begin,
@@ -44,8 +46,8 @@ from experiment.runtime import (
     choose_device,
     environment,
     next_stop,
-    set_precision,
     random_order,
+    set_precision,
     training_hours,
 )
 from experiment.sweep import progress, slow_runs, sweep
@@ -158,7 +160,7 @@ def volumes_of(args: argparse.Namespace) -> dict[str, np.ndarray]:
     for source in dict.fromkeys(args.shape or (["holed_sphere"] if args.quick else SHA256)):
         case, volume = volume_of(source, (args.data, args.resolution, args.scale, args.quick))
         if case in volumes:
-            raise cli.UserError(f"--shape gives two volumes of the name {case}; rename one")
+            raise UserError(f"--shape gives two volumes of the name {case}; rename one")
         volumes[case] = volume
     return volumes
 

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from data.scenes import Scene, loaded_once, on_background
 from experiment import cli, rendering
+from experiment.errors import UserError
 from experiment.metrics import psnr
 from experiment.ranks import first_rank
 from experiment.records import Run
@@ -72,7 +73,7 @@ def radius_of(scene: Scene) -> float:
     """The mean distance of a scene's training cameras from the origin, which is in the middle of the cube."""
     radius = float(np.linalg.norm(scene.train.poses[:, :, 3], axis=1).mean())
     if radius == 0:
-        raise cli.UserError(f"the cameras of {scene.name} are all at the origin, from where nothing is seen")
+        raise UserError(f"the cameras of {scene.name} are all at the origin, from where nothing is seen")
     return radius
 
 

@@ -28,6 +28,7 @@ from torch.nn import functional as F
 
 from data.scenes import FAR, NEAR, Scene, loaded_once, on_background
 from experiment import cli, rendering
+from experiment.errors import UserError
 from experiment.metrics import psnr
 from experiment.ranks import first_rank
 from experiment.records import Run
@@ -38,8 +39,8 @@ from experiment.runtime import (
     choose_device,
     environment,
     next_stop,
-    set_precision,
     random_order,
+    set_precision,
 )
 from experiment.sweep import progress, slow_runs, sweep, unfinished
 from models import fold
@@ -108,7 +109,7 @@ def fine_stage(dataset: RayDataset, coarse: dict[str, np.ndarray], mode: str, co
     opacity, lower, upper = (torch.from_numpy(coarse[name]).to(device) for name in ("opacity", "lower", "upper"))
     full = opacity > BOX_THRESHOLD
     if not full.any():
-        raise cli.UserError("the coarse field is empty, so that there is nothing to refine; "
+        raise UserError("the coarse field is empty, so that there is nothing to refine; "
                             "are the cameras right, and the --background?")
     nodes = grid_points(tuple(full.shape), lower, upper)
     voxel = (upper - lower) / (torch.tensor(full.shape, device=device) - 1)
@@ -176,7 +177,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
         field, factors = fine_stage(dataset, found, run.mode, config), None
         pool = pixels_that_see(field, dataset)
         if not len(pool):
-            raise cli.UserError("no pixel sees what the coarse field found; are the cameras right?")
+            raise UserError("no pixel sees what the coarse field found; are the cameras right?")
     scale_at = [] if coarse else config["scale_at"]
     optimizer = optimizer_of(field, config, factors)
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from data.signals import square_like_wave
 from experiment import cli, plots
-from experiment.meshes import look_at, render, extract_mesh
+from experiment.errors import UserError
+from experiment.meshes import extract_mesh, look_at, render
 from experiment.metrics import relative_spectral_error
 from experiment.records import read_arrays, read_record
 
@@ -45,7 +46,7 @@ def pair(results: Path, experiment: str, cases: tuple[str, ...], mode: str) -> t
             plain, fr = (Finished(read_record(Path(f"{stem}.json")), read_arrays(Path(f"{stem}.npz")))
                          for stem in stems)
             return plain, fr
-    raise cli.UserError(f"no record with its arrays of {experiment} {' or '.join(cases)}, {mode} and {mode}+fr, "
+    raise UserError(f"no record with its arrays of {experiment} {' or '.join(cases)}, {mode} and {mode}+fr, "
                         f"seed 0, below {results}; train first: python {SCRIPTS[experiment]}")
 
 

@@ -9,11 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from experiment.errors import UserError, describe
 from experiment.ranks import first_rank, store, wait_for
-
-
-class UserError(Exception):
-    """Something the person at the keyboard can mend; the message says what is wrong and what to do."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -99,13 +96,6 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def overrides(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     """Those of the named options that were given: what they put in the place of the defaults."""
     return {name: value for name in names if (value := getattr(args, name)) is not None}
-
-
-def describe(error: BaseException) -> str:
-    """One line that says what went wrong."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
 
 
 def run(main: Callable[[], None]) -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import StrMethodFormatter
 
-from experiment.records import write_atomically
+from experiment.files import write_atomically
 
 plt.switch_backend("Agg")  # figures are files; no display is needed
 

@@ -3,10 +3,7 @@
 import hashlib
 import io
 import json
-import os
-import tempfile
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,37 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from experiment.cli import UserError, describe
+from experiment.errors import UserError, describe
+from experiment.files import write_atomically
 
 KEYS = ("experiment", "case", "mode", "seed", "config", "metrics", "time", "environment")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there, so that no reader ever sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would keep a shared results folder from being shared
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {describe(OSError(error.errno, error.strerror))}") from error
-    finally:
-        with suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def check_writable(folder: Path) -> None:
-    """Find out before hours of training, not after, that a folder cannot be written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write to the folder {folder}: {error.strerror}") from error
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -15,8 +15,10 @@ import numpy as np
 import torch
 
 from experiment import cli, plots, report
+from experiment.errors import UserError
+from experiment.files import write_atomically
 from experiment.metrics import SSIM_WINDOW, psnr, ssim
-from experiment.records import Run, digest, read_arrays, read_record, write_atomically
+from experiment.records import Run, digest, read_arrays, read_record
 
 # A camera (3, 4), its focal length in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
 Render = Callable[[np.ndarray, float, int, int], tuple[np.ndarray, np.ndarray]]
@@ -50,7 +52,7 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 def scene_config(train_images: np.ndarray, train_poses: np.ndarray, test_images: np.ndarray, background: str) -> dict:
     """What a run's config says of its data: the sizes of the splits, a digest of the training views, the background."""
     if min(test_images.shape[1:3]) < SSIM_WINDOW:
-        raise cli.UserError(f"the test views are {test_images.shape[2]} × {test_images.shape[1]} pixels; at least "
+        raise UserError(f"the test views are {test_images.shape[2]} × {test_images.shape[1]} pixels; at least "
                             f"{SSIM_WINDOW} a side are needed: a smaller --downscale?")
     return {"scene": {"train": list(train_images.shape), "test": list(test_images.shape),
                       "digest": digest(train_images, train_poses)}, "background": background}
@@ -149,11 +151,11 @@ def load_field(run: Run) -> dict[str, Any]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         config = saved["config"]
     except FileNotFoundError as error:
-        raise cli.UserError(f"there is no trained field at {path}; run without --render-only first") from error
+        raise UserError(f"there is no trained field at {path}; run without --render-only first") from error
     except Exception as error:  # a damaged zip or pickle raises nearly anything
-        raise cli.UserError(f"{path} is damaged; train the run again with --force") from error
+        raise UserError(f"{path} is damaged; train the run again with --force") from error
     if config != run.config:
-        raise cli.UserError(f"{path} was made with other settings; give the options it was trained with")
+        raise UserError(f"{path} was made with other settings; give the options it was trained with")
     return saved
 
 
@@ -233,7 +235,7 @@ def draw_renderers(runs: list[Run], args: argparse.Namespace, truth: np.ndarray,
             of = dataclasses.replace(run, results=args.results, experiment=experiment)
             try:
                 record, images = read_record(of.path(".json")), read_arrays(of.path(".npz"))["images"]
-            except (OSError, cli.UserError, KeyError):  # not there, or damaged, which its own script says
+            except (OSError, UserError, KeyError):  # not there, or damaged, which its own script says
                 continue
             if all(record["config"].get(key) == run.config[key] for key in ("scene", "background")):
                 shown.append((f"{name}\n{plots.LABELS[run.mode]}", f"{record['metrics']['psnr']:.2f} dB", images / 255))

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiment import cli, published
+from experiment.errors import UserError
+from experiment.files import write_atomically
 from experiment.metrics import mean_and_spread
 from experiment.plots import LABELS, baseline
-from experiment.records import Run, read_record, write_atomically
+from experiment.records import Run, read_record
 
 Record = dict[str, Any]
 NOT_RUN = "not run: needs a GPU"
@@ -249,7 +251,7 @@ def main() -> None:
     for name, new in tables.items():
         place = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end of table -->", text, re.DOTALL)
         if not place:
-            raise cli.UserError(f"{args.write} has no place for the table '{name}'")
+            raise UserError(f"{args.write} has no place for the table '{name}'")
         text = f"{text[:place.start(1)]}{new}\n{text[place.end(1):]}"
     write_atomically(args.write, text.encode())
     print(f"wrote {args.write}")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from experiment.cli import UserError
+from experiment.errors import UserError
 from experiment.ranks import torchrun
 
 

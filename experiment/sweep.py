@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
-from experiment.cli import UserError, describe
+from experiment.errors import UserError, describe
+from experiment.files import check_writable
 from experiment.ranks import first_rank, store, wait_for
-from experiment.records import Run, check_writable
+from experiment.records import Run
 from experiment.runtime import cpu_count
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import torch
 import trimesh
 
 from data.volumes import load_volume
-from experiment.meshes import look_at, render, extract_mesh, surface_distance
+from experiment.meshes import extract_mesh, look_at, render, surface_distance
 from experiment.metrics import iou
 from experiment.runtime import random_order
 

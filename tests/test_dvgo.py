@@ -15,7 +15,7 @@ import torch
 
 import dvgo
 from data.scenes import FAR, NEAR, load_scene, on_background
-from experiment import cli
+from experiment.errors import UserError
 from experiment.rendering import orbit
 from models.nerf.dvgo import DVGOField
 from models.nerf.masked_adam import MaskedAdam
@@ -274,7 +274,7 @@ def test_the_fine_field_stands_where_the_coarse_one_found_something(dataset):
     opacity[4:7, 3, 2:6] = 1e-6  # a single voxel is left
     field = dvgo.fine_stage(dataset, {**coarse, "opacity": opacity.numpy()}, "relu", config)
     assert field.mask.mask.any() and min(field.mask.mask.shape) > 5
-    with pytest.raises(cli.UserError, match="coarse field is empty"):
+    with pytest.raises(UserError, match="coarse field is empty"):
         dvgo.fine_stage(dataset, {**coarse, "opacity": np.full(shape, 1e-6, np.float32)}, "relu", config)
 
 

@@ -8,10 +8,10 @@ import torch
 from models.nerf.rays import (
     box_intersection,
     inside_box,
-    uniform_samples,
     pixel_rays,
     points_along,
     ragged_indices,
+    uniform_samples,
 )
 from models.nerf.volume_rendering import accumulate, contributing, render_weights
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from experiment.cli import UserError
-from experiment.records import KEYS, Run, check_writable, write_atomically
+from experiment.errors import UserError
+from experiment.files import check_writable, write_atomically
+from experiment.records import KEYS, Run
 
 
 def run_in(folder, **config):

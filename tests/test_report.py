@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from experiment import report
-from experiment.cli import UserError
+from experiment.errors import UserError
 from experiment.records import Run
 
 ROOT = Path(__file__).resolve().parents[1]

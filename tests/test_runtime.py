@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from experiment.cli import UserError
+from experiment.errors import UserError
 from experiment.runtime import CUDAGraphStep, Stopwatch, choose_device
 from models import build_inr
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiment import cli
+from experiment.errors import UserError
 from experiment.ranks import first_rank, store
 from experiment.records import Run
 from experiment.runtime import choose_device, cpu_count
@@ -45,7 +45,7 @@ def train(run, args):
         run.checkpoint(7)
         os.kill(os.getpid(), signal.SIGKILL)
     if (run.case, run.mode) == ("fail", "fine"):
-        raise cli.UserError("no such thing")
+        raise UserError("no such thing")
     if run.mode == "fine":
         Run(args.results, "tiny", run.case, "coarse", run.seed, {}).arrays()
     with progress(1, 0, "tiny"):
@@ -169,13 +169,13 @@ def test_a_failed_run_frees_its_memory_and_stops_no_other(tmp_path, capsys):
         if run.mode == "fine":
             Run(args.results, "tiny", run.case, "coarse", run.seed, {}).arrays()
         if run.case == "fail":
-            raise cli.UserError("no such thing")
+            raise UserError("no such thing")
         run.finish(metrics={}, seconds=1, steps=1, arrays={}, environment={"precision": "fp32"})
         return "done"
 
     args = argparse.Namespace(results=tmp_path, figures=tmp_path, force=False, debug=False)
     stages = [[Run(tmp_path, "tiny", case, mode, 0, {}) for case in ("fail", "a")] for mode in ("coarse", "fine")]
-    with pytest.raises(cli.UserError, match="tiny fail coarse seed 0: no such thing; tiny fail fine seed 0: .*coarse"):
+    with pytest.raises(UserError, match="tiny fail coarse seed 0: no such thing; tiny fail fine seed 0: .*coarse"):
         sweep(train, stages, args, parallel=False)
     assert len(made) == 4
     assert capsys.readouterr().out.splitlines() == ["tiny a coarse seed 0: done", "tiny a fine seed 0: done"]
