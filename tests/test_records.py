@@ -99,7 +99,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("experiment.records.os.fsync", full)
+    monkeypatch.setattr("experiment.files.os.fsync", full)
     with pytest.raises(UserError, match="No space left"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

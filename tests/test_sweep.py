@@ -26,6 +26,7 @@ SCRIPT = """
 import os, signal, time
 from pathlib import Path
 from experiment import cli
+from experiment.errors import UserError
 from experiment.ranks import first_rank
 from experiment.records import Run
 from experiment.sweep import progress, sweep
