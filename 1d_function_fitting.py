@@ -18,106 +18,92 @@ frequency heat maps from the same records.
 
 import argparse
 import math
+from functools import partial
 
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from data.signals import POINTS, square_like_wave
-from experiment import cli, plots, report
+from data.signals import FREQUENCIES, POINTS, square_like_wave
+from experiment import cli, figures
+from experiment.device import Stopwatch
 from experiment.errors import UserError
+from experiment.labels import LABELS
 from experiment.metrics import relative_spectral_error
-from experiment.ranks import first_rank
-from experiment.records import Run
-from experiment.runtime import (
-    CUDAGraphStep,
-    Stopwatch,
-    begin,
-    check_finite,
-    choose_device,
-    environment,
-    next_stop,
-    set_precision,
-)
-from experiment.sweep import progress, slow_runs, sweep
+from experiment.records import Run, planned_runs
+from experiment.sweep import slow_runs, sweep
+from experiment.tables import print_table
+from experiment.training import CUDAGraphStep, prepare, training_blocks
 from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
 
-# Section 4: the same for every mode. α and the learning rate belong together (see FourierReparamLinear).
-PAPER = {"hidden_features": 128, "hidden_layers": 3, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 16,
-         "alpha": 0.05, "first_omega": 5.0, "hidden_omega": 5.0, "pe_frequencies": int(math.log2(POINTS / 4)),
-         "lr": 1e-6, "steps": 10_000}
+# Section 4. `network` is what build_inr takes. α and the learning rate belong together (see FourierReparamLinear).
+MLP = {"in_features": 1, "out_features": 1, "hidden_features": 128, "hidden_layers": 3}
+FR = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 16, "alpha": 0.05}
+PE = {"pe_frequencies": int(math.log2(POINTS / 4))}
+SINE = {"first_omega": 5.0, "hidden_omega": 5.0}
+TRAINING = {"lr": 1e-6, "steps": 10_000}
+PAPER = {"relu":       {"network": {**MLP}, **TRAINING},
+         "relu+fr":    {"network": {**MLP, **FR}, **TRAINING},
+         "relu+pe":    {"network": {**MLP, **PE}, **TRAINING},
+         "relu+pe+fr": {"network": {**MLP, **PE, **FR}, **TRAINING},
+         "sin":        {"network": {**MLP, **SINE}, **TRAINING},
+         "sin+fr":     {"network": {**MLP, **SINE, **FR}, **TRAINING}}
 QUICK = {"steps": 2_000}
 COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
 
-BINS = {"1.5": 3, "2.5": 5, "3.5": 7, "4.5": 9}  # Hz → cycles over the interval of length 2
 LARGEST = 4  # of the NTK's eigenvalues, whose shares are reported one by one
 
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network, write its record, return the line that sums it up."""
     # A second thread gains a network of this size next to nothing, a second run beside it nearly all.
-    device, autocast = begin(args, run.seed, one_thread=True)
-    settings = dict(run.config)
-    lr, steps = settings.pop("lr"), settings.pop("steps")
-    model = build_inr(run.mode, in_features=1, out_features=1, **settings).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True, capturable=device.type == "cuda")
-    x, target = (values.to(device) for values in square_like_wave())
+    device, autocast = prepare(args, run.seed, one_thread=True)
+    model = build_inr(run.mode, **run.config["network"]).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=run.config["lr"], fused=True,
+                                 capturable=device.type == "cuda")
+    x, target = (values.to(device) for values in square_like_wave())  # (300, 1) each
 
+    steps = run.config["steps"]
     ntk_every = max(1, steps // 10)
-    outputs = torch.zeros(steps, POINTS, device=device)
+    outputs, losses = torch.zeros(steps, POINTS, device=device), torch.zeros(steps, device=device)
     eigenvalues = torch.zeros(steps // ntk_every + 1, POINTS, dtype=torch.float64)
-    clock = Stopwatch(device)
-    state = {"model": model, "optimizer": optimizer, "clock": clock, "outputs": outputs, "eigenvalues": eigenvalues}
-    step = run.restore(**state)
-    row = torch.tensor([step], device=device)
+    row = torch.zeros(1, dtype=torch.long, device=device)  # the step, where a captured graph can count it
 
     def training_step() -> None:
         optimizer.zero_grad()
         with autocast:
             output = model(x)
-        F.mse_loss(output.float(), target).backward()
+        loss = F.mse_loss(output.float(), target)
+        loss.backward()
         optimizer.step()
         outputs.index_copy_(0, row, output.detach().float().T)
+        losses.index_copy_(0, row, loss.detach()[None])
         row.add_(1)
 
-    advance = CUDAGraphStep(training_step, device)
-    with progress(steps, step, f"{run.mode} seed {run.seed}") as bar:
-        while step < steps:
-            if step % ntk_every == 0:
-                eigenvalues[step // ntk_every] = spectrum(model, x)
-            stop = next_stop(step, steps, ntk_every, args.checkpoint_every)
-            with clock:
-                advance(stop - step)
-            bar.update(stop - step)
-            step = stop
-            loss = (outputs[step - 1] - target[:, 0]).square().mean().item()
-            bar.set_postfix_str(f"loss {loss:.4f}")
-            check_finite(loss, step)
-            if step % args.checkpoint_every == 0 and step < steps:
-                run.checkpoint(step, **state)
+    advance, clock = CUDAGraphStep(training_step, device), Stopwatch(device)
+    state = {"model": model, "optimizer": optimizer, "outputs": outputs, "eigenvalues": eigenvalues}
+    for block in training_blocks(run, args, clock, losses, state, "loss {:.4f}".format, stop_every=ntk_every):
+        if block.start % ntk_every == 0:
+            eigenvalues[block.start // ntk_every] = ntk_spectrum(model, x)
+        row.fill_(block.start)
+        with clock:
+            advance(len(block))
     if steps % ntk_every == 0:
-        eigenvalues[-1] = spectrum(model, x)
+        eigenvalues[-1] = ntk_spectrum(model, x)
 
-    kept = outputs.cpu().numpy()
-    error = relative_spectral_error(kept, target.cpu().numpy()[:, 0], list(BINS.values()))
-    shares = eigenvalues[:, :LARGEST] / eigenvalues.sum(dim=1, keepdim=True)
-    metrics = {
-        "loss": loss,
-        "relative_error": dict(zip(BINS, error[-1].tolist())),
-        "relative_error_at": {str(at): dict(zip(BINS, error[at].tolist())) for at in (1000, 5000) if at < steps},
-        "ntk_eigenvalue_shares": {str(i * ntk_every): [*four, 1 - sum(four)] for i, four in enumerate(shares.tolist())},
-    }
-    arrays = {"outputs": kept, "ntk_eigenvalues": eigenvalues.numpy()}
-    reparameterized = [layer for layer in model if isinstance(layer, FourierReparamLinear)]
-    if reparameterized:
-        arrays["coefficients"] = reparameterized[len(reparameterized) // 2].coefficients.detach().cpu().numpy()
-    run.finish(metrics=metrics, seconds=clock.seconds, steps=steps, environment=environment(device, run.precision),
-               arrays=arrays)
-    return f"loss {loss:.4f} in {clock.seconds:.1f} s"
+    arrays = {"outputs": outputs.cpu().numpy(), "ntk_eigenvalues": eigenvalues.cpu().numpy()}
+    hidden = [layer for layer in model if isinstance(layer, FourierReparamLinear)]
+    if hidden:
+        arrays["coefficients"] = hidden[len(hidden) // 2].coefficients.detach().cpu().numpy()
+    metrics = {"loss": losses[-1].item(),
+               **measure(arrays["outputs"], arrays["ntk_eigenvalues"], target.cpu().numpy()[:, 0], ntk_every)}
+    run.finish(metrics=metrics, arrays=arrays, seconds=clock.seconds, steps=steps)
+    return f"loss {metrics['loss']:.4f} in {clock.seconds:.1f} s"
 
 
-def spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+def ntk_spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     """The eigenvalues of the empirical NTK, largest first, float64 on the CPU."""
     kernel = empirical_ntk(model, x).double().cpu()
     if not kernel.isfinite().all():
@@ -125,12 +111,14 @@ def spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
     return torch.linalg.eigvalsh(kernel).flip(0)
 
 
-def planned_runs(args: argparse.Namespace) -> list[Run]:
-    """The runs that the options ask for."""
-    config = {**PAPER, **(QUICK if args.quick else {}), **cli.overrides(args, "steps", "lr")}
-    device = choose_device(args.device).type
-    return [Run(args.results, "1d", "function", mode, seed, config, args.precision, device)
-            for seed in args.seeds for mode in args.modes]
+def measure(outputs: np.ndarray, eigenvalues: np.ndarray, target: np.ndarray, ntk_every: int) -> dict:
+    """The other metrics of a record, from the outputs (steps, 300) and the NTK's eigenvalues (times, 300)."""
+    error = relative_spectral_error(outputs, target, list(FREQUENCIES.values()))
+    shares = (eigenvalues / eigenvalues.sum(axis=1, keepdims=True))[:, :LARGEST].tolist()
+    return {"relative_error": dict(zip(FREQUENCIES, error[-1].tolist())),
+            "relative_error_at": {str(at): dict(zip(FREQUENCIES, error[at].tolist()))
+                                  for at in (1000, 5000) if at < len(outputs)},
+            "ntk_eigenvalue_shares": {str(i * ntk_every): [*four, 1 - sum(four)] for i, four in enumerate(shares)}}
 
 
 def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
@@ -138,31 +126,31 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
     x, target = (values.numpy()[:, 0] for values in square_like_wave())
     steps = runs[0].config["steps"]
     columns = sorted({steps // 100, steps // 10, steps // 2, steps - 1})
-    figure, axes = plt.subplots(len(runs), len(columns), figsize=(2.9 * len(columns), 1.9 * len(runs) + 0.5),
-                                sharex=True, sharey=True, squeeze=False)
+    figure, axes = figures.subplots(len(runs), len(columns), 2.9 * len(columns), 1.9 * len(runs) + 0.5,
+                                    sharex=True, sharey=True)
     for run, line in zip(runs, axes):
         outputs = run.arrays(outputs=(steps, POINTS))["outputs"]
         for step, axis in zip(columns, line):
             axis.plot(x, target, color="0.7", linewidth=1.2)
-            axis.plot(x, outputs[step], color=plots.line_style(run.mode)["color"])
+            axis.plot(x, outputs[step], color=figures.line_style(run.mode)["color"])
             axis.set_ylim(-4.9, 4.9)
             axis.text(0.02, 0.98, f"loss {np.square(outputs[step] - target).mean():.3f}", fontsize=9, va="top",
                       transform=axis.transAxes)
             if run is runs[0]:
                 axis.set_title(f"step {step:,}")
-        line[0].set_ylabel(plots.LABELS[run.mode], fontsize=11, fontweight="bold")
+        line[0].set_ylabel(LABELS[run.mode], fontsize=11, fontweight="bold")
     for axis in axes[-1]:
         axis.set_xlabel("x")
     figure.suptitle("1D function fitting: the network's output in color, the target in grey"
-                    + plots.title_suffix([runs[0].seed], args.quick, runs[0].config, PAPER))
-    plots.save(figure, args.figures / "1d_function_fitting.png")
+                    + figures.title_suffix([runs[0].seed], args.quick, runs[0].config, PAPER[runs[0].mode]))
+    figures.save(figure, args.figures / "1d_function_fitting.png")
 
 
 def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
     """Stacked shares of the NTK's eigenvalues over training; a row a backbone, FR right of its baseline."""
-    figure, axes = plots.grid_by_backbone([run.mode for run in runs], width=4.7, height=2.5)
-    shades = [*plt.get_cmap("Blues")(np.linspace(0.95, 0.4, LARGEST)), "0.88"]
-    names = [f"$\\lambda_{i + 1}$" for i in range(LARGEST)] + [f"the other {POINTS - LARGEST}"]
+    figure, axes = figures.grid_by_backbone([run.mode for run in runs], width=4.7, height=2.5)
+    shades = [*matplotlib.colormaps["Blues"](np.linspace(0.95, 0.4, LARGEST)), "0.88"]
+    names = [f"λ{'₁₂₃₄'[i]}" for i in range(LARGEST)] + [f"the other {POINTS - LARGEST}"]
     for run in runs:
         axis, shares = axes[run.mode], run.metric("ntk_eigenvalue_shares")
         steps = np.array([int(step) for step in shares])
@@ -171,32 +159,31 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
         for i, name in enumerate(names):
             axis.bar(steps, heights[:, i], bottom=bottoms[:, i], width=0.8 * (steps[1] - steps[0]), color=shades[i],
                      label=name)
-        axis.set_title(f"{plots.LABELS[run.mode]}: the four hold {heights[-1, :LARGEST].sum():.0f} % at the end")
+        axis.set_title(f"{LABELS[run.mode]}: the four hold {heights[-1, :LARGEST].sum():.0f} % at the end")
         axis.set_ylabel("share of the sum (%)")
-        axis.xaxis.set_major_formatter(plots.THOUSANDS)
+        axis.xaxis.set_major_formatter(figures.THOUSANDS)
         axis.set_xlabel("step")
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
     figure.suptitle("Eigenvalues of the empirical NTK"
-                    + plots.title_suffix([run.seed], args.quick, run.config, PAPER))
-    plots.save(figure, args.figures / "1d_ntk_eigenvalues.png")
+                    + figures.title_suffix([run.seed], args.quick, run.config, PAPER[run.mode]))
+    figures.save(figure, args.figures / "1d_ntk_eigenvalues.png")
 
 
 def draw_layer(run: Run, args: argparse.Namespace) -> None:
     """Λ of the middle hidden layer after training, the basis B, and the weight W = Λ B that they make."""
-    width = run.config["hidden_features"]
-    basis = FourierReparamLinear(width, width, **{key: run.config[key] for key in (
-        "low_freq_num", "high_freq_num", "phase_num", "alpha")}).basis.numpy()
+    network = run.config["network"]
+    width, phases, low = (network[name] for name in ("hidden_features", "phase_num", "low_freq_num"))
+    basis = FourierReparamLinear(width, width, **{name: network[name] for name in FR}).basis.numpy()
     coefficients = run.arrays(coefficients=(width, len(basis)))["coefficients"]
-    figure = plt.figure(figsize=(11, 4.6))
+    figure = Figure(figsize=(11, 4.6))
     widths = [1, 0.15, 2.2, 0.15, 0.8, 1.2]
     grid = figure.add_gridspec(1, 6, width_ratios=widths)
-    phases, low = run.config["phase_num"], run.config["low_freq_num"]
     panels = {0: (coefficients @ basis, f"W: composed\n{width} × {width}"),
               2: (coefficients, f"Λ: learned\n{width} × {len(basis)}"),
               4: (basis[::phases], f"B: fixed, {len(basis)} × {width}\n(rows of phase 0)")}
     for column, (matrix, title) in panels.items():
         axis = figure.add_subplot(grid[column])
-        scale = np.quantile(np.abs(matrix), 0.995)
+        scale = np.quantile(np.abs(matrix), 0.995)  # a few large coefficients would make all others pale
         # W and Λ equally high, as the rows of a product; B as high as there is room for.
         axis.imshow(matrix, cmap="RdBu_r", vmin=-scale, vmax=scale, aspect="auto" if column == 4 else float(
             matrix.shape[1] / matrix.shape[0] / widths[column]))
@@ -212,37 +199,28 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
         axis.set_axis_off()
     rows = figure.add_subplot(grid[5])
     for i, frequency in enumerate((1, 2, 4, low + 1)):  # counted as in B; the last is the first of the high ones
-        curve = basis[(frequency - 1) * phases] / run.config["alpha"]
+        curve = basis[(frequency - 1) * phases] / network["alpha"]
         rows.plot(curve / 2.6 - i, color="0.25", linewidth=1)
         label = f"f = {frequency}/{low}" if frequency <= low else "f = 1, near\nhalf the sam-\npling rate"
         rows.text(width + 3, -i, label, va="center", fontsize=9)
     rows.set_title("some of these, cos(f x)")
     rows.set_axis_off()
-    figure.suptitle(f"W = Λ B: the middle hidden layer of {plots.LABELS[run.mode]}, trained"
-                    + plots.title_suffix([run.seed], args.quick, run.config, PAPER))
-    plots.save(figure, args.figures / "1d_fr_layer.png")
-
-
-def parser(description: str) -> argparse.ArgumentParser:
-    """The options, here and in the script that draws the heat maps."""
-    return cli.options(description, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500)
+    figure.suptitle(f"W = Λ B: the middle hidden layer of {LABELS[run.mode]}, trained"
+                    + figures.title_suffix([run.seed], args.quick, run.config, PAPER[run.mode]))
+    figures.save(figure, args.figures / "1d_fr_layer.png")
 
 
 def main() -> None:
-    args = cli.parse(parser(__doc__))
-    set_precision(args.precision, choose_device(args.device))
-    runs = planned_runs(args)
+    args = cli.parse(cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500))
+    runs = planned_runs(args, "1d", {"function": {mode: cli.settings(PAPER[mode], QUICK, args, "steps", "lr")
+                                                  for mode in args.modes}})
     if slow_runs(runs, args):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
     sweep(train, [runs], args, parallel=True)
-    if not first_rank():
-        return
     first = [run for run in runs if run.seed == args.seeds[0]]
-    draw_fits(first, args)
-    draw_spectra(first, args)
-    for run in [run for run in first if run.mode.endswith("+fr")][:1]:
-        draw_layer(run, args)
-    report.show("loss", runs)
+    figures.draw_each(partial(draw_fits, first, args), partial(draw_spectra, first, args),
+                      *[partial(draw_layer, run, args) for run in first if run.mode.endswith("+fr")][:1],
+                      partial(print_table, "loss", runs))
 
 
 if __name__ == "__main__":

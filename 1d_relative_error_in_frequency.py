@@ -14,69 +14,61 @@ The options are those of `1d_function_fitting.py`: they say which runs to draw. 
 command that is named where a run is missing.
 """
 
-import argparse
 import shlex
 import sys
-from importlib import import_module
+from functools import partial
+from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.image import AxesImage
 
-from data.signals import POINTS, square_like_wave
-from experiment import cli, plots, report
-from experiment.errors import UserError
+from data.signals import FREQUENCIES, square_like_wave
+from experiment import cli, figures, published
+from experiment.labels import LABELS
 from experiment.metrics import relative_spectral_error
-from experiment.records import Run
-
-fitting = import_module("1d_function_fitting")
+from experiment.records import Run, recorded_run
+from experiment.tables import print_table
 
 
 def relative_error(run: Run) -> np.ndarray:
     """The error at each frequency after each step, shape (steps, frequencies)."""
     target = square_like_wave()[1].numpy()[:, 0]
-    outputs = run.arrays(outputs=(run.config["steps"], POINTS))["outputs"]
-    return relative_spectral_error(outputs, target, list(fitting.BINS.values()))
+    outputs = run.arrays(outputs=(run.config["steps"], len(target)))["outputs"]
+    return relative_spectral_error(outputs, target, list(FREQUENCIES.values()))
 
 
-def heat_map(axis: Axes, error: np.ndarray, mode: str) -> AxesImage:
-    """One panel: steps to the right, frequencies upwards, the error as color from 0 to 1."""
-    image = axis.imshow(error.T, origin="lower", aspect="auto", interpolation="nearest", cmap="magma_r", vmin=0,
-                        vmax=1, extent=(0, len(error), -0.5, len(fitting.BINS) - 0.5))
-    axis.set_yticks(range(len(fitting.BINS)), [f"{hertz} Hz" for hertz in fitting.BINS])
-    axis.set_title(plots.LABELS[mode])
-    axis.set_xlabel("step")
-    axis.xaxis.set_major_formatter(plots.THOUSANDS)
-    axis.spines[["top", "right"]].set_visible(True)
-    return image
-
-
-def draw(errors: dict[str, np.ndarray], note: str, args: argparse.Namespace) -> None:
-    """All modes in one figure with one color scale, and each alone."""
-    figure, axes = plots.grid_by_backbone(list(errors), width=5.0, height=2.1)
+def draw_together(errors: dict[str, np.ndarray], suffix: str, path: Path) -> None:
+    """The heat maps of all modes with one color scale."""
+    figure, axes = figures.grid_by_backbone(list(errors), width=5.0, height=2.1)
     for mode, axis in axes.items():
-        image = heat_map(axis, errors[mode], mode)
+        image = figures.heat_map(axis, errors[mode], list(FREQUENCIES))
+        axis.set_title(LABELS[mode])
     figure.colorbar(image, ax=list(axes.values()), label="relative error", extend="max", shrink=0.8)
-    figure.suptitle(f"Relative error in frequency over training{note}")
-    plots.save(figure, args.figures / "1d_relative_error.png")
-    for mode, error in errors.items():
-        figure, axis = plt.subplots(figsize=(6, 2.6))
-        figure.colorbar(heat_map(axis, error, mode), label="relative error", extend="max")
-        axis.set_title(f"Relative error in frequency, {plots.LABELS[mode]}{note}")
-        plots.save(figure, args.figures / f"1d_relative_error_{mode}.png")
+    figure.suptitle(f"Relative error in frequency over training{suffix}")
+    figures.save(figure, path)
+
+
+def draw_alone(error: np.ndarray, title: str, path: Path) -> None:
+    """The heat map of one mode."""
+    figure, axes = figures.subplots(1, 1, 6, 2.6)
+    image = figures.heat_map(axes[0, 0], error, list(FREQUENCIES))
+    figure.colorbar(image, ax=axes[0, 0], label="relative error", extend="max")
+    axes[0, 0].set_title(title)
+    figures.save(figure, path)
 
 
 def main() -> None:
-    args = cli.parse(fitting.parser(__doc__))
-    runs = fitting.planned_runs(args)
-    unfinished = [path for run in runs if (path := run.missing())]
-    if unfinished:
-        what = ", ".join(f"{path} is {'not finished' if path.suffix == '.ckpt' else 'missing'}" for path in unfinished)
-        raise UserError(f"train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])} ({what})")
-    errors = {mode: np.mean([relative_error(run) for run in runs if run.mode == mode], axis=0) for mode in args.modes}
-    draw(errors, plots.title_suffix(args.seeds, args.quick, runs[0].config, fitting.PAPER), args)
-    report.show("relative error", runs)
+    args = cli.parse(cli.options(__doc__, modes=LABELS, default_modes=published.LOSS_1D, steps=10_000,
+                                 checkpoint_every=2_500))
+    train_first = f"train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])}"
+    runs = {mode: [recorded_run(args.results, "1d", "function", mode, seed, train_first) for seed in args.seeds]
+            for mode in args.modes}
+    errors = {mode: np.mean([relative_error(run) for run in of_mode], axis=0) for mode, of_mode in runs.items()}
+    suffix = figures.title_suffix(args.seeds, args.quick, runs[args.modes[0]][0].config, published.CONFIG_1D)
+    figures.draw_each(
+        partial(draw_together, errors, suffix, args.figures / "1d_relative_error.png"),
+        *[partial(draw_alone, error, f"Relative error in frequency, {LABELS[mode]}{suffix}",
+                  args.figures / f"1d_relative_error_{mode}.png") for mode, error in errors.items()],
+        partial(print_table, "relative error", [run for of_mode in runs.values() for run in of_mode]))
 
 
 if __name__ == "__main__":

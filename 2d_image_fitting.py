@@ -20,40 +20,39 @@ On two CPU cores --quick takes about a minute and the paper's size days; the scr
 import argparse
 import functools
 import math
+from functools import partial
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import skimage.transform
 import torch
+from matplotlib.ticker import NullLocator
 
 from data.images import load_image
-from experiment import cli, plots, report
+from experiment import cli, figures
+from experiment.device import Stopwatch, memory_bytes
 from experiment.errors import UserError
+from experiment.labels import LABELS
 from experiment.metrics import SSIM_WINDOW, psnr, radial_spectrum, ssim
-from experiment.ranks import first_rank
-from experiment.records import Run, digest
-from experiment.runtime import (
-    CUDAGraphStep,
-    Stopwatch,
-    begin,
-    check_finite,
-    choose_device,
-    environment,
-    memory_bytes,
-    next_stop,
-    set_precision,
-    training_hours,
-)
-from experiment.sweep import progress, slow_runs, sweep
+from experiment.records import Run, digest, planned_runs
+from experiment.sweep import say_how_long, sweep
+from experiment.tables import print_table
+from experiment.training import CUDAGraphStep, prepare, training_blocks
 from models import MODES, build_inr, fold
 
-# Section 5. Every mode: 256 wide, all pixels in one batch, the learning rate × 0.1 once. α only matters with FR.
-PAPER = {mode: {"alpha": alpha, "lr": 1e-4, "hidden_features": 256, "hidden_layers": 3, "low_freq_num": 128,
-                "high_freq_num": 128, "phase_num": 32, "first_omega": 30.0, "hidden_omega": 30.0, "pe_frequencies": 6,
-                "steps": 10_000, "decay_at": 3_000}
-         for mode, alpha in {"relu": 0.05, "relu+fr": 0.05, "relu+pe": 0.05, "relu+pe+fr": 0.05,
-                             "sin": 0.01, "sin+fr": 0.01}.items()}
+# Section 5. `network` is what build_inr takes; all pixels in one batch; the learning rate × 0.1 once, as
+# torch.optim.lr_scheduler.MultiStepLR has it.
+MLP = {"in_features": 2, "out_features": 3, "hidden_features": 256, "hidden_layers": 3}
+FR = {"low_freq_num": 128, "high_freq_num": 128, "phase_num": 32}
+PE = {"pe_frequencies": 6}
+SINE = {"first_omega": 30.0, "hidden_omega": 30.0}
+TRAINING = {"lr": 1e-4, "steps": 10_000, "decay_at": 3_000}
+PAPER = {"relu":       {"network": {**MLP}, **TRAINING},
+         "relu+fr":    {"network": {**MLP, **FR, "alpha": 0.05}, **TRAINING},
+         "relu+pe":    {"network": {**MLP, **PE}, **TRAINING},
+         "relu+pe+fr": {"network": {**MLP, **PE, **FR, "alpha": 0.05}, **TRAINING},
+         "sin":        {"network": {**MLP, **SINE}, **TRAINING},
+         "sin+fr":     {"network": {**MLP, **SINE, **FR, "alpha": 0.01}, **TRAINING}}
 DECAY = 0.1
 # A smaller image and fewer steps at the first learning rate; the same networks.
 QUICK = {"steps": 100, "decay_at": 100}
@@ -64,27 +63,17 @@ Images = dict[str, np.ndarray]
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network on one image, write its record and reconstruction, return the line that sums it up."""
-    device, autocast = begin(args, run.seed, one_thread=args.quick)
-    image = images_of(args)[run.case]
-    settings = {key: value for key, value in run.config.items() if key not in ("pixels", "shape")}
-    lr, steps, decay_at = (settings.pop(key) for key in ("lr", "steps", "decay_at"))
-    model = build_inr(run.mode, in_features=2, out_features=3, **settings).to(device)
-    rate = torch.tensor(lr, device=device)  # a tensor, so that a captured step sees it change
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True, capturable=device.type == "cuda")
-
-    rows, columns, _ = image.shape
-    grid = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
-    x = torch.stack(grid, dim=-1).reshape(-1, 2).to(device)  # (pixels, 2): down, then right
-    target = torch.from_numpy(image).reshape(-1, 3).to(device)
-    chunk = args.chunk or fitting_chunk(len(x), run.config, device)
+    device, autocast = prepare(args, run.seed, one_thread=args.quick)
+    image, config = load_images(args)[run.case], run.config
+    model = build_inr(run.mode, **config["network"]).to(device)
+    # A tensor, so that a captured step sees it change.
+    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(config["lr"], device=device), fused=True,
+                                 capturable=device.type == "cuda")
+    x, target = pixel_grid(image, device)
+    chunk = args.chunk or fitting_chunk(len(x), config["network"], device)
     chunks = list(zip(x.split(chunk), target.split(chunk)))
-    mse = torch.zeros(steps, device=device)
-    clock = Stopwatch(device)
-    state = {"model": model, "optimizer": optimizer, "clock": clock, "mse": mse}
-    step = run.restore(**state)
-    for group in optimizer.param_groups:
-        group["lr"] = rate  # the one that is changed below, not the checkpoint's copy
-    row = torch.tensor([step], device=device)
+    mse = torch.zeros(config["steps"], device=device)
+    row = torch.zeros(1, dtype=torch.long, device=device)  # the step, where a captured graph can count it
 
     def training_step() -> None:
         optimizer.zero_grad()
@@ -97,48 +86,45 @@ def train(run: Run, args: argparse.Namespace) -> str:
         optimizer.step()
         row.add_(1)
 
-    advance = CUDAGraphStep(training_step, device)
-    report_every = min(100, max(1, steps // 100))
-    with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
-        while step < steps:
-            rate.fill_(lr if step < decay_at else lr * DECAY)
-            last_at_rate = min(decay_at, steps) if step < decay_at else steps
-            stop = next_stop(step, last_at_rate, report_every, args.checkpoint_every)
-            with clock:
-                advance(stop - step)
-            bar.update(stop - step)
-            step = stop
-            last = mse[step - 1].item()
-            check_finite(last, step)
-            bar.set_postfix_str(f"{psnr(last):.2f} dB")
-            if step % args.checkpoint_every == 0 and step < steps:
-                run.checkpoint(step, **state)
+    advance, clock = CUDAGraphStep(training_step, device), Stopwatch(device)
+    state = {"model": model, "optimizer": optimizer}
+    for block in training_blocks(run, args, clock, mse, state, lambda loss: f"{psnr(loss):.2f} dB",
+                                 stop_every=config["decay_at"]):
+        optimizer.param_groups[0]["lr"].fill_(config["lr"] * (1 if block.start < config["decay_at"] else DECAY))
+        row.fill_(block.start)
+        with clock:
+            advance(len(block))
 
     plain = fold(model)
     with torch.no_grad(), autocast:
         output = torch.cat([plain(x_chunk).float() for x_chunk, _ in chunks])
-    reconstruction = output.reshape(rows, columns, 3).cpu().numpy()
-    curve = psnr(mse.cpu().numpy())
+    reconstruction = output.reshape(image.shape).cpu().numpy()
+    curve, clamped = psnr(mse.cpu().numpy()), reconstruction.clip(0, 1)
     final = float(psnr(np.square(reconstruction.astype(np.float64) - image).mean()))
-    clamped = reconstruction.clip(0, 1)
-    metrics = {"psnr": final, "psnr_best": max(final, float(curve.max())), "ssim": ssim(clamped, image)}
-    plots.write_picture(np.rint(255 * clamped).astype(np.uint8), run.path(".png"))
-    run.finish(metrics=metrics, seconds=clock.seconds, steps=steps, environment=environment(device, run.precision),
-               arrays={"reconstruction": reconstruction, "psnr": curve})
+    figures.write_picture(np.rint(255 * clamped).astype(np.uint8), run.path(".png"))
+    run.finish(metrics={"psnr": final, "psnr_best": max(final, float(curve.max())), "ssim": ssim(clamped, image)},
+               arrays={"reconstruction": reconstruction, "psnr": curve}, seconds=clock.seconds, steps=len(mse))
     chunked = f", in {len(chunks)} chunks a step" if len(chunks) > 1 else ""
-    return f"{final:.2f} dB in {clock.seconds:.1f} s, {steps / clock.seconds:.1f} steps a second{chunked}"
+    return f"{final:.2f} dB in {clock.seconds:.1f} s, {len(mse) / clock.seconds:.1f} steps a second{chunked}"
 
 
-def fitting_chunk(pixels: int, config: dict, device: torch.device) -> int:
+def pixel_grid(image: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pixels' positions in [−1, 1]², both ends in, down and then right, (N, 2), and their values, (N, 3)."""
+    rows, columns, _ = image.shape
+    grid = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
+    return torch.stack(grid, dim=-1).reshape(-1, 2).to(device), torch.from_numpy(image).reshape(-1, 3).to(device)
+
+
+def fitting_chunk(pixels: int, network: dict, device: torch.device) -> int:
     """The number of pixels whose activations fit at once into half of the device's memory."""
     # A layer keeps its output, the activation's output and, on the way back, the gradient of one of them.
-    bytes_per_pixel = 3 * 4 * config["hidden_features"] * (config["hidden_layers"] + 1)
+    bytes_per_pixel = 3 * 4 * network["hidden_features"] * (network["hidden_layers"] + 1)
     parts = math.ceil(2 * pixels * bytes_per_pixel / memory_bytes(device))
     return math.ceil(pixels / parts)
 
 
 @functools.cache
-def image_of(source: str, folder: Path, downscale: float | None, quick: bool) -> tuple[str, np.ndarray]:
+def load_once(source: str, folder: Path, downscale: float | None, quick: bool) -> tuple[str, np.ndarray]:
     """A case and its image, made smaller where asked for; loaded once in a process, however many runs it has."""
     case, image = load_image(source, folder)
     if downscale is None:
@@ -149,76 +135,64 @@ def image_of(source: str, folder: Path, downscale: float | None, quick: bool) ->
     return case, image
 
 
-def images_of(args: argparse.Namespace) -> Images:
+def load_images(args: argparse.Namespace) -> Images:
     """The images that the options ask for, by case."""
     sources = list(map(str, range(1, 25))) if args.image == ["all"] else args.image
     images = {}
     for source in dict.fromkeys(sources):
-        case, image = image_of(source, args.data, args.downscale, args.quick)
+        case, image = load_once(source, args.data, args.downscale, args.quick)
         if case in images:
             raise UserError(f"--image gives two images of the name {case}; rename one")
         images[case] = image
     return images
 
 
-def planned_runs(args: argparse.Namespace, images: Images, device: torch.device) -> list[Run]:
-    """The runs that the options ask for, image by image."""
-    runs = []
-    for case, image in images.items():
-        for seed in args.seeds:
-            for mode in args.modes:
-                config = {**PAPER[mode], **(QUICK if args.quick else {}), **cli.overrides(args, "steps", "lr"),
-                          "shape": list(image.shape), "pixels": digest(image)}
-                runs.append(Run(args.results, "2d", case, mode, seed, config, args.precision, device.type))
-    return runs
-
-
 def title_suffix(run: Run, args: argparse.Namespace) -> str:
     """What a figure's title says of the runs it shows, beside the number of steps."""
-    return plots.title_suffix([run.seed], args.quick, run.config, {**PAPER[run.mode], "steps": run.config["steps"]})
+    return figures.title_suffix([run.seed], args.quick, run.config, {**PAPER[run.mode], "steps": run.config["steps"]})
 
 
 def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """Ground truth and the reconstructions, baseline left of FR, and the same crop enlarged under each."""
-    window = plots.busiest_window(image)
+    window = figures.busiest_window(image)
     shown = [("ground truth", "", image)]
     for run in runs:
-        shown.append((plots.LABELS[run.mode], f"{run.metric('psnr'):.2f} dB",
+        shown.append((LABELS[run.mode], f"{run.metric('psnr'):.2f} dB",
                       run.arrays(reconstruction=image.shape)["reconstruction"].clip(0, 1)))
     width = 2.4
     height = width * image.shape[0] / image.shape[1]
-    figure, axes = plt.subplots(2, len(shown), figsize=(width * len(shown), 2 * height + 1.1))
+    figure, axes = figures.subplots(2, len(shown), width * len(shown), 2 * height + 1.1)
     for (name, value, pixels), (whole, crop) in zip(shown, axes.T):
-        plots.show_with_crop(whole, crop, pixels, window, name, value)
+        figures.show_with_crop(whole, crop, pixels, window, name, value)
     figure.suptitle(f"{runs[0].case}, {image.shape[1]} × {image.shape[0]} pixels, "
                     f"{runs[0].config['steps']:,} steps{title_suffix(runs[0], args)}", fontsize=13)
-    plots.save(figure, args.figures / f"2d_{runs[0].case}.png")
+    figures.save(figure, args.figures / f"2d_{runs[0].case}.png")
 
 
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     """PSNR over the steps, FR solid and its baseline dashed."""
-    figure, axis = plots.curves("step", "PSNR (dB)")
+    figure, axis = figures.curves("step", "PSNR (dB)")
     for run in runs:
         curve = run.arrays(psnr=(run.config["steps"],))["psnr"]
-        axis.plot(np.arange(len(curve)), curve, **plots.line_style(run.mode),
-                  label=f"{plots.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
+        axis.plot(np.arange(len(curve)), curve, **figures.line_style(run.mode),
+                  label=f"{LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
     axis.set_xlim(0, None)
-    axis.xaxis.set_major_formatter(plots.THOUSANDS)
-    plots.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
+    axis.xaxis.set_major_formatter(figures.THOUSANDS)
+    figures.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
                       args.figures / f"2d_{runs[0].case}_psnr.png")
 
 
 def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """The power of the error at each spatial frequency, beside that of the image itself."""
-    figure, axis = plots.curves("frequency (cycles per pixel)", "power of the error")
+    figure, axis = figures.curves("frequency (cycles per pixel)", "power of the error")
     axis.loglog(*radial_spectrum(image), color="0.75", linewidth=4, label="the image")
     for run in runs:
         frequency, power = radial_spectrum(run.arrays(reconstruction=image.shape)["reconstruction"] - image)
-        axis.loglog(frequency, power, **plots.line_style(run.mode), label=plots.LABELS[run.mode])
+        axis.loglog(frequency, power, **figures.line_style(run.mode), label=LABELS[run.mode])
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
-    axis.xaxis.set_minor_locator(plt.NullLocator())
-    plots.save_curves(figure, f"{runs[0].case}: radially averaged spectrum of the error{title_suffix(runs[0], args)}",
+    axis.xaxis.set_minor_locator(NullLocator())
+    figures.save_curves(figure, f"{runs[0].case}: radially averaged spectrum of the error{title_suffix(runs[0], args)}",
                       args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 
@@ -231,23 +205,18 @@ def main() -> None:
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="pixels at a time; the step stays the full-batch step (default: what fits in memory)")
     args = cli.parse(parser)
-    device = choose_device(args.device)
-    set_precision(args.precision, device)
-    images = images_of(args)
-    runs = planned_runs(args, images, device)
-    if to_train := slow_runs(runs, args):
-        hours = training_hours([(run.config, math.prod(run.config["shape"][:2]) * run.config["steps"])
-                                for run in to_train], device)
-        print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
+    images = load_images(args)
+    runs = planned_runs(args, "2d", {
+        case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "steps", "lr"), "shape": list(image.shape),
+                      "pixels": digest(image)} for mode in args.modes} for case, image in images.items()})
+    say_how_long(runs, args, lambda config: math.prod(config["shape"][:2]) * config["steps"])
     sweep(train, [runs], args, parallel=args.quick)
-    if not first_rank():
-        return
+    drawings = []
     for case, image in images.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
-        draw_images(image, first, args)
-        draw_curves(first, args)
-        draw_spectra(image, first, args)
-    report.show("images", runs)
+        drawings += [partial(draw_images, image, first, args), partial(draw_curves, first, args),
+                     partial(draw_spectra, image, first, args)]
+    figures.draw_each(*drawings, partial(print_table, "images", runs))
 
 
 if __name__ == "__main__":

@@ -20,52 +20,53 @@ On two CPU cores --quick takes about a minute, and the paper's size weeks; the s
 import argparse
 import functools
 import math
+from functools import partial
 from pathlib import Path
-from typing import cast
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import trimesh
 from matplotlib.colors import to_rgb
+from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.volumes import SHA256, load_volume, shorten
-from experiment import cli, plots, report
+from experiment import cli, figures
+from experiment.device import Stopwatch
 from experiment.errors import UserError
-from experiment.files import write_atomically
-from experiment.meshes import extract_mesh, look_at, render, surface_distance
-from experiment.metrics import iou
-from experiment.ranks import first_rank
-from experiment.records import Run, digest
-from experiment.runtime import (
-    Stopwatch,
-    begin,
-    check_finite,
-    choose_device,
-    environment,
-    next_stop,
-    random_order,
-    set_precision,
-    training_hours,
+from experiment.labels import LABELS
+from experiment.meshes import (
+    VIEW,
+    VIEWS,
+    extract_mesh,
+    render_with_close_up,
+    surface_distance,
+    unpack_voxels,
+    write_mesh,
 )
-from experiment.sweep import progress, slow_runs, sweep
+from experiment.metrics import iou
+from experiment.records import Run, digest, planned_runs
+from experiment.sweep import say_how_long, sweep
+from experiment.tables import print_table
+from experiment.training import prepare, random_order, training_blocks
 from models import MODES, build_inr, fold
 
-# Section 5. The release gives one learning rate, sin+fr's. At it sin ends in an empty volume (IoU 0); the 5e-4 of sin
-# and the 2e-3 of relu and relu+pe are those of a later work of the same authors. relu+fr and relu+pe+fr, for which no
-# rate is known, have their baseline's.
-PAPER = {mode: {"alpha": alpha, "lr": lr, "hidden_features": 256, "hidden_layers": 2, "low_freq_num": 256,
-                "high_freq_num": 256, "phase_num": 8, "first_omega": 30.0, "hidden_omega": 30.0, "pe_frequencies": 10,
-                "epochs": 200, "chunk": 500_000}
-         for mode, alpha, lr in (("relu", 0.01, 2e-3), ("relu+fr", 0.01, 2e-3), ("relu+pe", 0.01, 2e-3),
-                                 ("relu+pe+fr", 0.01, 2e-3), ("sin", 0.001, 5e-4), ("sin+fr", 0.001, 5e-3))}
-DECAY = 0.2  # of the learning rate over all epochs
+# Section 5. `network` is what build_inr takes. The release gives one learning rate, 5e-3 for sin+fr. At it sin ends in
+# an empty volume (IoU 0); its 5e-4 and the 2e-3 of the ReLU networks are those of a later work of the same authors.
+MLP = {"in_features": 3, "out_features": 1, "hidden_features": 256, "hidden_layers": 2}
+FR = {"low_freq_num": 256, "high_freq_num": 256, "phase_num": 8}
+PE = {"pe_frequencies": 10}
+SINE = {"first_omega": 30.0, "hidden_omega": 30.0}
+TRAINING = {"epochs": 200, "chunk": 500_000}
+PAPER = {"relu":       {"network": {**MLP}, "lr": 2e-3, **TRAINING},
+         "relu+fr":    {"network": {**MLP, **FR, "alpha": 0.01}, "lr": 2e-3, **TRAINING},
+         "relu+pe":    {"network": {**MLP, **PE}, "lr": 2e-3, **TRAINING},
+         "relu+pe+fr": {"network": {**MLP, **PE, **FR, "alpha": 0.01}, "lr": 2e-3, **TRAINING},
+         "sin":        {"network": {**MLP, **SINE}, "lr": 5e-4, **TRAINING},
+         "sin+fr":     {"network": {**MLP, **SINE, **FR, "alpha": 0.001}, "lr": 5e-3, **TRAINING}}
+DECAY = 0.2  # of the learning rate over all epochs, epoch by epoch: torch.optim.lr_scheduler.ExponentialLR
 QUICK = {"epochs": 18, "chunk": 1_024}
 QUICK_SIDE = 28  # voxels of the longest side
-VIEWS = {"thai_statue": (120, 15, 1), "dragon": (120, 15, 0)}  # azimuth and elevation in degrees, the axis upward
-VIEW = (-60, 25, 2)
 PERFECT = 1e-6  # of 1 − IoU, where a logarithmic axis has an IoU of 1
 
 
@@ -90,116 +91,88 @@ def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network on one volume, write its record, return the line that sums it up."""
-    device, autocast = begin(args, run.seed, one_thread=args.quick)
-    volume = volumes_of(args)[run.case]
-    settings = {key: value for key, value in run.config.items() if key not in ("voxels", "shape")}
-    lr, epochs, chunk = (settings.pop(key) for key in ("lr", "epochs", "chunk"))
-    model = build_inr(run.mode, in_features=3, out_features=1, **settings).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr, fused=True)
+    device, autocast = prepare(args, run.seed, one_thread=args.quick)
+    volume, config = load_volumes(args)[run.case], run.config
+    model = build_inr(run.mode, **config["network"]).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=config["lr"], fused=True)
 
     full = torch.from_numpy(volume).flatten().to(device)
+    epochs, chunk = config["epochs"], config["chunk"]
     steps_per_epoch = math.ceil(len(full) / chunk)
-    steps = epochs * steps_per_epoch
+    mse = torch.zeros(epochs * steps_per_epoch, device=device)
     # What the curve is measured on: two chunks of voxels, always the same.
     sample = random_order(len(full), run.seed, -1, device)[:2 * chunk]
     curve = torch.zeros(epochs)
     clock = Stopwatch(device)
-    state = {"model": model, "optimizer": optimizer, "clock": clock, "curve": curve}
-    step = run.restore(**state)
-    with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
-        while step < steps:
-            epoch = step // steps_per_epoch
-            for group in optimizer.param_groups:
-                group["lr"] = lr * DECAY ** (epoch / epochs)
-            order = random_order(len(full), run.seed, epoch, device).split(chunk)
-            stop = next_stop(step, steps, steps_per_epoch, args.checkpoint_every)
-            with clock:
-                for index in order[step % steps_per_epoch:][:stop - step]:
-                    optimizer.zero_grad()
-                    with autocast:
-                        output = model(coordinates(index, volume.shape))
-                    loss = F.mse_loss(output.float()[:, 0], full[index].float())
-                    loss.backward()
-                    optimizer.step()
-                    bar.update()
-            step = stop
-            check_finite(loss.item(), step)
-            if step % steps_per_epoch == 0:
+    state = {"model": model, "optimizer": optimizer, "curve": curve}
+    for block in training_blocks(run, args, clock, mse, state, lambda _: f"best IoU {curve.max():.4f}",
+                                 stop_every=steps_per_epoch):
+        epoch, place = divmod(block.start, steps_per_epoch)
+        optimizer.param_groups[0]["lr"] = config["lr"] * DECAY ** (epoch / epochs)
+        batches = random_order(len(full), run.seed, epoch, device).split(chunk)[place:]
+        with clock:
+            for step, index in zip(block, batches):
+                optimizer.zero_grad()
                 with autocast:
-                    found = predict(model, sample, volume.shape, chunk)
-                curve[epoch] = iou(found.cpu().numpy(), full[sample].cpu().numpy())
-                bar.set_postfix_str(f"IoU {curve[epoch]:.4f}")
-            if step % args.checkpoint_every == 0 and step < steps:
-                run.checkpoint(step, **state)
+                    output = model(coordinates(index, volume.shape))
+                loss = F.mse_loss(output.float()[:, 0], full[index].float())
+                loss.backward()
+                optimizer.step()
+                mse[step] = loss.detach()
+        if block.stop % steps_per_epoch == 0:
+            with autocast:
+                found = predict(model, sample, volume.shape, chunk)
+            curve[epoch] = iou(found.cpu().numpy(), full[sample].cpu().numpy())
 
     with autocast:
         found = predict(fold(model), torch.arange(len(full), device=device), volume.shape, chunk)
     predicted = found.cpu().numpy().reshape(volume.shape)
     final = iou(predicted, volume)
     chamfer, f_score = surface_distance(extract_mesh(predicted), extract_mesh(volume)) or (None, None)
-    run.finish(metrics={"iou": final, "chamfer": chamfer, "f_score": f_score}, seconds=clock.seconds, steps=steps,
-               environment=environment(device, run.precision),
-               arrays={"predicted": np.packbits(predicted), "iou": curve.numpy()})
+    run.finish(metrics={"iou": final, "chamfer": chamfer, "f_score": f_score},
+               arrays={"predicted": np.packbits(predicted), "iou": curve.numpy()}, seconds=clock.seconds,
+               steps=len(mse))
     return (f"IoU {final:.4f}{'' if predicted.any() else ', an empty volume'} in {clock.seconds:.1f} s, "
             f"{epochs * len(full) / clock.seconds:,.0f} points a second")
 
 
 @functools.cache
-def volume_of(source: str, args: tuple) -> tuple[str, np.ndarray]:
+def load_once(source: str, folder: Path, resolution: int | None, scale: float | None,
+              quick: bool) -> tuple[str, np.ndarray]:
     """A case and its volume, shortened where asked for; loaded once in a process, however many runs it has."""
-    folder, resolution, scale, quick = args
     case, volume = load_volume(source, folder, resolution or (QUICK_SIDE if quick else 256))
     if scale is None:
         scale = min(1, QUICK_SIDE / max(volume.shape)) if quick else 1
     return case, shorten(volume, scale, source)
 
 
-def volumes_of(args: argparse.Namespace) -> dict[str, np.ndarray]:
+def load_volumes(args: argparse.Namespace) -> dict[str, np.ndarray]:
     """The volumes that the options ask for, by case."""
     volumes: dict[str, np.ndarray] = {}
     for source in dict.fromkeys(args.shape or (["holed_sphere"] if args.quick else SHA256)):
-        case, volume = volume_of(source, (args.data, args.resolution, args.scale, args.quick))
+        case, volume = load_once(source, args.data, args.resolution, args.scale, args.quick)
         if case in volumes:
             raise UserError(f"--shape gives two volumes of the name {case}; rename one")
         volumes[case] = volume
     return volumes
 
 
-def planned_runs(args: argparse.Namespace, volumes: dict[str, np.ndarray], device: torch.device) -> list[Run]:
-    """The runs that the options ask for, volume by volume."""
-    runs = []
-    for case, volume in volumes.items():
-        for seed in args.seeds:
-            for mode in args.modes:
-                config = {**PAPER[mode], **(QUICK if args.quick else {}), **cli.overrides(args, "epochs", "lr", "chunk"),
-                          "shape": list(volume.shape), "voxels": digest(np.packbits(volume))}
-                runs.append(Run(args.results, "3d", case, mode, seed, config, args.precision, device.type))
-    return runs
-
-
-def predicted_of(run: Run) -> np.ndarray:
+def predicted_voxels(run: Run) -> np.ndarray:
     """The voxels that a finished run predicts to be full."""
     shape = run.config["shape"]
-    return unpacked(run.arrays(predicted=(math.ceil(math.prod(shape) / 8),))["predicted"], shape)
+    return unpack_voxels(run.arrays(predicted=(math.ceil(math.prod(shape) / 8),))["predicted"], shape)
 
 
-def unpacked(bits: np.ndarray, shape: list[int]) -> np.ndarray:
-    """A bool volume from the bits that its run's arrays keep."""
-    return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
-
-
-def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
-    """Write a surface as binary .ply, whole or not at all; an empty one has no file."""
-    if len(mesh.faces):
-        write_atomically(path, cast(bytes, mesh.export(file_type="ply")))
-    else:
-        path.unlink(missing_ok=True)
+def write_surface(run: Run, smooth: float) -> None:
+    """Write the surface that a run predicts."""
+    write_mesh(extract_mesh(predicted_voxels(run), smooth), run.path(".ply"))
 
 
 def title_suffix(run: Run, args: argparse.Namespace) -> str:
     """What a figure's title says of the runs it shows, beside the number of epochs and each network's own rate."""
     own = ("epochs",) if args.lr else ("epochs", "lr")
-    return plots.title_suffix([run.seed], args.quick, run.config, {**PAPER[run.mode], **{key: run.config[key] for key in own}})
+    paper = {**PAPER[run.mode], **{key: run.config[key] for key in own}}
+    return figures.title_suffix([run.seed], args.quick, run.config, paper)
 
 
 def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
@@ -209,47 +182,37 @@ def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace)
     write_mesh(truth, runs[0].path(".ply").with_name("ground-truth.ply"))
     shown = [("ground truth", "", truth)]
     for run in runs:
-        mesh = extract_mesh(predicted_of(run), args.smooth)
+        mesh = extract_mesh(predicted_voxels(run), args.smooth)
         write_mesh(mesh, run.path(".ply"))
-        shown.append((plots.LABELS[run.mode], f"IoU {run.metric('iou'):.4f}", mesh))
+        shown.append((LABELS[run.mode], f"IoU {run.metric('iou'):.4f}", mesh))
 
-    camera = look_at(*VIEWS.get(case, VIEW))
-    seen = truth.vertices @ camera.T
-    center = camera.T @ ((seen.max(axis=0) + seen.min(axis=0)) / 2)
-    width, height = 1.06 * np.ptp(seen[:, :2], axis=0)
-    pixels_per_voxel = 384 / width
-    pictures = [render(mesh, camera, center, width, height, pixels_per_voxel) for _, _, mesh in shown]
-    rows, columns = plots.busiest_window(pictures[0])
-    # From the middle of the picture to that of the window, in voxels along the camera's axes.
-    right, down = ((window.start + window.stop - side) / 2 / pixels_per_voxel
-                   for window, side in zip((columns, rows), (pictures[0].shape[1], pictures[0].shape[0])))
-    near = center + right * camera[0] - down * camera[1]
-    crops = [render(mesh, camera, near, width / 4, height / 4, 4 * pixels_per_voxel) for _, _, mesh in shown]
-
+    meshes = [mesh for _, _, mesh in shown]
+    pictures, window, crops = render_with_close_up(meshes, VIEWS.get(case, VIEW), pixels=384)
     panel = 2.4
-    figure, axes = plt.subplots(2, len(shown), figsize=(panel * len(shown), 2 * panel * height / width + 1.1))
+    height = panel * pictures[0].shape[0] / pictures[0].shape[1]
+    figure, axes = figures.subplots(2, len(shown), panel * len(shown), 2 * height + 1.1)
     for (name, value, _), picture, close, (whole, crop) in zip(shown, pictures, crops, axes.T):
-        plots.show_with_crop(whole, crop, picture, (rows, columns), name, value, close)
+        figures.show_with_crop(whole, crop, picture, window, name, value, close)
     figure.suptitle(f"{case}, {' × '.join(map(str, volume.shape))} voxels, {runs[0].config['epochs']:,} epochs"
                     f"{title_suffix(runs[0], args)}", fontsize=13)
-    plots.save(figure, args.figures / f"3d_{case}.png")
+    figures.save(figure, args.figures / f"3d_{case}.png")
 
 
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     """IoU over the epochs, FR solid and its baseline dashed; the axis is that of 1 − IoU, logarithmic."""
-    figure, axis = plots.curves("epoch", "IoU")
+    figure, axis = figures.curves("epoch", "IoU")
     for run in runs:
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]
-        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(PERFECT), **plots.line_style(run.mode),
-                  label=f"{plots.LABELS[run.mode]}: {run.metric('iou'):.4f}")
+        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(PERFECT), **figures.line_style(run.mode),
+                  label=f"{LABELS[run.mode]}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
     ticks = [error for error in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 5e-4, 2e-4, 1e-4, 1e-5)
              if min(axis.get_ylim()) <= error <= max(axis.get_ylim())]
     axis.set_yticks([*ticks, PERFECT], [*(f"{1 - error:g}" for error in ticks), "1"])
-    axis.xaxis.set_major_locator(plt.MaxNLocator(integer=True))
-    axis.yaxis.set_minor_locator(plt.NullLocator())
-    plots.save_curves(figure, f"{runs[0].case}: IoU over training{title_suffix(runs[0], args)}",
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.yaxis.set_minor_locator(NullLocator())
+    figures.save_curves(figure, f"{runs[0].case}: IoU over training{title_suffix(runs[0], args)}",
                       args.figures / f"3d_{runs[0].case}_iou.png")
 
 
@@ -262,22 +225,22 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
         counts = voxels.sum(axis=along)
         return np.flip(counts.T if across < up else counts, axis=0)
 
-    wrong = {run.mode: (predicted := predicted_of(run), seen(volume & ~predicted), seen(predicted & ~volume))[1:]
+    wrong = {run.mode: (predicted := predicted_voxels(run), seen(volume & ~predicted), seen(predicted & ~volume))[1:]
              for run in runs}
     most = max(1, np.quantile([missed + added for missed, added in wrong.values()], 0.99))
     silhouette = 0.12 * (seen(volume) > 0)[..., None]
     panel = 2.6
-    figure, panels = plots.grid_by_backbone([run.mode for run in runs], panel,
+    figure, panels = figures.grid_by_backbone([run.mode for run in runs], panel,
                                             panel * silhouette.shape[0] / silhouette.shape[1] + 0.6)
-    colors = [np.array(to_rgb(plots.COLORS[mode])) for mode in ("relu", "sin")]  # blue and orange
+    colors = [np.array(to_rgb(figures.COLORS[mode])) for mode in ("relu", "sin")]  # blue and orange
     for mode, (missed, added) in wrong.items():
         ink = sum((counts / most).clip(0, 1)[..., None] * (1 - color) for counts, color in zip((missed, added), colors))
         panels[mode].imshow((1 - silhouette - ink).clip(0, 1), interpolation="nearest")
-        panels[mode].set_title(f"{plots.LABELS[mode]}\n{missed.sum():,} missed, {added.sum():,} added", fontsize=10)
+        panels[mode].set_title(f"{LABELS[mode]}\n{missed.sum():,} missed, {added.sum():,} added", fontsize=10)
         panels[mode].set_axis_off()
     figure.suptitle(f"{runs[0].case}: wrong voxels, of {volume.sum():,} full\nmissed blue, added orange"
                     f"{title_suffix(runs[0], args)}", fontsize=11)
-    plots.save(figure, args.figures / f"3d_{runs[0].case}_errors.png")
+    figures.save(figure, args.figures / f"3d_{runs[0].case}_errors.png")
 
 
 def scale(text: str) -> float:
@@ -300,26 +263,21 @@ def main() -> None:
     parser.add_argument("--smooth", type=cli.positive, default=0.0, metavar="SIGMA",
                         help="smooth the drawn and written surfaces by a Gaussian of so many voxels (default: not)")
     args = cli.parse(parser)
-    device = choose_device(args.device)
-    set_precision(args.precision, device)
-    volumes = volumes_of(args)
-    runs = planned_runs(args, volumes, device)
-    if to_train := slow_runs(runs, args):
-        hours = training_hours([(run.config, math.prod(run.config["shape"]) * run.config["epochs"])
-                                for run in to_train], device)
-        if hours > 0.1:
-            print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
+    volumes = load_volumes(args)
+    runs = planned_runs(args, "3d", {
+        case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "epochs", "lr", "chunk"), "shape": list(volume.shape),
+                      "voxels": digest(np.packbits(volume))} for mode in args.modes}
+        for case, volume in volumes.items()})
+    say_how_long(runs, args, lambda config: math.prod(config["shape"]) * config["epochs"])
     sweep(train, [runs], args, parallel=args.quick)
-    if not first_rank():
-        return
+    drawings = []
     for case, volume in volumes.items():
-        first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
-        draw_surfaces(volume, first, args)
-        draw_curves(first, args)
-        draw_errors(volume, first, args)
-        for run in (run for run in runs if run.case == case and run not in first):
-            write_mesh(extract_mesh(predicted_of(run), args.smooth), run.path(".ply"))
-    report.show("volumes", runs)
+        of_case = [run for run in runs if run.case == case]
+        first = [run for run in of_case if run.seed == args.seeds[0]]
+        drawings += [partial(draw_surfaces, volume, first, args), partial(draw_curves, first, args),
+                     partial(draw_errors, volume, first, args)]
+        drawings += [partial(write_surface, run, args.smooth) for run in of_case if run not in first]
+    figures.draw_each(*drawings, partial(print_table, "volumes", runs))
     print("Chamfer distance in voxels; F-score at one voxel")
 
 

@@ -25,7 +25,7 @@ THREADS = 8  # each holds one image being read, so that more cost memory
 SUPERSAMPLING = 3  # rays across a pixel of the toy scene
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Views:
     """N pictures of one size from known cameras, the optical axis through the middle of the picture.
 
@@ -43,7 +43,7 @@ class Views:
     names: list[str]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     name: str
     train: Views

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -84,18 +85,21 @@ def options(description: str | None, *, modes: Sequence[str], default_modes: Seq
 
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """The options as given: repeated modes and seeds once, the folders of a quick run below `quick`."""
+    """The options as given: repeated modes and seeds once, the folders of a quick run below `quick`, the command."""
     args = parser.parse_args()
     args.modes = list(dict.fromkeys(args.modes))
     args.seeds = list(dict.fromkeys(args.seeds))
     if args.quick:
         args.results, args.figures = args.results / "quick", args.figures / "quick"
+    args.command = shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])  # what its records keep
     return args
 
 
-def overrides(args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """Those of the named options that were given: what they put in the place of the defaults."""
-    return {name: value for name in names if (value := getattr(args, name)) is not None}
+def settings(paper: dict[str, Any], quick: dict[str, Any], args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The paper's settings, with those of --quick and then those of the named options in the place of what they change.
+    """
+    given = {name: value for name in names if (value := getattr(args, name)) is not None}
+    return {**paper, **(quick if args.quick else {}), **given}
 
 
 def run(main: Callable[[], None]) -> None:

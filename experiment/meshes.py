@@ -1,6 +1,8 @@
 """Surfaces of occupancy volumes: meshes, the distance between two, and shaded pictures without a display."""
 
 import math
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import trimesh
@@ -8,6 +10,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
+from experiment.figures import busiest_window
+from experiment.files import write_atomically
+
+VIEWS = {"thai_statue": (120, 15, 1), "dragon": (120, 15, 0)}  # azimuth and elevation in degrees, the axis upward
+VIEW = (-60, 25, 2)  # of any other volume
 LIGHTS = (((-0.5, 0.7, 0.6), 0.75), ((0.8, 0.1, 0.5), 0.3))  # toward each, in the camera's axes, and how bright
 AMBIENT = 0.18
 CLAY = np.array([0.93, 0.86, 0.76])
@@ -116,3 +123,43 @@ def look_at(azimuth: float, elevation: float, up: int = 2) -> np.ndarray:
     right = np.cross(np.eye(3)[up], near)
     right /= np.linalg.norm(right)
     return np.stack([right, np.cross(near, right), near])
+
+
+def render_with_close_up(meshes: list[trimesh.Trimesh], view: tuple[float, float, int],
+                         pixels: int) -> tuple[list[np.ndarray], tuple[slice, slice], list[np.ndarray]]:
+    """Pictures of meshes from one camera, and close-ups of the part with the most detail in the first.
+
+    Args:
+        meshes: the first, of which the pictures show all there is, with vertices.
+        view: azimuth, elevation and the axis upward, as for `look_at`.
+        pixels: the width of a picture and of a close-up.
+
+    Returns:
+        The pictures, the window of them that the close-ups show, and the close-ups.
+    """
+    camera = look_at(*view)
+    seen = meshes[0].vertices @ camera.T
+    center = camera.T @ ((seen.max(axis=0) + seen.min(axis=0)) / 2)
+    width, height = 1.06 * np.ptp(seen[:, :2], axis=0)
+    scale = pixels / width
+    pictures = [render(mesh, camera, center, width, height, scale) for mesh in meshes]
+    rows, columns = busiest_window(pictures[0])
+    # From the middle of the picture to that of the window, in voxels along the camera's axes.
+    right, down = ((window.start + window.stop - side) / 2 / scale
+                   for window, side in zip((columns, rows), (pictures[0].shape[1], pictures[0].shape[0])))
+    near = center + right * camera[0] - down * camera[1]
+    close = [render(mesh, camera, near, width / 4, height / 4, 4 * scale) for mesh in meshes]
+    return pictures, (rows, columns), close
+
+
+def unpack_voxels(bits: np.ndarray, shape: list[int]) -> np.ndarray:
+    """A bool volume from its bits, as a run of the 3D experiment keeps what it predicts."""
+    return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
+
+
+def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:
+    """Write a surface as binary .ply, atomically; an empty one has no file."""
+    if len(mesh.faces):
+        write_atomically(path, cast(bytes, mesh.export(file_type="ply")))
+    else:
+        path.unlink(missing_ok=True)

@@ -1,20 +1,24 @@
-"""The record of a run, its arrays and its checkpoint, each written whole or not at all."""
+"""The record of a run, its arrays and its checkpoint, each written atomically."""
 
+import argparse
 import hashlib
 import io
 import json
+import platform
+import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from experiment.device import choose_device, set_precision
 from experiment.errors import UserError, describe
 from experiment.files import write_atomically
 
-KEYS = ("experiment", "case", "mode", "seed", "config", "metrics", "time", "environment")
+KEYS = ("experiment", "case", "mode", "seed", "config", "metrics", "time", "environment", "command")
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -67,6 +71,7 @@ class Run:
     config: dict[str, Any]
     precision: str = "fp32"
     device: str = "cpu"
+    command: str = ""
 
     def path(self, suffix: str) -> Path:
         """<results>/<experiment>/<case>/<mode>-seed<k><suffix>; .json, .npz or .ckpt."""
@@ -119,15 +124,15 @@ class Run:
         """Whether the record and the arrays that the figures need are both there."""
         return self.missing() is None
 
-    def finish(self, *, metrics: dict[str, Any], seconds: float, steps: int, environment: dict[str, str],
-               arrays: Mapping[str, np.ndarray]) -> None:
+    def finish(self, *, metrics: dict[str, Any], arrays: Mapping[str, np.ndarray], seconds: float,
+               steps: int) -> None:
         """Write the arrays, then the record that makes the run finished; drop the checkpoint."""
         packed = io.BytesIO()
         np.savez(packed, **dict[str, Any](arrays))
         record = {"experiment": self.experiment, "case": self.case, "mode": self.mode, "seed": self.seed,
                   "config": self.config, "metrics": metrics,
                   "time": {"train_seconds": round(seconds, 3), "steps_per_second": round(steps / seconds, 2)},
-                  "environment": environment}
+                  "environment": environment(self.device, self.precision), "command": self.command}
         text = json.dumps(record, indent=1, allow_nan=False) + "\n"
         self.path(".json").unlink(missing_ok=True)  # it would vouch for arrays that are not its own
         write_atomically(self.path(".npz"), packed.getvalue())
@@ -150,8 +155,9 @@ class Run:
         """Load the last checkpoint into what it was saved from; the number of steps done, 0 if there is none."""
         path = self.path(".ckpt")
         try:
-            # weights_only: tensors and plain values, and no code. On the CPU, from where each part takes its own.
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            # weights_only: tensors and plain values, and no code. A learning rate that is a tensor has to be where
+            # its optimizer is, so that all of it goes to the run's device; the states of generators belong on the CPU.
+            saved = torch.load(path, map_location=self.device, weights_only=True)
             self._check_same(path, saved["config"])
             for name, value in state.items():
                 if isinstance(value, torch.Tensor):
@@ -159,9 +165,9 @@ class Run:
                 else:
                     value.load_state_dict(saved["state"][name])
             step = saved["step"]
-            torch.set_rng_state(saved["rng"])
+            torch.set_rng_state(saved["rng"].cpu())
             if saved["cuda_rng"] is not None and torch.cuda.is_initialized():
-                torch.cuda.set_rng_state(saved["cuda_rng"])
+                torch.cuda.set_rng_state(saved["cuda_rng"].cpu())
             return step
         except FileNotFoundError:
             return 0
@@ -169,3 +175,53 @@ class Run:
             raise
         except Exception as error:  # a damaged zip or pickle raises nearly anything
             raise UserError(f"{path} is damaged; delete it to start the run again") from error
+
+
+def planned_runs(args: argparse.Namespace, experiment: str, configs: Mapping[str, Mapping[str, dict]]) -> list[Run]:
+    """The runs that the options ask for: of each case the seeds, of each seed the modes.
+
+    Args:
+        configs: of each case, for each mode of it, every setting that decides the outcome.
+
+    Raises:
+        UserError: the device or the precision that the options ask for is not there.
+    """
+    device = choose_device(args.device)
+    set_precision(args.precision, device)
+    return [Run(args.results, experiment, case, mode, seed, config, args.precision, device.type, args.command)
+            for case, of_case in configs.items() for seed in args.seeds for mode, config in of_case.items()]
+
+
+def recorded_run(results: Path, experiment: str, case: str, mode: str, seed: int, instead: str) -> Run:
+    """A finished run with whatever settings its record has.
+
+    Args:
+        instead: what to do where it is missing, for the error message.
+
+    Raises:
+        UserError: it is not there or not finished, or its record is damaged.
+    """
+    run = Run(results, experiment, case, mode, seed, {})
+    for suffix in (".ckpt", ".json", ".npz"):
+        if run.path(suffix).exists() == (suffix == ".ckpt"):
+            what = "not finished" if suffix == ".ckpt" else "missing"
+            raise UserError(f"{instead} ({run.path(suffix)} is {what})")
+    record = read_record(run.path(".json"))
+    return replace(run, config=record["config"], precision=record["environment"]["precision"])
+
+
+def environment(device: str, precision: str) -> dict[str, str]:
+    """What a record says of the machine and the code that made it."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, text=True, check=True,
+                              capture_output=True).stdout.strip()
+
+    try:
+        # Only another line of code makes the commit not say what was run.
+        changed = git("diff", "--name-only", "HEAD", "--", ":/*.py")
+        commit = git("rev-parse", "--short=12", "HEAD") + "-dirty" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    name = torch.cuda.get_device_name() if device == "cuda" else "cpu"
+    return {"python": platform.python_version(), "torch": torch.__version__, "device": name, "precision": precision,
+            "commit": commit}

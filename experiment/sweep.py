@@ -22,11 +22,11 @@ from typing import TYPE_CHECKING
 import torch
 from tqdm import tqdm
 
+from experiment.device import cpu_count, matmul_rate
 from experiment.errors import UserError, describe
 from experiment.files import check_writable
 from experiment.ranks import first_rank, store, wait_for
 from experiment.records import Run
-from experiment.runtime import cpu_count
 
 if TYPE_CHECKING:
     from torch.distributed import Store
@@ -58,6 +58,24 @@ def unfinished(runs: list[Run], args: argparse.Namespace) -> list[Run]:
 def slow_runs(runs: list[Run], args: argparse.Namespace) -> list[Run]:
     """Those that it will train on a CPU without --quick, of which a script says how long they take, in one rank."""
     return [] if args.quick or not first_rank() or runs[0].device != "cpu" else unfinished(runs, args)
+
+
+def say_how_long(runs: list[Run], args: argparse.Namespace, points: Callable[[dict], int]) -> None:
+    """Before a sweep on a CPU that is not --quick, say how many hours it takes at least.
+
+    As many as if all of it ran at the rate of a large matrix product.
+
+    Args:
+        points: from a run's config, the number of points that it goes through in all its steps.
+    """
+    operations = 0.0
+    for run in slow_runs(runs, args):
+        network = run.config["network"]
+        # Forward, and the gradients by the input and by the weight: 2 operations a weight, a point and each.
+        operations += 6 * points(run.config) * network["hidden_features"] ** 2 * network["hidden_layers"]
+    hours = operations / matmul_rate(torch.device("cpu")) / 3600 if operations else 0.0
+    if hours > 0.1:
+        print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
 
 
 def sweep(train: Train, stages: list[list[Run]], args: argparse.Namespace, parallel: bool) -> None:

@@ -11,16 +11,30 @@ from torch.nn import functional as F
 
 from models.encodings import PositionalEncoding
 from models.nerf.color_mlp import color_mlp
-from models.nerf.rays import box_intersection, inside_box, uniform_samples, points_along
+from models.nerf.rays import (
+    RayDataset,
+    box_intersection,
+    inside_box,
+    points_along,
+    uniform_samples,
+)
 from models.nerf.volume_rendering import (
     Rendering,
     composite,
     contributing,
     render_weights,
 )
-from models.nerf.voxel_grid import MaskGrid, VoxelGrid, grid_points, grid_shape
+from models.nerf.voxel_grid import (
+    MaskGrid,
+    VoxelGrid,
+    count_views,
+    grid_points,
+    grid_shape,
+)
 
 STEP = 0.5  # between samples, in voxels
+FILLED = 1e-3  # opacity of the coarse field at which there is something
+WORLD_BOUND_SCALE = 1.05  # of the fine field's box, against that of what the coarse one found
 STOP = 1e-3  # the transmittance at which a ray ends
 
 
@@ -124,7 +138,7 @@ class DVGOField(nn.Module):
 
     @torch.no_grad()
     def resize(self, voxels: int, act_shift_decay: float = 1.0) -> None:
-        """Go over to about so many voxels by interpolation, lower b by `act_shift_decay`; the parameters are new ones."""
+        """Go over to about so many voxels by interpolation, and lower b by `act_shift_decay`; makes new parameters."""
         shape, self.voxel_size = grid_shape(self.density.lower, self.density.upper, voxels)
         self.density.resize(shape)
         self.features.resize(shape)
@@ -132,3 +146,83 @@ class DVGOField(nn.Module):
         full = F.max_pool3d(self.node_opacity()[None], 3, 1, 1)[0] > self.threshold
         self.mask = MaskGrid(self.mask(points).reshape(shape) & full, self.density.lower, self.density.upper)
         self.act_shift -= act_shift_decay
+
+
+def frustum_bounds(dataset: RayDataset, near: float, far: float) -> tuple[Tensor, Tensor]:
+    """The corners (3,) of the box of all that the cameras see from the distance `near` to the distance `far`."""
+    lower, upper = [], []
+    for pixels in torch.arange(dataset.pixels, device=dataset.poses.device).split(2**20):
+        origins, directions, _ = dataset.rays(pixels)
+        ends = torch.cat([origins + distance * F.normalize(directions, dim=-1) for distance in (near, far)])
+        lower.append(ends.amin(0))
+        upper.append(ends.amax(0))
+    return torch.stack(lower).amin(0), torch.stack(upper).amax(0)
+
+
+def coarse_field(dataset: RayDataset, config: dict, near: float, far: float) -> tuple[DVGOField, Tensor]:
+    """The coarse field before training, and the factors (1, X, Y, Z) of its densities' learning rate (section 4.1).
+
+    Args:
+        config: the stage's settings, with `voxels`, `alpha_init` and `threshold`.
+        near, far: the distances from the cameras between which the scene lies.
+    """
+    lower, upper = frustum_bounds(dataset, near, far)
+    field = DVGOField(lower, upper, config["voxels"], final_voxels=config["voxels"], alpha_init=config["alpha_init"],
+                      threshold=config["threshold"], near=near, bg_color=dataset.bg_color)
+    shape = tuple(field.mask.mask.shape)
+    nodes = grid_points(shape, lower, upper)
+    centers = dataset.poses[:, :, 3]
+    for center in centers:
+        # Nothing is nearer than `near`: a density that stays empty whatever is added to it (released code, dvgo.py).
+        field.density.values.data[0, (nodes - center).norm(dim=-1) <= near] = -100
+    pixels_per_voxel = dataset.focal * field.voxel_size / centers.norm(dim=-1).mean().item()
+    # At least 4 rays across a voxel, and no fewer than every 4th, as far as `count_views` was compared with all rays.
+    views = count_views(dataset.poses, dataset.focal, dataset.height, dataset.width, lower, upper, shape, near,
+                        STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
+    field.mask.mask &= views > 2  # what two images see or fewer could be anything (released code, dvgo.py)
+    return field, (views / views.max().clamp(min=1))[None]
+
+
+def fine_field(opacity: Tensor, lower: Tensor, upper: Tensor, mode: str, config: dict, near: float,
+               bg_color: float) -> DVGOField:
+    """The fine field before training, in the box that the coarse one found something in.
+
+    Args:
+        opacity: of the coarse field's nodes, (X, Y, Z), not everywhere at most `FILLED`.
+        lower, upper: the corners (3,) of the coarse field's box.
+        mode: of the color network, relu or relu+fr.
+        config: the stage's settings, with `network`, `voxels`, `scale_at`, `alpha_init` and `threshold`.
+    """
+    full = opacity > FILLED
+    nodes = grid_points(tuple(full.shape), lower, upper)
+    voxel = (upper - lower) / (torch.tensor(full.shape, device=lower.device) - 1)
+    corners = nodes[full].amin(0), nodes[full].amax(0).maximum(nodes[full].amin(0) + voxel)
+    margin = (corners[1] - corners[0]) * (WORLD_BOUND_SCALE - 1) / 2
+    field = DVGOField(corners[0] - margin, corners[1] + margin, config["voxels"] // 2 ** len(config["scale_at"]),
+                      final_voxels=config["voxels"], alpha_init=config["alpha_init"], threshold=config["threshold"],
+                      near=near, bg_color=bg_color, mode=mode, **config["network"])
+    around = MaskGrid(F.max_pool3d(opacity[None], 3, 1, 1)[0] >= FILLED, lower, upper)
+    nodes = grid_points(tuple(field.mask.mask.shape), field.density.lower, field.density.upper).reshape(-1, 3)
+    field.mask.mask &= around(nodes).reshape(field.mask.mask.shape)
+    return field
+
+
+def pixels_in_sight(field: DVGOField, dataset: RayDataset) -> Tensor:
+    """The pixels whose rays have a sample where the mask has something; the others are background for good."""
+    seen = []
+    for pixels in torch.arange(dataset.pixels, device=dataset.poses.device).split(2**16):
+        origins, directions, _ = dataset.rays(pixels)
+        _, _, ray_index = field.samples(origins, directions)
+        seen.append(pixels[torch.zeros_like(pixels, dtype=torch.bool).index_fill(0, ray_index, True)])
+    return torch.cat(seen)
+
+
+def objective(rendering: Rendering, target: Tensor, entropy_weight: float,
+              per_sample_weight: float) -> tuple[Tensor, Tensor]:
+    """The mean squared error of the rays' colors (R, 3), and the whole objective (section 4.1)."""
+    error = F.mse_loss(rendering.color, target)
+    left = rendering.final_transmittance.clamp(1e-6, 1 - 1e-6)  # a ray should end in something or in nothing
+    entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()
+    of_samples = (rendering.sample_color - target.index_select(0, rendering.ray_index)).square().sum(-1)
+    per_sample = (rendering.weights.detach() * of_samples).sum() / len(target)
+    return error, error + entropy_weight * entropy + per_sample_weight * per_sample

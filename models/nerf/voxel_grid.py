@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.nerf.rays import box_intersection, uniform_samples, pixel_rays, points_along
+from models.nerf.rays import box_intersection, pixel_rays, points_along, uniform_samples
 
 
 def grid_shape(lower: Tensor, upper: Tensor, voxels: int) -> tuple[tuple[int, int, int], float]:

@@ -1,36 +1,55 @@
-"""How all figures look, and how they are written."""
+"""How all figures look, and how they are written. Nothing here touches pyplot, its backend or its figures."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import imageio.v3 as iio
-import matplotlib.pyplot as plt
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import StrMethodFormatter
+from scipy.ndimage import uniform_filter
 
+from experiment.errors import UserError, describe
 from experiment.files import write_atomically
+from experiment.labels import baseline
 
-plt.switch_backend("Agg")  # figures are files; no display is needed
-
-LABELS = {"relu": "ReLU", "relu+fr": "ReLU + FR", "relu+pe": "ReLU + PE", "relu+pe+fr": "ReLU + PE + FR",
-          "sin": "Sin", "sin+fr": "Sin + FR"}
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 # Of the color-blind safe palette of Okabe and Ito: one color a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
-
-plt.rcParams.update({
+STYLE = {
     "font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.dpi": 160, "lines.linewidth": 1.5,
-})
+    "text.parse_math": False,  # a $ in the name of a file is a $
+}
 
 
-def baseline(mode: str) -> str:
-    """The mode without its `+fr`."""
-    return mode.removesuffix("+fr")
+def draw_each(*drawings: Callable[[], None]) -> None:
+    """Call each of the functions, which draw figures or print tables; an error of one costs no other.
+
+    Raises:
+        UserError: what went wrong, in all of them.
+    """
+    failures = []
+    for draw in drawings:
+        try:
+            with matplotlib.rc_context(STYLE):
+                draw()
+        except Exception as error:  # noqa: BLE001 - whatever it is, hours of training have gone before it
+            failures.append(f"{getattr(draw, 'func', draw).__name__}: {describe(error)}")
+    if failures:
+        raise UserError(f"the records are complete, but not all figures: {'; '.join(failures)}")
+
+
+def subplots(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of `width` × `height` inches and its axes, (rows, columns)."""
+    figure = Figure(figsize=(width, height))
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def line_style(mode: str) -> dict[str, Any]:
@@ -42,8 +61,7 @@ def grid_by_backbone(modes: list[str], width: float, height: float) -> tuple[Fig
     """A panel for each mode: a row a backbone, FR right of its baseline; `width` × `height` inches each."""
     rows = list(dict.fromkeys(map(baseline, modes)))
     columns = sorted({mode.endswith("+fr") for mode in modes})
-    figure, axes = plt.subplots(len(rows), len(columns), figsize=(width * len(columns), height * len(rows) + 1),
-                                squeeze=False)
+    figure, axes = subplots(len(rows), len(columns), width * len(columns), height * len(rows) + 1)
     for axis in axes.flat:
         axis.set_axis_off()
     panels = {mode: axes[rows.index(baseline(mode)), columns.index(mode.endswith("+fr"))] for mode in modes}
@@ -52,14 +70,27 @@ def grid_by_backbone(modes: list[str], width: float, height: float) -> tuple[Fig
     return figure, panels
 
 
+def heat_map(axis: Axes, error: np.ndarray, frequencies: list[str]) -> AxesImage:
+    """Relative errors in frequency (steps, frequencies): steps to the right, the error as color from 0 to 1."""
+    image = axis.imshow(error.T, origin="lower", aspect="auto", interpolation="nearest", cmap="magma_r", vmin=0,
+                        vmax=1, extent=(0, len(error), -0.5, len(frequencies) - 0.5))
+    axis.set_yticks(range(len(frequencies)), [f"{hertz} Hz" for hertz in frequencies])
+    axis.set_xlabel("step")
+    axis.xaxis.set_major_formatter(THOUSANDS)
+    axis.spines[["top", "right"]].set_visible(True)
+    return image
+
+
 def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
     """The quarter-size window with the most detail: where neighboring pixels differ most."""
-    detail = sum(np.abs(np.diff(image, axis=axis, append=0 * image.take([0], axis))).sum(axis=2) for axis in (0, 1))
-    height, width = (max(2, side // 4) for side in detail.shape)
-    total = np.pad(detail, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    sums = total[height:, width:] - total[:-height, width:] - total[height:, :-width] + total[:-height, :-width]
-    top, left = np.unravel_index(sums.argmax(), sums.shape)
-    return slice(top, top + height), slice(left, left + width)
+    detail = sum(np.abs(np.diff(image, axis=axis, append=image.take([-1], axis))).sum(axis=2) for axis in (0, 1))
+    size = [max(2, side // 4) for side in detail.shape]
+    # The mean around each pixel; of a window that begins at `top`, the one in its middle is at top + size // 2.
+    means = uniform_filter(detail.astype(np.float64), size)
+    inner = tuple(slice(part // 2, part // 2 + side - part + 1) for part, side in zip(size, detail.shape))
+    corner = np.unravel_index(means[inner].argmax(), means[inner].shape)
+    top, left = (slice(int(start), int(start) + part) for start, part in zip(corner, size))
+    return top, left
 
 
 def show_with_crop(whole: Axes, crop: Axes, picture: np.ndarray, window: tuple[slice, slice], title: str, value: str,
@@ -73,8 +104,8 @@ def show_with_crop(whole: Axes, crop: Axes, picture: np.ndarray, window: tuple[s
     """
     rows, columns = window
     whole.imshow(picture, **style)
-    whole.add_patch(plt.Rectangle((columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start,
-                                  rows.stop - rows.start, fill=False, edgecolor="red", linewidth=1, clip_on=False))
+    whole.add_patch(Rectangle((columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start,
+                              rows.stop - rows.start, fill=False, edgecolor="red", linewidth=1, clip_on=False))
     whole.set_title(title, fontsize=13)
     shown = crop.imshow(picture[window] if close is None else close, interpolation="nearest", **style)
     crop.set_title(value, fontsize=13, fontweight="bold", y=0, pad=-18)  # below the panel
@@ -85,10 +116,10 @@ def show_with_crop(whole: Axes, crop: Axes, picture: np.ndarray, window: tuple[s
 
 def curves(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """An empty figure of curves over the training; `save_curves` writes it."""
-    figure, axis = plt.subplots(figsize=(7.5, 4.5))
-    axis.set_xlabel(x_label)
-    axis.set_ylabel(y_label)
-    return figure, axis
+    figure, axes = subplots(1, 1, 7.5, 4.5)
+    axes[0, 0].set_xlabel(x_label)
+    axes[0, 0].set_ylabel(y_label)
+    return figure, axes[0, 0]
 
 
 def save_curves(figure: Figure, title: str, path: Path) -> None:
@@ -99,17 +130,16 @@ def save_curves(figure: Figure, title: str, path: Path) -> None:
 
 
 def write_picture(picture: np.ndarray, path: Path) -> None:
-    """Write a uint8 image as PNG, whole or not at all."""
+    """Write a uint8 image as PNG, atomically."""
     packed = io.BytesIO()
     iio.imwrite(packed, picture, extension=".png")
     write_atomically(path, packed.getvalue())
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, whole or not at all, close it, and say where it lies."""
+    """Write a figure as PNG, atomically, and say where it lies."""
     packed = io.BytesIO()
     figure.savefig(packed, format="png")
-    plt.close(figure)
     write_atomically(path, packed.getvalue())
     print(f"wrote {path}")
 

@@ -1,0 +1,288 @@
+"""The tables of the README, of docs/results.md and of the scripts' last lines, from the records alone."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiment import published
+from experiment.labels import LABELS, baseline
+from experiment.metrics import mean_and_spread
+from experiment.records import Run, read_record
+
+Record = dict[str, Any]
+NOT_RUN = "not run: needs a GPU"
+NETWORKS = tuple(LABELS)
+# Columns that say what was run, and not what came of it: where all rows agree, they are said once above the table.
+SETTINGS = ("steps", "method", "image", "volume", "scene", "size", "test views", "seeds", "device")
+RAN_ON = ["seeds", "device", "seconds"]
+BASIS = ("low_freq_num", "high_freq_num", "phase_num", "alpha")
+
+
+class Table(NamedTuple):
+    """A table: rows of what was measured, and rows for the published values beside which there is nothing yet."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    unmeasured: Sequence[list[str]] = ()
+
+
+def read_records(folder: Path) -> list[Record]:
+    """All records below a folder, each with `set`, the folder that says the size of its experiment."""
+    records = []
+    for path in sorted(folder.rglob("*.json")):
+        record = read_record(path)
+        if record["mode"] in NETWORKS:  # not DVGO's coarse stage, which belongs to both of its networks
+            records.append({**record, "set": "/".join(path.relative_to(folder).parts[:-3])})
+    return records
+
+
+def largest(records: list[Record], experiment: str) -> list[Record]:
+    """Of one experiment the records of the largest size, all of one case and set."""
+    def size(record: Record) -> tuple:
+        config = record["config"]
+        return (math.prod(config["scene"]["train"] if "scene" in config else config.get("shape", [])),
+                config.get("steps", config.get("epochs", 0)))
+
+    chosen = [record for record in records if record["experiment"] == experiment]
+    best = max(chosen, key=size, default=None)
+    return [record for record in chosen if best and (record["set"], record["case"]) == (best["set"], best["case"])]
+
+
+def without_shared(table: Table) -> tuple[str, Table]:
+    """A line of the settings that all rows share, and the table without them."""
+    columns, rows, unmeasured = table
+    shared = [i for i, column in enumerate(columns)
+              if column in SETTINGS and len({row[i] for row in [*rows, *unmeasured]}) == 1]
+    kept = [i for i in range(len(columns)) if i not in shared]
+
+    def chosen(lines: Sequence[list[str]]) -> list[list[str]]:
+        return [[line[i] for i in kept] for line in lines]
+
+    line = ", ".join(f"{columns[i]} {rows[0][i]}" for i in shared) if rows else ""
+    return line, Table(*chosen([columns]), chosen(rows), chosen(unmeasured))
+
+
+def markdown(table: Table) -> str:
+    """A table of a page, below a line of what its rows share."""
+    line, table = without_shared(table)
+    lines = [table.columns, ["---"] * len(table.columns), *table.rows, *table.unmeasured]
+    text = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return f"All rows: {line}.\n\n{text}" if line else text
+
+
+def print_table(name: str, runs: Iterable[Run]) -> None:
+    """Print the table `name` of finished runs for a terminal."""
+    table = TABLES[name]([{**(run.record() or {}), "set": ""} for run in runs])
+    line, (columns, rows, _) = without_shared(table._replace(unmeasured=()))
+    print(f"\n{line}" if line else "")
+    widths = [max(map(len, column)) for column in zip(columns, *rows)]
+    for cells in [columns, *rows]:
+        print("  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths)).rstrip())
+
+
+def groups(records: list[Record], experiment: str) -> list[list[Record]]:
+    """The records of an experiment, those together that differ in the seed alone; in the order of the networks."""
+    found: dict[tuple, list[Record]] = {}
+    chosen = [record for record in records if record["experiment"] == experiment]
+    for record in sorted(chosen, key=lambda record: (record["set"], record["case"], NETWORKS.index(record["mode"]),
+                                                     record["seed"])):
+        environment = record["environment"]
+        key = (record["set"], record["case"], environment["precision"], environment["device"], record["mode"],
+               json.dumps(record["config"], sort_keys=True))
+        found.setdefault(key, []).append(record)
+    return list(found.values())
+
+
+def mean(group: list[Record], metric: str, digits: int) -> str:
+    """A metric's mean over the seeds, ± its standard deviation where there are several; – where there is none."""
+    values = [record["metrics"].get(metric) for record in group]
+    return "–" if None in values else mean_and_spread(values, digits)
+
+
+def gain(group: list[Record], of: list[list[Record]], metric: str, digits: int) -> str:
+    """What FR adds to its baseline in a metric, over the seeds that both have; – for a baseline, or without one.
+
+    The two may differ in the learning rate and in what the basis is made of, and in nothing else.
+    """
+    def settings(record: Record) -> tuple:
+        config = {name: value for name, value in record["config"].items() if name not in ("lr", "network")}
+        network = {name: value for name, value in record["config"].get("network", {}).items() if name not in BASIS}
+        return (record["set"], record["case"], config, network, record["environment"]["precision"],
+                record["environment"]["device"])
+
+    first = group[0]
+    if first["mode"].endswith("+fr"):
+        for other in of:
+            if other[0]["mode"] == baseline(first["mode"]) and settings(other[0]) == settings(first):
+                plain, fr = ({record["seed"]: record["metrics"][metric] for record in records}
+                             for records in (other, group))
+                if both := plain.keys() & fr.keys():
+                    return f"{np.mean([fr[seed] - plain[seed] for seed in both]):+.{digits}f}"
+    return "–"
+
+
+def ran_on(group: list[Record]) -> list[str]:
+    """The last columns of each table: seeds, device and precision, seconds of training."""
+    environment = group[0]["environment"]
+    return [" ".join(str(record["seed"]) for record in group), f"{environment['device']}, {environment['precision']}",
+            f"{np.mean([record['time']['train_seconds'] for record in group]):.0f}"]
+
+
+def unmeasured_row(columns: list[str], **cells: str) -> list[str]:
+    """A row of which only some cells are known, by the first words of their columns."""
+    return [cells.get(column.split()[0], "–") for column in columns]
+
+
+def relative_error(records: list[Record]) -> Table:
+    """Section 4: the error in frequency at three steps, of the first seed, as the released code's is of one."""
+    rows = []
+    for group in (group[:1] for group in groups(records, "1d")):
+        config, mode = group[0]["config"], group[0]["mode"]
+        known = published.RELATIVE_ERROR_1D.get(mode, {}) if published.at(published.CONFIG_1D, config) else {}
+        metrics = group[0]["metrics"]
+        last = str(config["steps"] - 1)
+        for step, errors in {**metrics["relative_error_at"], last: metrics["relative_error"]}.items():
+            ours = list(errors.values())
+            released = known.get(int(step))
+            rows.append([mode, f"{int(step):,}", " ".join(f"{error:.3f}".lstrip("0") for error in ours),
+                         " ".join(f"{error:.2f}".lstrip("0") for error in released) if released else "–",
+                         f"{np.abs(np.subtract(ours, released)).max():.3f}" if released else "–", *ran_on(group)])
+    return Table(["network", "step", "error at 1.5 / 2.5 / 3.5 / 4.5 Hz", "released", "largest difference", *RAN_ON],
+                 rows)
+
+
+def loss(records: list[Record]) -> Table:
+    """Section 4: the loss at the end and what the NTK says."""
+    of = groups(records, "1d")
+    rows = []
+    for group in of:
+        first, config = group[0], group[0]["config"]
+        known = published.LOSS_1D if published.at(published.CONFIG_1D, config) else {}
+        last = max(first["metrics"]["ntk_eigenvalue_shares"], key=int)
+        share = np.mean([1 - record["metrics"]["ntk_eigenvalue_shares"][last][-1] for record in group])
+        rows.append([f"{config['steps']:,}", first["mode"], mean(group, "loss", 4), f"{known.get(first['mode'], '–')}",
+                     gain(group, of, "loss", 4), f"{100 * share:.0f} %", *ran_on(group)])
+    return Table(["steps", "network", "loss at the end", "released", "FR gain", "four largest NTK eigenvalues",
+                  *RAN_ON], rows)
+
+
+def images(records: list[Record]) -> Table:
+    """Section 5: Kodak."""
+    columns = ["image", "size", "network", "PSNR (dB)", "published", "FR gain", "best", "SSIM", *RAN_ON]
+    of = groups(records, "2d")
+    rows, missing = [], dict(published.PSNR_KODAK_05)
+    for group in of:
+        first, config = group[0], group[0]["config"]
+        known = first["case"] == "kodim05" and published.at(published.CONFIG_KODAK_05, config)
+        if known:
+            missing.pop(first["mode"], None)
+        rows.append([first["case"], image_size(config),
+                     first["mode"], mean(group, "psnr", 2),
+                     f"{published.PSNR_KODAK_05[first['mode']]:.2f}" if known else "–",
+                     gain(group, of, "psnr", 2), mean(group, "psnr_best", 2), mean(group, "ssim", 3), *ran_on(group)])
+    size = image_size(published.CONFIG_KODAK_05)
+    return Table(columns, rows, [unmeasured_row(columns, image="kodim05", size=size, network=mode, PSNR=NOT_RUN,
+                                                published=f"{value:.2f}") for mode, value in missing.items()])
+
+
+def volumes(records: list[Record]) -> Table:
+    """Section 5: occupancy."""
+    columns = ["volume", "size", "network", "learning rate", "IoU", "published", "FR gain", "Chamfer", "F-score",
+               *RAN_ON]
+    of = groups(records, "3d")
+    rows, missing = [], dict(published.IOU_THAI_STATUE)
+    for group in of:
+        first, config = group[0], group[0]["config"]
+        statue = first["case"] == "thai_statue" and published.at(published.CONFIG_THAI_STATUE, config)
+        known = published.IOU_THAI_STATUE if statue else {}
+        if statue:
+            missing.pop(first["mode"], None)
+        rows.append([first["case"], volume_size(config), first["mode"], f"{config['lr']:g}",
+                     mean(group, "iou", 4), f"{known.get(first['mode'], '–')}", gain(group, of, "iou", 4),
+                     mean(group, "chamfer", 3), mean(group, "f_score", 3), *ran_on(group)])
+    size = volume_size(published.CONFIG_THAI_STATUE)
+    return Table(columns, rows, [unmeasured_row(columns, volume="thai_statue", size=size, network=mode,
+                                                learning="0.002", IoU=NOT_RUN, published=f"{value}")
+                                 for mode, value in missing.items()])
+
+
+METHODS = (("dvgo", "DVGO", published.PSNR_DVGO, published.CONFIG_DVGO),
+           ("ngp", "Instant-NGP", published.PSNR_NGP, published.CONFIG_NGP))
+
+
+def radiance_fields(records: list[Record]) -> Table:
+    """Section 5: DVGO and Instant-NGP."""
+    columns = ["method", "scene", "size", "network", "PSNR (dB)", "published", "FR gain", "SSIM", "test views",
+               *RAN_ON]
+    rows, unmeasured = [], []
+    for experiment, name, known, wanted in METHODS:
+        of = groups(records, experiment)
+        missing = dict(known)
+        for group in of:
+            first, config = group[0], group[0]["config"]
+            height, width = config["scene"]["test"][1:3]
+            as_published = height == width == published.VIEW and published.at(wanted, config)
+            value = known.get(first["case"]) if as_published and first["mode"] == "relu" else None
+            if value:
+                missing.pop(first["case"], None)
+            rows.append([name, first["case"], f"{width} × {height}, {training_length(config)}", first["mode"],
+                         mean(group, "psnr", 2), f"{value:.2f}" if value else "–", gain(group, of, "psnr", 2),
+                         mean(group, "ssim", 3), f"{len(first['metrics']['views'])}", *ran_on(group)])
+        size = f"{published.VIEW} × {published.VIEW}, {training_length(wanted)}"
+        unmeasured += [unmeasured_row(columns, method=name, scene=scene, size=size, network="relu", PSNR=NOT_RUN,
+                                      published=f"{value:.2f}") for scene, value in missing.items()]
+    return Table(columns, rows, unmeasured)
+
+
+def image_size(config: dict[str, Any]) -> str:
+    """Pixels of an image and steps of training."""
+    return f"{config['shape'][1]} × {config['shape'][0]}, {config['steps']:,} steps"
+
+
+def volume_size(config: dict[str, Any]) -> str:
+    """Voxels of a volume and epochs of training."""
+    return f"{' × '.join(map(str, config['shape']))}, {config['epochs']} epochs"
+
+
+def training_length(config: dict[str, Any]) -> str:
+    """How long a radiance field is trained."""
+    return f"{config['steps']:,} iterations" if "steps" in config else f"{config['epochs']} epochs"
+
+
+def status(records: list[Record]) -> Table:
+    """Each experiment in a row: baseline → FR, the paper's values beside ours at the largest size that was run."""
+    def ours(experiment: str, metric: str, digits: int) -> str:
+        values = {group[0]["mode"]: mean(group, metric, digits) for group in groups(largest(records, experiment),
+                                                                                   experiment)}
+        return pairs(values)
+
+    def pairs(values: dict[str, str]) -> str:
+        return "; ".join(f"{mode} {value} → {values[f'{mode}+fr']}" for mode, value in values.items()
+                         if f"{mode}+fr" in values)
+
+    def size(experiment: str, name: Callable[[dict], str]) -> str:
+        chosen = largest(records, experiment)
+        return f"{chosen[0]['case']}, {name(chosen[0]['config'])}" if chosen else "–"
+
+    def scene(config: dict) -> str:
+        return "{2} × {1}".format(*config["scene"]["test"]) + f", {training_length(config)}"
+
+    def text(values: dict[str, float], digits: int) -> dict[str, str]:
+        return {mode: f"{value:.{digits}f}" for mode, value in values.items()}
+
+    rows = [["1D function, loss", pairs(text(published.LOSS_1D, 2)), ours("1d", "loss", 3), "the paper's"],
+            ["2D, PSNR in dB", f"Kodak 05: {pairs(text(published.PSNR_KODAK_05, 2))}", ours("2d", "psnr", 2),
+             size("2d", image_size)],
+            ["3D, IoU", "pictures only", ours("3d", "iou", 3), size("3d", volume_size)],
+            ["DVGO, PSNR in dB", "not known", ours("dvgo", "psnr", 2), size("dvgo", scene)],
+            ["Instant-NGP, PSNR in dB", "not known", ours("ngp", "psnr", 2), size("ngp", scene)]]
+    return Table(["experiment", "the paper's", "ours", "ours is of"], rows)
+
+
+TABLES: dict[str, Callable[[list[Record]], Table]] = {
+    "status": status, "relative error": relative_error, "loss": loss, "images": images, "volumes": volumes,
+    "radiance fields": radiance_fields}

@@ -1,0 +1,1 @@
+"""Beyond the paper: python -m studies.<name>."""
