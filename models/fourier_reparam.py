@@ -5,6 +5,8 @@ Shi, Zhou and Gu, "Improved Implicit Neural Representation with Fourier Reparame
 A linear layer whose weight is not learned directly but composed, W = Λ B, from learned coefficients Λ and a fixed
 basis B of sampled cosines. The set of functions the network can compute is the same; the path that gradient descent
 takes through it is not, and high frequencies are learned sooner.
+
+This file needs nothing but PyTorch: copy it alone into another project, or see `hubconf.py`.
 """
 
 import math
@@ -14,36 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
 from torch.nn import functional as F
-
-
-def as_count(name: str, value: int, smallest: int = 1) -> int:
-    """`value` as an int; ValueError if it is not a whole number or lies below `smallest`."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
-    if count < smallest:
-        raise ValueError(f"{name} must be at least {smallest}, not {value!r}")
-    return count
-
-
-def as_positive(name: str, value: float) -> float:
-    """`value` as a float; ValueError if it is not a finite number above zero."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, not {value!r}") from None
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be finite and above zero, not {value!r}")
-    return number
-
-
-def check_basis(low_freq_num: int, high_freq_num: int, phase_num: int, alpha: float) -> tuple[int, int, int, float]:
-    """The four that make a basis, as numbers; ValueError if they make none."""
-    low = as_count("low_freq_num", low_freq_num, smallest=0)
-    high = as_count("high_freq_num", high_freq_num, smallest=0)
-    as_count("low_freq_num + high_freq_num", low + high)
-    return low, high, as_count("phase_num", phase_num), as_positive("alpha", alpha)
 
 
 class FourierReparamLinear(nn.Module):
@@ -182,3 +154,33 @@ class FourierReparamLinear(nn.Module):
         return (f"in_features={self.in_features}, out_features={self.out_features}, low_freq_num={self.low_freq_num}, "
                 f"high_freq_num={self.high_freq_num}, phase_num={self.phase_num}, alpha={self.alpha:g}, "
                 f"omega={self.omega:g}")
+
+
+def as_count(name: str, value: int, smallest: int = 1) -> int:
+    """`value` as an int; ValueError if it is not a whole number or lies below `smallest`."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
+    if count < smallest:
+        raise ValueError(f"{name} must be at least {smallest}, not {value!r}")
+    return count
+
+
+def as_positive(name: str, value: float) -> float:
+    """`value` as a float; ValueError if it is not a finite number above zero."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, not {value!r}") from None
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be finite and above zero, not {value!r}")
+    return number
+
+
+def check_basis(low_freq_num: int, high_freq_num: int, phase_num: int, alpha: float) -> tuple[int, int, int, float]:
+    """The four that make a basis, as numbers; ValueError if they make none."""
+    low = as_count("low_freq_num", low_freq_num, smallest=0)
+    high = as_count("high_freq_num", high_freq_num, smallest=0)
+    as_count("low_freq_num + high_freq_num", low + high)
+    return low, high, as_count("phase_num", phase_num), as_positive("alpha", alpha)
