@@ -3,8 +3,8 @@
 Shi, Zhou and Gu, "Improved Implicit Neural Representation with Fourier Reparameterized Training", CVPR 2024.
 
 A linear layer whose weight is not learned directly but composed, W = Λ B, from learned coefficients Λ and a fixed
-basis B of sampled cosines. The set of functions the network can compute is the same; the path that gradient descent
-takes through it is not, and high frequencies are learned sooner.
+basis B of sampled cosines. The set of functions the network can compute is the same but for two ranks of W; the path
+that gradient descent takes through it is not, and high frequencies are learned sooner.
 
 This file needs nothing but PyTorch: copy it alone into another project, or see `hubconf.py`.
 """
@@ -25,6 +25,11 @@ class FourierReparamLinear(nn.Module):
     d_in points spaced evenly over one period T = 2πL of the lowest frequency (2π where L = 0), both ends in,
 
         B[(f, p), j] = α cos(f x_j + φ_p),    M = (L + H) P rows, frequency-major, low frequencies first.
+
+    The rank of B is d_in − 2 at the paper's settings. The first and the last column of every W are equal, as x_0 and
+    the last x_j are a period apart; and the rows of W sum to zero without the last column, as each wave does over the
+    d_in − 1 points of its period. In 3D (d_in = L = 256) the rank is d_in − 1: the frequency 255/256 makes one turn
+    from point to point and so is a constant, which does not sum to zero.
 
     B is never stored. As cos(fx + φ) = cos φ cos(fx) − sin φ sin(fx), W is composed in two small products: contracting
     its P phases with (cos φ, −sin φ) leaves each frequency two amplitudes, and the d_out × 2(L + H) matrix of those is
