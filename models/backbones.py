@@ -3,7 +3,7 @@ reparameterized (section 5)."""
 
 import copy
 import math
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,8 +36,9 @@ class Sine(nn.Module):
 
 
 def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features: int, hidden_layers: int,
-              low_freq_num: int, high_freq_num: int, phase_num: int, alpha: float, first_omega: float = 30.0,
-              hidden_omega: float = 30.0, pe_frequencies: int | None = None) -> nn.Sequential:
+              low_freq_num: int | None = None, high_freq_num: int | None = None, phase_num: int | None = None,
+              alpha: float | None = None, first_omega: float = 30.0, hidden_omega: float = 30.0,
+              pe_frequencies: int | None = None) -> nn.Sequential:
     """Build a coordinate network that maps (..., in_features) to (..., out_features).
 
     One input layer, `hidden_layers` hidden-to-hidden layers, one output layer. In the modes with `fr` the
@@ -49,14 +50,14 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
         out_features: the number of values per point.
         hidden_features: the width.
         hidden_layers: the number of hidden-to-hidden layers.
-        low_freq_num, high_freq_num, phase_num, alpha: the basis, see `FourierReparamLinear`. They are checked in
-            every mode and used in those with `fr`.
+        low_freq_num, high_freq_num, phase_num, alpha: the basis, see `FourierReparamLinear`. The modes with `fr` need
+            all four. The others use none; what is given is checked all the same.
         first_omega, hidden_omega: ω₀ of the first and of the later sine activations; only `sin` uses them.
         pe_frequencies: K of the positional encoding; the paper's where not given, 10 from three coordinates on and
             6 = floor(log2(256 / 4)) below. Only `pe` uses it.
 
     Raises:
-        ValueError: an unknown mode, or a size, count, α or ω₀ out of range.
+        ValueError: an unknown mode, a size, count, α or ω₀ out of range, or one of the basis missing.
     """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
@@ -64,7 +65,7 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
     out_features = as_count("out_features", out_features)
     width = as_count("hidden_features", hidden_features)
     hidden_layers = as_count("hidden_layers", hidden_layers)
-    low, high, phase_num, alpha = check_basis(low_freq_num, high_freq_num, phase_num, alpha)
+    basis = basis_for(mode, low_freq_num=low_freq_num, high_freq_num=high_freq_num, phase_num=phase_num, alpha=alpha)
     first_omega = as_positive("first_omega", first_omega)
     hidden_omega = as_positive("hidden_omega", hidden_omega)
     if pe_frequencies is None:
@@ -89,8 +90,7 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
     hidden_bound = math.sqrt(6 / width) / (hidden_omega if sine else 1)
     for _ in range(hidden_layers):
         if "+fr" in mode:
-            add(FourierReparamLinear(width, width, low_freq_num=low, high_freq_num=high, phase_num=phase_num,
-                                     alpha=alpha, omega=hidden_omega if sine else 1), hidden_omega)
+            add(FourierReparamLinear(width, width, **basis, omega=hidden_omega if sine else 1), hidden_omega)
         else:
             plain = nn.Linear(width, width)
             if sine:
@@ -100,6 +100,15 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
     last = nn.Linear(width, out_features)
     nn.init.uniform_(last.weight, -hidden_bound, hidden_bound)
     return nn.Sequential(*layers, last)
+
+
+def basis_for(mode: str, **basis: Any) -> dict[str, Any]:
+    """The four that make a basis, as given; ValueError if one is out of range, or None where `mode` needs it."""
+    for name, value in basis.items():
+        if value is None and "+fr" in mode:
+            raise ValueError(f"{mode} needs {name}, which is not given")
+    check_basis(**{name: 1 if value is None else value for name, value in basis.items()})
+    return basis
 
 
 def fold(model: AnyModule) -> AnyModule:

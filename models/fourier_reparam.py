@@ -3,8 +3,10 @@
 Shi, Zhou and Gu, "Improved Implicit Neural Representation with Fourier Reparameterized Training", CVPR 2024.
 
 A linear layer whose weight is not learned directly but composed, W = Λ B, from learned coefficients Λ and a fixed
-basis B of sampled cosines. The set of functions the network can compute is the same; the path that gradient descent
-takes through it is not, and high frequencies are learned sooner.
+basis B of sampled cosines. The set of functions the network can compute is the same but for two ranks of W; the path
+that gradient descent takes through it is not, and high frequencies are learned sooner.
+
+This file needs nothing but PyTorch: copy it alone into another project, or see `hubconf.py`.
 """
 
 import math
@@ -16,36 +18,6 @@ from torch.amp import is_autocast_available
 from torch.nn import functional as F
 
 
-def as_count(name: str, value: int, smallest: int = 1) -> int:
-    """`value` as an int; ValueError if it is not a whole number or lies below `smallest`."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
-    if count < smallest:
-        raise ValueError(f"{name} must be at least {smallest}, not {value!r}")
-    return count
-
-
-def as_positive(name: str, value: float) -> float:
-    """`value` as a float; ValueError if it is not a finite number above zero."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, not {value!r}") from None
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be finite and above zero, not {value!r}")
-    return number
-
-
-def check_basis(low_freq_num: int, high_freq_num: int, phase_num: int, alpha: float) -> tuple[int, int, int, float]:
-    """The four that make a basis, as numbers; ValueError if they make none."""
-    low = as_count("low_freq_num", low_freq_num, smallest=0)
-    high = as_count("high_freq_num", high_freq_num, smallest=0)
-    as_count("low_freq_num + high_freq_num", low + high)
-    return low, high, as_count("phase_num", phase_num), as_positive("alpha", alpha)
-
-
 class FourierReparamLinear(nn.Module):
     """y = x Wᵀ + b with W = Λ B (paper, section 4): Λ is learned, the Fourier basis B is fixed.
 
@@ -53,6 +25,11 @@ class FourierReparamLinear(nn.Module):
     d_in points spaced evenly over one period T = 2πL of the lowest frequency (2π where L = 0), both ends in,
 
         B[(f, p), j] = α cos(f x_j + φ_p),    M = (L + H) P rows, frequency-major, low frequencies first.
+
+    The rank of B is d_in − 2 at the paper's settings. The first and the last column of every W are equal, as x_0 and
+    the last x_j are a period apart; and the rows of W sum to zero without the last column, as each wave does over the
+    d_in − 1 points of its period. In 3D (d_in = L = 256) the rank is d_in − 1: the frequency 255/256 makes one turn
+    from point to point and so is a constant, which does not sum to zero.
 
     B is never stored. As cos(fx + φ) = cos φ cos(fx) − sin φ sin(fx), W is composed in two small products: contracting
     its P phases with (cos φ, −sin φ) leaves each frequency two amplitudes, and the d_out × 2(L + H) matrix of those is
@@ -182,3 +159,33 @@ class FourierReparamLinear(nn.Module):
         return (f"in_features={self.in_features}, out_features={self.out_features}, low_freq_num={self.low_freq_num}, "
                 f"high_freq_num={self.high_freq_num}, phase_num={self.phase_num}, alpha={self.alpha:g}, "
                 f"omega={self.omega:g}")
+
+
+def as_count(name: str, value: int, smallest: int = 1) -> int:
+    """`value` as an int; ValueError if it is not a whole number or lies below `smallest`."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
+    if count < smallest:
+        raise ValueError(f"{name} must be at least {smallest}, not {value!r}")
+    return count
+
+
+def as_positive(name: str, value: float) -> float:
+    """`value` as a float; ValueError if it is not a finite number above zero."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, not {value!r}") from None
+    if not (math.isfinite(number) and number > 0):
+        raise ValueError(f"{name} must be finite and above zero, not {value!r}")
+    return number
+
+
+def check_basis(low_freq_num: int, high_freq_num: int, phase_num: int, alpha: float) -> tuple[int, int, int, float]:
+    """The four that make a basis, as numbers; ValueError if they make none."""
+    low = as_count("low_freq_num", low_freq_num, smallest=0)
+    high = as_count("high_freq_num", high_freq_num, smallest=0)
+    as_count("low_freq_num + high_freq_num", low + high)
+    return low, high, as_count("phase_num", phase_num), as_positive("alpha", alpha)

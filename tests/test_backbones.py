@@ -1,6 +1,7 @@
 """The six networks against a plain implementation that is given their weights."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -130,6 +131,27 @@ def test_fold_of_a_layer_and_of_a_layer_used_twice():
     assert type(fold(layer)) is torch.nn.Linear
     twice = fold(torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
     assert twice[0] is twice[2]
+
+
+BASIS = ("low_freq_num", "high_freq_num", "phase_num", "alpha")
+
+
+@pytest.mark.parametrize("mode", [mode for mode in MODES if "+fr" not in mode])
+def test_plain_networks_need_no_basis_and_are_the_same_with_one(mode):
+    plain = {key: value for key, value in SETTINGS.items() if key not in BASIS}
+    expected = network(mode)
+    for basis in ({}, {"alpha": 0.05}, {"low_freq_num": 0}):
+        torch.manual_seed(0)
+        found = build_inr(mode, in_features=2, **plain, **basis)
+        assert all(map(torch.equal, found.parameters(), expected.parameters()))
+
+
+@pytest.mark.parametrize("missing", BASIS)
+@pytest.mark.parametrize("mode", [mode for mode in MODES if "+fr" in mode])
+def test_fr_needs_the_whole_basis(mode, missing):
+    settings = {key: value for key, value in SETTINGS.items() if key != missing}
+    with pytest.raises(ValueError, match=rf"^{re.escape(mode)} needs {missing}"):
+        build_inr(mode, in_features=2, **settings)
 
 
 @pytest.mark.parametrize("name, value", [

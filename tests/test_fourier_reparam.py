@@ -8,12 +8,21 @@ import torch
 
 from models import FourierReparamLinear
 
+PAPER = {
+    "1D": {"in_features": 128, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 16, "alpha": 0.05},
+    "2D relu": {"in_features": 256, "low_freq_num": 128, "high_freq_num": 128, "phase_num": 32, "alpha": 0.05},
+    "2D sin": {"in_features": 256, "low_freq_num": 128, "high_freq_num": 128, "phase_num": 32, "alpha": 0.01},
+    "3D relu": {"in_features": 256, "low_freq_num": 256, "high_freq_num": 256, "phase_num": 8, "alpha": 0.01},
+    "3D sin": {"in_features": 256, "low_freq_num": 256, "high_freq_num": 256, "phase_num": 8, "alpha": 0.001},
+    "DVGO": {"in_features": 128, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05},
+    "Instant-NGP": {"in_features": 64, "low_freq_num": 32, "high_freq_num": 32, "phase_num": 64, "alpha": 0.01},
+}
 SETTINGS = [
     {"in_features": 7, "low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05},
     {"in_features": 8, "low_freq_num": 0, "high_freq_num": 4, "phase_num": 2, "alpha": 1.0},
     {"in_features": 9, "low_freq_num": 5, "high_freq_num": 0, "phase_num": 1, "alpha": 0.2},
-    {"in_features": 128, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 16, "alpha": 0.05},  # 1D
-    {"in_features": 256, "low_freq_num": 256, "high_freq_num": 256, "phase_num": 8, "alpha": 0.001},  # 3D
+    PAPER["1D"],
+    PAPER["3D sin"],
 ]
 
 
@@ -40,6 +49,20 @@ def test_basis_and_weight_follow_the_definition(settings):
     layer.double()
     full_product = layer.coefficients @ expected
     assert (layer.weight - full_product).abs().max() < 1e-10 * full_product.abs().max()
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_the_two_ranks_that_the_weights_lack(name):
+    layer = layer_of(PAPER[name], out_features=300).double()
+    torch.nn.init.uniform_(layer.coefficients, -1, 1)  # any coefficients, not only those of the start
+    weight = layer.weight.detach()
+    scale = weight.abs().max()
+    lacking = 1 if name.startswith("3D") else 2
+    for matrix in (layer.basis, weight):
+        assert torch.linalg.matrix_rank(matrix, rtol=1e-9) == layer.in_features - lacking
+    assert (weight[:, 0] - weight[:, -1]).abs().max() < 1e-10 * scale
+    sums = weight[:, :-1].sum(1).abs() / scale
+    assert sums.min() > 1e-6 if lacking == 1 else sums.max() < 1e-10
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

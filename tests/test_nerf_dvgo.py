@@ -303,7 +303,8 @@ def test_folding_leaves_the_picture_as_it_is():
 def test_sizes_at_the_paper_s_setting():
     paper = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
     plain, reparameterized = (DVGOField(LOWER, UPPER, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4,
-                                         near=2.0, mode=mode, **paper) for mode in ("relu", "relu+fr"))
+                                        near=2.0, mode=mode, **basis)
+                              for mode, basis in (("relu", {}), ("relu+fr", paper)))
 
     def count(module):
         return sum(parameter.numel() for parameter in module.parameters())
@@ -316,6 +317,15 @@ def test_sizes_at_the_paper_s_setting():
     for field in (plain, reparameterized):
         assert not field.color[4].bias.any() and field.color[0].bias.any()
         assert not field.density.values.any() and not field.features.values.any() and field.mask.mask.all()
+
+
+def test_the_width_of_the_color_network_and_the_basis_that_fr_needs():
+    settings = {"final_voxels": 8, "alpha_init": 1e-2, "threshold": 1e-4, "near": 2.0, "hidden_features": 16}
+    for mode, basis in (("relu", {}), ("relu+fr", FR)):
+        color = DVGOField(LOWER, UPPER, 8, mode=mode, **settings, **basis).color
+        assert [color[i].out_features for i in (0, 2)] == [16, 16]
+    with pytest.raises(ValueError, match="relu\\+fr needs low_freq_num"):
+        DVGOField(LOWER, UPPER, 8, mode="relu+fr", **settings)
 
 
 def test_directions_are_encoded_at_unit_length_without_pi():

@@ -10,8 +10,9 @@ from models import FourierReparamLinear, fold
 from models.nerf.color_mlp import color_mlp
 from models.nerf.instant_ngp import InstantNGPField, truncated_exp
 
-SMALL = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "width": 16,
-         "low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
+SIZES = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "hidden_features": 16}
+FR = {"low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
+SMALL = {**SIZES, **FR}
 
 
 def small_field(mode="relu+fr", contrast=1.0, **settings):
@@ -246,7 +247,9 @@ def test_folding_leaves_the_picture_as_it_is():
 
 
 def test_sizes_at_the_paper_s_setting():
-    plain, reparameterized = (InstantNGPField(mode, resolution=8) for mode in ("relu", "relu+fr"))
+    plain = InstantNGPField("relu", resolution=8)
+    reparameterized = InstantNGPField("relu+fr", resolution=8, low_freq_num=32, high_freq_num=32, phase_num=64,
+                                      alpha=0.01)
 
     def count(module):
         return sum(parameter.numel() for parameter in module.parameters())
@@ -264,7 +267,7 @@ def test_sizes_at_the_paper_s_setting():
 @pytest.mark.parametrize("mode", ["relu", "relu+fr"])
 def test_the_last_weight_of_the_color_network_starts_as_xavier_s(mode):
     torch.manual_seed(0)
-    weight = InstantNGPField(mode, levels=2, log2_size=9, finest=20, resolution=8).color[-2].weight
+    weight = InstantNGPField(mode, levels=2, log2_size=9, finest=20, resolution=8, **FR).color[-2].weight
     bound = math.sqrt(6 / (64 + 3))  # PyTorch's own is 1 / 8
     assert 0.95 * bound < weight.abs().max() <= bound
 
@@ -288,11 +291,35 @@ def test_density_is_that_of_float32_under_autocast():
 
 @pytest.mark.parametrize("mode", ["relu+pe", "sin", ""])
 def test_an_unknown_mode_is_named(mode):
-    for build in (lambda: InstantNGPField(mode, **SMALL),
-                  lambda: color_mlp(mode, 32, 64, low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.05)):
+    for build in (lambda: InstantNGPField(mode, **SMALL), lambda: color_mlp(mode, 32, 64, **FR)):
         with pytest.raises(ValueError, match="mode must be one of relu, relu\\+fr") as error:
             build()
         assert repr(mode) in str(error.value)
+
+
+@pytest.mark.parametrize("name", FR)
+def test_the_basis_is_needed_by_fr_alone(name):
+    without = {key: value for key, value in FR.items() if key != name}
+    for build in (lambda mode, **basis: InstantNGPField(mode, **SIZES, **basis),
+                  lambda mode, **basis: color_mlp(mode, 32, 64, **basis)):
+        with pytest.raises(ValueError, match=f"relu\\+fr needs {name}"):
+            build("relu+fr", **without)
+        parameters = []
+        for basis in ({}, without, FR):
+            torch.manual_seed(0)
+            parameters.append(list(build("relu", **basis).parameters()))
+        assert all(map(torch.equal, parameters[0] + parameters[0], parameters[1] + parameters[2]))
+        with pytest.raises(ValueError, match=f"{name} .*-1"):
+            build("relu", **{name: -1})
+
+
+@pytest.mark.parametrize("value", [0, -3, 2.5])
+@pytest.mark.parametrize("mode", ["relu", "relu+fr"])
+def test_a_bad_width_is_named_with_its_value(mode, value):
+    for build in (lambda: InstantNGPField(mode, **{**SMALL, "hidden_features": value}),
+                  lambda: color_mlp(mode, 32, value, **FR)):
+        with pytest.raises(ValueError, match=f"hidden_features .*{value}"):
+            build()
 
 
 def test_truncated_exp_and_its_gradient():

@@ -75,8 +75,9 @@ def recorded_steps():
 
 def small_field(bg_color=1.0):
     torch.manual_seed(0)
-    field = InstantNGPField("relu+fr", levels=3, log2_size=9, finest=40, resolution=16, steps=64, width=16,
-                            low_freq_num=3, high_freq_num=4, phase_num=5, bg_color=bg_color).double()
+    field = InstantNGPField("relu+fr", levels=3, log2_size=9, finest=40, resolution=16, steps=64,
+                            hidden_features=16, low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.01,
+                            bg_color=bg_color).double()
     torch.nn.init.uniform_(field.encoding.table, -1, 1)
     torch.nn.init.constant_(field.density_mlp[2].bias, 2)
     field.occupancy.occupied[4:12, 5:13, 3:12] = True

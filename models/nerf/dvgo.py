@@ -56,7 +56,9 @@ class DVGOField(nn.Module):
         threshold: samples below this opacity or weight are left out.
         near: the depth at which rays begin, in units of their directions.
         bg_color: the grey level behind the field.
-        mode: None, relu or relu+fr; with the latter two, `color` are the other arguments of `color_mlp`.
+        mode: None, relu or relu+fr.
+        hidden_features: the width of the color network, which the coarse field has not.
+        basis: low_freq_num, high_freq_num, phase_num and alpha of `color_mlp`; `relu+fr` needs them.
 
     Attributes:
         density, features: VoxelGrids of 1 channel and of 3 or 12.
@@ -65,7 +67,8 @@ class DVGOField(nn.Module):
     """
 
     def __init__(self, lower: Tensor, upper: Tensor, voxels: int, *, final_voxels: int, alpha_init: float,
-                 threshold: float, near: float, bg_color: float = 1.0, mode: str | None = None, **color):
+                 threshold: float, near: float, bg_color: float = 1.0, mode: str | None = None,
+                 hidden_features: int = 128, **basis):
         super().__init__()
         self.threshold, self.near, self.bg_color = threshold, near, bg_color
         self.act_shift = math.log(1 / (1 - alpha_init) - 1)
@@ -77,7 +80,8 @@ class DVGOField(nn.Module):
         self.color: nn.Sequential | None = None
         if mode is not None:
             self.direction_encoding = PositionalEncoding(3, 4, base=1.0)
-            self.color = color_mlp(mode, 12 + self.direction_encoding.out_features, 128, **color).to(lower.device)
+            self.color = color_mlp(mode, 12 + self.direction_encoding.out_features, hidden_features,
+                                   **basis).to(lower.device)
             nn.init.zeros_(cast(nn.Linear, self.color[-2]).bias)
 
     def get_extra_state(self) -> dict[str, float]:

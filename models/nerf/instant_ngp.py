@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from models.encodings import SphericalHarmonics
+from models.fourier_reparam import as_count
 from models.nerf.color_mlp import color_mlp
 from models.nerf.hash_grid import HashGrid
 from models.nerf.occupancy_grid import OccupancyGrid
@@ -64,29 +65,29 @@ class InstantNGPField(nn.Module):
         half_extent: h, in world units.
         levels, log2_size, finest: of the hash encoding, see `HashGrid`.
         resolution, steps: of the occupancy grid, see `OccupancyGrid`.
-        width: of the hidden layers of both networks.
-        low_freq_num, high_freq_num, phase_num, alpha: the basis, see `FourierReparamLinear`.
         bg_color: the grey level behind the cube; 1 is white.
+        hidden_features: the width of both networks.
+        basis: low_freq_num, high_freq_num, phase_num and alpha of `color_mlp`; `relu+fr` needs them.
 
     Attributes:
         encoding, density_mlp, direction_encoding, color, occupancy: the parts, in the order of their use; `color` maps
             (S, 32) harmonics and features to (S, 3).
 
     Raises:
-        ValueError: an unknown mode, or a size, count or α out of range.
+        ValueError: an unknown mode, a size, count or α out of range, or one of the basis missing.
     """
 
     def __init__(self, mode: str, *, half_extent: float = 0.5, levels: int = 16, log2_size: int = 19,
-                 finest: int = 1024, resolution: int = 128, steps: int = 1024, width: int = 64, low_freq_num: int = 32,
-                 high_freq_num: int = 32, phase_num: int = 64, alpha: float = 0.01, bg_color: float = 1.0):
+                 finest: int = 1024, resolution: int = 128, steps: int = 1024, bg_color: float = 1.0,
+                 hidden_features: int = 64, **basis):
         super().__init__()
+        hidden_features = as_count("hidden_features", hidden_features)
         self.bg_color = bg_color
         self.encoding = HashGrid(levels, log2_size=log2_size, finest=finest)
-        self.density_mlp = nn.Sequential(nn.Linear(self.encoding.out_features, width), nn.ReLU(),
-                                         nn.Linear(width, DENSITY_FEATURES))
+        self.density_mlp = nn.Sequential(nn.Linear(self.encoding.out_features, hidden_features), nn.ReLU(),
+                                         nn.Linear(hidden_features, DENSITY_FEATURES))
         self.direction_encoding = SphericalHarmonics()
-        self.color = color_mlp(mode, self.direction_encoding.out_features + DENSITY_FEATURES, width,
-                               low_freq_num=low_freq_num, high_freq_num=high_freq_num, phase_num=phase_num, alpha=alpha)
+        self.color = color_mlp(mode, self.direction_encoding.out_features + DENSITY_FEATURES, hidden_features, **basis)
         nn.init.xavier_uniform_(cast(nn.Linear, self.color[-2]).weight)
         self.occupancy = OccupancyGrid(resolution, half_extent, steps)
 
