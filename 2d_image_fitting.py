@@ -29,15 +29,11 @@ import torch
 from matplotlib.ticker import NullLocator
 
 from data.images import load_image
-from experiment import cli, figures
-from experiment.device import Stopwatch, memory_bytes
+from experiment import cli, figures, metrics, tables, training
+from experiment.device import memory_bytes
 from experiment.errors import UserError
-from experiment.labels import LABELS
-from experiment.metrics import SSIM_WINDOW, psnr, radial_spectrum, ssim
 from experiment.records import Run, digest, planned_runs
 from experiment.sweep import say_how_long, sweep
-from experiment.tables import print_table
-from experiment.training import CUDAGraphStep, prepare, training_blocks
 from models import MODES, build_inr, fold
 
 # Section 5. `network` is what build_inr takes; all pixels in one batch; the learning rate × 0.1 once, as
@@ -63,7 +59,7 @@ Images = dict[str, np.ndarray]
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network on one image, write its record and reconstruction, return the line that sums it up."""
-    device, autocast = prepare(args, run.seed, one_thread=args.quick)
+    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
     image, config = load_images(args)[run.case], run.config
     model = build_inr(run.mode, **config["network"]).to(device)
     # A tensor, so that a captured step sees it change.
@@ -86,9 +82,9 @@ def train(run: Run, args: argparse.Namespace) -> str:
         optimizer.step()
         row.add_(1)
 
-    advance, clock = CUDAGraphStep(training_step, device), Stopwatch(device)
+    advance, clock = training.CUDAGraphStep(training_step, device), training.Stopwatch(device)
     state = {"model": model, "optimizer": optimizer}
-    for block in training_blocks(run, args, clock, mse, state, lambda loss: f"{psnr(loss):.2f} dB",
+    for block in training.blocks(run, args, clock, mse, state, lambda loss: f"{metrics.psnr(loss):.2f} dB",
                                  stop_every=config["decay_at"]):
         optimizer.param_groups[0]["lr"].fill_(config["lr"] * (1 if block.start < config["decay_at"] else DECAY))
         row.fill_(block.start)
@@ -99,11 +95,12 @@ def train(run: Run, args: argparse.Namespace) -> str:
     with torch.no_grad(), autocast:
         output = torch.cat([plain(x_chunk).float() for x_chunk, _ in chunks])
     reconstruction = output.reshape(image.shape).cpu().numpy()
-    curve, clamped = psnr(mse.cpu().numpy()), reconstruction.clip(0, 1)
-    final = float(psnr(np.square(reconstruction.astype(np.float64) - image).mean()))
+    curve, clamped = metrics.psnr(mse.cpu().numpy()), reconstruction.clip(0, 1)
+    final = float(metrics.psnr(np.square(reconstruction.astype(np.float64) - image).mean()))
     figures.write_picture(np.rint(255 * clamped).astype(np.uint8), run.path(".png"))
-    run.finish(metrics={"psnr": final, "psnr_best": max(final, float(curve.max())), "ssim": ssim(clamped, image)},
-               arrays={"reconstruction": reconstruction, "psnr": curve}, seconds=clock.seconds, steps=len(mse))
+    measured = {"psnr": final, "psnr_best": max(final, float(curve.max())), "ssim": metrics.ssim(clamped, image)}
+    run.finish(metrics=measured, arrays={"reconstruction": reconstruction, "psnr": curve}, seconds=clock.seconds,
+               steps=len(mse))
     chunked = f", in {len(chunks)} chunks a step" if len(chunks) > 1 else ""
     return f"{final:.2f} dB in {clock.seconds:.1f} s, {len(mse) / clock.seconds:.1f} steps a second{chunked}"
 
@@ -130,7 +127,7 @@ def load_once(source: str, folder: Path, downscale: float | None, quick: bool) -
     if downscale is None:
         downscale = max(1, max(image.shape) / QUICK_SIDE) if quick else 1
     if downscale > 1:
-        shape = [max(SSIM_WINDOW, round(side / downscale)) for side in image.shape[:2]]
+        shape = [max(metrics.SSIM_WINDOW, round(side / downscale)) for side in image.shape[:2]]
         image = skimage.transform.resize(image, shape, anti_aliasing=True).astype(np.float32)
     return case, image
 
@@ -157,7 +154,7 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
     window = figures.busiest_window(image)
     shown = [("ground truth", "", image)]
     for run in runs:
-        shown.append((LABELS[run.mode], f"{run.metric('psnr'):.2f} dB",
+        shown.append((figures.LABELS[run.mode], f"{run.metric('psnr'):.2f} dB",
                       run.arrays(reconstruction=image.shape)["reconstruction"].clip(0, 1)))
     width = 2.4
     height = width * image.shape[0] / image.shape[1]
@@ -175,7 +172,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     for run in runs:
         curve = run.arrays(psnr=(run.config["steps"],))["psnr"]
         axis.plot(np.arange(len(curve)), curve, **figures.line_style(run.mode),
-                  label=f"{LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
+                  label=f"{figures.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
     figures.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
@@ -185,10 +182,10 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
 def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """The power of the error at each spatial frequency, beside that of the image itself."""
     figure, axis = figures.curves("frequency (cycles per pixel)", "power of the error")
-    axis.loglog(*radial_spectrum(image), color="0.75", linewidth=4, label="the image")
+    axis.loglog(*metrics.radial_spectrum(image), color="0.75", linewidth=4, label="the image")
     for run in runs:
-        frequency, power = radial_spectrum(run.arrays(reconstruction=image.shape)["reconstruction"] - image)
-        axis.loglog(frequency, power, **figures.line_style(run.mode), label=LABELS[run.mode])
+        frequency, power = metrics.radial_spectrum(run.arrays(reconstruction=image.shape)["reconstruction"] - image)
+        axis.loglog(frequency, power, **figures.line_style(run.mode), label=figures.LABELS[run.mode])
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
@@ -216,7 +213,7 @@ def main() -> None:
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
         drawings += [partial(draw_images, image, first, args), partial(draw_curves, first, args),
                      partial(draw_spectra, image, first, args)]
-    figures.draw_each(*drawings, partial(print_table, "images", runs))
+    figures.draw_each(*drawings, partial(tables.print_table, "images", runs))
 
 
 if __name__ == "__main__":

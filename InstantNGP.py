@@ -28,14 +28,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.scenes import Scene
-from experiment import cli, figures, radiance_fields
-from experiment.device import Stopwatch, choose_device, peak_memory, set_precision
+from data.scenes import Scene, loaded_once
+from experiment import cli, figures, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
 from experiment.sweep import slow_runs, sweep
-from experiment.tables import print_table
-from experiment.training import prepare, training_blocks
 from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.instant_ngp import InstantNGPField
@@ -120,15 +117,15 @@ def training_iteration(field: InstantNGPField, optimizer: torch.optim.Adam, data
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one field, write its record and renderings, return the line that sums it up."""
-    device, autocast = prepare(args, run.seed, one_thread=args.quick)
-    scene, config = normalize_poses(radiance_fields.load(args)), run.config
-    dataset = radiance_fields.ray_dataset(scene.train, args, device)
+    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
+    scene, config = normalize_poses(load(args)), run.config
+    dataset = RayDataset.from_views(scene.train, args.bg_color, device)
     field = make_field(run.mode, config, dataset)
     optimizer = torch.optim.Adam(field.parameters(), lr=config["lr"], eps=config["eps"], fused=True)
     mse = torch.zeros(config["epochs"] * config["iterations"], device=device)
-    clock = Stopwatch(device)
+    clock = training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
-    for block in training_blocks(run, args, clock, mse, state, radiance_fields.decibels,
+    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels,
                                  stop_every=config["iterations"]):
         epoch = block.start // config["iterations"]
         optimizer.param_groups[0]["lr"] = learning_rate(epoch, config["epochs"], config["lr"])
@@ -138,25 +135,30 @@ def train(run: Run, args: argparse.Namespace) -> str:
 
     plain = fold(field).requires_grad_(False)
     radiance_fields.save_field(run, field=plain.state_dict())
-    metrics, images = evaluate(plain, run, args, autocast)
-    run.finish(metrics=metrics, arrays={"images": images, "mse": mse.cpu().numpy()}, seconds=clock.seconds,
+    measured, images = evaluate(plain, run, args, autocast)
+    run.finish(metrics=measured, arrays={"images": images, "mse": mse.cpu().numpy()}, seconds=clock.seconds,
                steps=len(mse))
-    return (f"{metrics['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
-            f"{len(mse) * config['rays'] / clock.seconds:,.0f} rays a second{peak_memory(device)}")
+    return (f"{measured['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
+            f"{len(mse) * config['rays'] / clock.seconds:,.0f} rays a second{training.peak_memory(device)}")
 
 
 def evaluate(field: InstantNGPField, run: Run, args: argparse.Namespace, autocast):
     """Render and measure the test views, write them and the turntable."""
     render = functools.partial(render_image, field, device=field.occupancy.density.device)
-    return radiance_fields.evaluate(run, render, autocast, normalize_poses(radiance_fields.load(args)).test, args)
+    return radiance_fields.evaluate(run, render, autocast, normalize_poses(load(args)).test, args)
 
 
 def render_again(run: Run, args: argparse.Namespace) -> dict:
     """The test views and the turntable of a field that was trained before; its FR layer was folded."""
-    device = choose_device(args.device)
+    device, autocast = training.prepare(args, run.seed, one_thread=False)
     field = InstantNGPField("relu", bg_color=args.bg_color, **run.config["field"], **run.config["network"])
     field.load_state_dict(radiance_fields.load_field(run)["field"])
-    return evaluate(field.requires_grad_(False).to(device), run, args, set_precision(args.precision, device))[0]
+    return evaluate(field.requires_grad_(False).to(device), run, args, autocast)[0]
+
+
+def load(args: argparse.Namespace) -> Scene:
+    """The scene that the options ask for, read once in a process."""
+    return loaded_once(args.scene, args.data, args.downscale)
 
 
 def main() -> None:
@@ -165,10 +167,10 @@ def main() -> None:
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="rays at a time, where memory is short; the step stays that of the whole batch")
     args = radiance_fields.parse(parser)
-    scene = radiance_fields.load(args)
+    scene = load(args)
     runs = planned_runs(args, "ngp", {scene.name: {mode: {
-        **cli.settings(PAPER[mode], QUICK, args, "epochs", "lr"), **radiance_fields.scene_config(scene, args)}
-        for mode in args.modes}})
+        **cli.settings(PAPER[mode], QUICK, args, "epochs", "lr"),
+        **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
     if args.render_only:
         radiance_fields.render_only(runs, partial(render_again, args=args))
         return
@@ -177,7 +179,7 @@ def main() -> None:
     sweep(train, [runs], args, parallel=args.quick)
     figures.draw_each(*radiance_fields.drawings("Instant-NGP", runs, scene.test, args, PAPER),
                       partial(radiance_fields.draw_comparison, runs, scene.test, args),
-                      partial(print_table, "radiance fields", runs))
+                      partial(tables.print_table, "radiance fields", runs))
 
 
 if __name__ == "__main__":

@@ -25,15 +25,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from data.scenes import FAR, NEAR
-from experiment import cli, figures, radiance_fields
-from experiment.device import Stopwatch, choose_device, peak_memory, set_precision
+from data.scenes import FAR, NEAR, Scene, loaded_once
+from experiment import cli, figures, metrics, radiance_fields, tables, training
 from experiment.errors import UserError
-from experiment.metrics import psnr
 from experiment.records import Run, planned_runs
 from experiment.sweep import slow_runs, sweep, unfinished
-from experiment.tables import print_table
-from experiment.training import prepare, random_order, training_blocks
 from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import (
@@ -102,13 +98,13 @@ def mask_renewal_due(step: int, config: dict) -> bool:
 
 def train_coarse(run: Run, args: argparse.Namespace) -> str:
     """Train the coarse field, which finds where the scene is; write its record, return the line that sums it up."""
-    device, autocast = prepare(args, run.seed, one_thread=args.quick)
-    dataset, config = radiance_fields.ray_dataset(radiance_fields.load(args).train, args, device), run.config
+    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
+    dataset, config = RayDataset.from_views(load(args).train, args.bg_color, device), run.config
     field, factors = coarse_field(dataset, config, NEAR, FAR)
     optimizer = make_optimizer(field, config, factors)
-    mse, clock = torch.zeros(config["steps"], device=device), Stopwatch(device)
+    mse, clock = torch.zeros(config["steps"], device=device), training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
-    for block in training_blocks(run, args, clock, mse, state, radiance_fields.decibels):
+    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels):
         with clock:
             for step in block:
                 if mask_renewal_due(step, config):
@@ -118,17 +114,17 @@ def train_coarse(run: Run, args: argparse.Namespace) -> str:
 
     opacity = field.node_opacity().cpu().numpy()
     recent = mse[-min(100, max(1, len(mse) // 20)):].mean().item()
-    run.finish(metrics={"training_psnr": float(psnr(recent)), "filled": float((opacity > FILLED).mean())},
+    run.finish(metrics={"training_psnr": float(metrics.psnr(recent)), "filled": float((opacity > FILLED).mean())},
                arrays={"mse": mse.cpu().numpy(), "opacity": opacity, "lower": field.density.lower.cpu().numpy(),
                        "upper": field.density.upper.cpu().numpy()}, seconds=clock.seconds, steps=len(mse))
-    return f"{psnr(recent):.2f} dB on training rays in {clock.seconds:.1f} s{peak_memory(device)}"
+    return f"{metrics.psnr(recent):.2f} dB on training rays in {clock.seconds:.1f} s{training.peak_memory(device)}"
 
 
 def train_fine(run: Run, args: argparse.Namespace) -> str:
     """Train the fine field where the coarse one found something; write its record and renderings, return a line."""
-    device, autocast = prepare(args, run.seed, one_thread=args.quick)
-    scene, config = radiance_fields.load(args), run.config
-    dataset = radiance_fields.ray_dataset(scene.train, args, device)
+    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
+    scene, config = load(args), run.config
+    dataset = RayDataset.from_views(scene.train, args.bg_color, device)
     found = coarse_run(run).arrays()
     if not (found["opacity"] > FILLED).any():
         raise UserError("the coarse field is empty, so that there is nothing to refine; "
@@ -139,12 +135,12 @@ def train_fine(run: Run, args: argparse.Namespace) -> str:
     if not len(pool):
         raise UserError("no pixel sees what the coarse field found; are the cameras right?")
     optimizer = make_optimizer(field, config, None)
-    mse, clock = torch.zeros(config["steps"], device=device), Stopwatch(device)
+    mse, clock = torch.zeros(config["steps"], device=device), training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
     batches = max(1, len(pool) // config["rays"])  # of an epoch, whose incomplete last one is left out
-    for block in training_blocks(run, args, clock, mse, state, radiance_fields.decibels, stop_every=batches):
+    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels, stop_every=batches):
         epoch, place = divmod(block.start, batches)
-        order = pool[random_order(len(pool), run.seed, epoch, device)][place * config["rays"]:]
+        order = pool[training.random_order(len(pool), run.seed, epoch, device)][place * config["rays"]:]
         with clock:
             for step, pixels in zip(block, order.split(config["rays"])):
                 if config["mask_renew"] and mask_renewal_due(step, config):
@@ -157,11 +153,11 @@ def train_fine(run: Run, args: argparse.Namespace) -> str:
 
     plain = fold(field).requires_grad_(False)
     radiance_fields.save_field(run, field=plain.state_dict(), lower=field.density.lower, upper=field.density.upper)
-    metrics, images = evaluate(plain, run, args, autocast)
-    run.finish(metrics=metrics, arrays={"mse": mse.cpu().numpy(), "images": images}, seconds=clock.seconds,
+    measured, images = evaluate(plain, run, args, autocast)
+    run.finish(metrics=measured, arrays={"mse": mse.cpu().numpy(), "images": images}, seconds=clock.seconds,
                steps=len(mse))
-    return (f"{metrics['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
-            f"{len(mse) / clock.seconds:.1f} iterations a second{peak_memory(device)}")
+    return (f"{measured['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
+            f"{len(mse) / clock.seconds:.1f} iterations a second{training.peak_memory(device)}")
 
 
 def train(run: Run, args: argparse.Namespace) -> str:
@@ -172,18 +168,18 @@ def train(run: Run, args: argparse.Namespace) -> str:
 def evaluate(field: DVGOField, run: Run, args: argparse.Namespace, autocast):
     """Render and measure the test views, write them and the turntable."""
     render = functools.partial(render_image, field, device=field.density.lower.device)
-    return radiance_fields.evaluate(run, render, autocast, radiance_fields.load(args).test, args)
+    return radiance_fields.evaluate(run, render, autocast, load(args).test, args)
 
 
 def render_again(run: Run, args: argparse.Namespace) -> dict:
     """The test views and the turntable of a field that was trained before; its FR layer was folded."""
-    device = choose_device(args.device)
+    device, autocast = training.prepare(args, run.seed, one_thread=False)
     saved, config = radiance_fields.load_field(run), run.config
     field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=config["voxels"], near=NEAR,
                       alpha_init=config["alpha_init"], threshold=config["threshold"], bg_color=args.bg_color,
                       mode="relu", **config["network"])
     field.load_state_dict(saved["field"])
-    return evaluate(field.requires_grad_(False).to(device), run, args, set_precision(args.precision, device))[0]
+    return evaluate(field.requires_grad_(False).to(device), run, args, autocast)[0]
 
 
 def coarse_run(run: Run) -> Run:
@@ -191,6 +187,11 @@ def coarse_run(run: Run) -> Run:
     config = {**run.config["coarse"], "scene": run.config["scene"], "background": run.config["background"]}
     return Run(run.results, run.experiment, run.case, "coarse", run.seed, config, run.precision, run.device,
                run.command)
+
+
+def load(args: argparse.Namespace) -> Scene:
+    """The scene that the options ask for, read once in a process."""
+    return loaded_once(args.scene, args.data, args.downscale)
 
 
 def main() -> None:
@@ -204,10 +205,10 @@ def main() -> None:
     parser.add_argument("--no-act-decay", dest="act_decay", action="store_false", default=None,
                         help="keep the shift of the densities' activation in a finer grid")
     args = radiance_fields.parse(parser)
-    scene = radiance_fields.load(args)
+    scene = load(args)
     runs = planned_runs(args, "dvgo", {scene.name: {mode: {
         **cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "tv_density", "tv_features", "mask_renew", "act_decay"),
-        **radiance_fields.scene_config(scene, args)} for mode in args.modes}})
+        **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
     if args.render_only:
         radiance_fields.render_only(runs, partial(render_again, args=args))
         return
@@ -216,7 +217,7 @@ def main() -> None:
     coarse_runs = list({run.seed: coarse_run(run) for run in unfinished(runs, args)}.values())
     sweep(train, [coarse_runs, runs], args, parallel=args.quick)
     figures.draw_each(*radiance_fields.drawings("DVGO", runs, scene.test, args, PAPER),
-                      partial(print_table, "radiance fields", runs))
+                      partial(tables.print_table, "radiance fields", runs))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,10 @@ class Views:
     focal: float
     names: list[str]
 
+    def colors(self, views: int | list[int], bg_color: float) -> np.ndarray:
+        """The pictures of one view (a number) or several (a list) on a grey level, float32 (…, H, W, 3) in [0, 1]."""
+        return on_background(self.images[views], bg_color)
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:

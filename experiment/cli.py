@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -51,7 +51,7 @@ def positive(text: str) -> float:
     return value
 
 
-def options(description: str | None, *, modes: Sequence[str], default_modes: Sequence[str], checkpoint_every: int,
+def options(description: str | None, *, modes: Collection[str], default_modes: Collection[str], checkpoint_every: int,
             steps: int | None = None, epochs: int | None = None) -> argparse.ArgumentParser:
     """The options of every script; the caller adds what selects its data.
 

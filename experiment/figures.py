@@ -17,12 +17,13 @@ from scipy.ndimage import uniform_filter
 
 from experiment.errors import UserError, describe
 from experiment.files import write_atomically
+from experiment.labels import LABELS as LABELS
 from experiment.labels import baseline
 
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 # Of the color-blind safe palette of Okabe and Ito: one color a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
-STYLE = {
+STYLE: Any = {
     "font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.dpi": 160, "lines.linewidth": 1.5,
     "text.parse_math": False,  # a $ in the name of a file is a $

@@ -8,20 +8,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import imageio.v3 as iio
 import numpy as np
 import torch
 
-from data.scenes import Scene, Views, loaded_once, on_background
 from experiment import cli, figures
 from experiment.errors import UserError
 from experiment.files import write_atomically
 from experiment.labels import LABELS
 from experiment.metrics import SSIM_WINDOW, psnr, ssim
 from experiment.records import Run, digest, read_arrays, read_record
-from models.nerf.rays import RayDataset
 
 # A camera (3, 4), its focal length in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
 Render = Callable[[np.ndarray, float, int, int], tuple[np.ndarray, np.ndarray]]
@@ -52,25 +50,30 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
-def load(args: argparse.Namespace) -> Scene:
-    """The scene that the options ask for, read once in a process. UserError if its test views are too small."""
-    scene = loaded_once(args.scene, args.data, args.downscale)
-    height, width = scene.test.images.shape[1:3]
+class Views(Protocol):
+    """What is needed here of data.scenes.Views, which has the shapes."""
+
+    @property
+    def images(self) -> np.ndarray: ...
+    @property
+    def poses(self) -> np.ndarray: ...
+    @property
+    def focal(self) -> float: ...
+    @property
+    def names(self) -> list[str]: ...
+    def colors(self, views: int | list[int], bg_color: float) -> np.ndarray: ...
+
+
+def scene_config(train: Views, test: Views, args: argparse.Namespace) -> dict[str, Any]:
+    """What a run's config says of its data: the sizes of the splits, a digest of the training views, the background.
+
+    Raises:
+        UserError: the test views are too small for the SSIM.
+    """
+    height, width = test.images.shape[1:3]
     if min(height, width) < SSIM_WINDOW:
         raise UserError(f"the test views are {width} × {height} pixels; at least {SSIM_WINDOW} a side are needed: "
                         "a smaller --downscale?")
-    return scene
-
-
-def ray_dataset(views: Views, args: argparse.Namespace, device: torch.device) -> RayDataset:
-    """Views on the device, on the background that the options ask for."""
-    return RayDataset(torch.from_numpy(views.images).to(device), torch.from_numpy(views.poses).to(device),
-                      views.focal, args.bg_color)
-
-
-def scene_config(scene: Scene, args: argparse.Namespace) -> dict[str, Any]:
-    """What a run's config says of its data: the sizes of the splits, a digest of the training views, the background."""
-    train, test = scene.train, scene.test
     return {"scene": {"train": list(train.images.shape), "test": list(test.images.shape),
                       "digest": digest(train.images, train.poses)}, "background": args.background}
 
@@ -94,8 +97,8 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
     """
     metrics: dict[str, list[float]] = {"psnr": [], "psnr_8bit": [], "ssim": []}
     images = []
-    for pose, rgba, name in zip(views.poses, views.images, views.names, strict=True):
-        truth = on_background(rgba, args.bg_color)
+    for view, (pose, name) in enumerate(zip(views.poses, views.names, strict=True)):
+        truth = views.colors(view, args.bg_color)
         with autocast:
             color, depth = render(pose, views.focal, *truth.shape[:2])
         image = np.rint(255 * color.clip(0, 1)).astype(np.uint8)
@@ -207,7 +210,7 @@ def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespac
 def draw_views(runs: list[Run], views: Views, args: argparse.Namespace, title: str, path: Path) -> None:
     """Two test views: ground truth, each run and each run's error, the same crop enlarged under each."""
     chosen = [0] if len(views.names) == 1 else [0, len(views.names) // 2]
-    truth = on_background(views.images[chosen], args.bg_color)
+    truth = views.colors(chosen, args.bg_color)
     shape = (*views.images.shape[:3], 3)
     images = [run.arrays(images=shape)["images"][chosen] / 255 for run in runs]
     errors = [np.abs(image - truth).mean(axis=-1) for image in images]
@@ -264,7 +267,7 @@ def draw_comparison(runs: list[Run], views: Views, args: argparse.Namespace) -> 
                               images[view] / 255))
     if len({name.split("\n")[0] for name, _, _ in shown}) < 2:
         return
-    truth = on_background(views.images[view], args.bg_color)
+    truth = views.colors(view, args.bg_color)
     window = figures.busiest_window(truth)
     figure, axes = figures.subplots(2, 1 + len(shown), 2.5 * (1 + len(shown)), 6.2)
     for (name, value, image), (whole, crop) in zip([("ground truth\n", "", truth), *shown], axes.T):

@@ -63,7 +63,7 @@ def without_shared(table: Table) -> tuple[str, Table]:
         return [[line[i] for i in kept] for line in lines]
 
     line = ", ".join(f"{columns[i]} {rows[0][i]}" for i in shared) if rows else ""
-    return line, Table(*chosen([columns]), chosen(rows), chosen(unmeasured))
+    return line, Table(chosen([columns])[0], chosen(rows), chosen(unmeasured))
 
 
 def markdown(table: Table) -> str:

@@ -34,11 +34,11 @@ def prepare(args: argparse.Namespace, seed: int,
     return device, autocast
 
 
-def training_blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses: Tensor, state: dict[str, Any],
+def blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses: Tensor, state: dict[str, Any],
                     merit: Callable[[float], str], stop_every: int | None = None) -> Iterator[range]:
     """The steps of a training, in blocks after each of which the progress is shown and the loss has to be finite.
 
-        for block in training_blocks(run, args, clock, losses, state, merit):
+        for block in training.blocks(run, args, clock, losses, state, merit):
             with clock:
                 for step in block:
                     ...  # forward, loss, backward, step; losses[step] = loss.detach()
@@ -72,6 +72,11 @@ def training_blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses
             step = stop
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory that this run has had on a GPU, for its result line; nothing on a CPU."""
+    return f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
 
 
 def random_order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:

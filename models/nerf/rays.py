@@ -46,6 +46,12 @@ class RayDataset:
         self.count, self.height, self.width, _ = images.shape
         self.pixels = self.count * self.height * self.width
 
+    @classmethod
+    def from_views(cls, views, bg_color: float, device: torch.device) -> "RayDataset":
+        """The dataset of views that have `images`, `poses` and `focal` as above, on the host, as arrays."""
+        return cls(torch.from_numpy(views.images).to(device), torch.from_numpy(views.poses).to(device), views.focal,
+                   bg_color)
+
     def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Origins, directions and colors in [0, 1], (R, 3) each, of pixels given by their place (R,) in all images."""
         of_view = pixels % (self.height * self.width)
