@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.amp import is_autocast_available
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
+
+SETTINGS = ("in_features", "low_freq_num", "high_freq_num", "phase_num", "alpha", "omega")  # what Λ is made for
 
 
 class FourierReparamLinear(nn.Module):
@@ -49,6 +52,10 @@ class FourierReparamLinear(nn.Module):
         coefficients: Λ, a Parameter of shape (out_features, M).
         bias: a Parameter of shape (out_features,), zeros at the start.
 
+    A state_dict holds these two and, as its extra state, d_in and the last five arguments, without which Λ means
+    nothing: loading one of another basis is a RuntimeError that names what differs. One without them, as earlier
+    versions of this layer wrote it, is taken to be of this layer's basis.
+
     Raises:
         ValueError: a size or count that is not a whole number in range, an α or ω₀ that is not finite and positive.
     """
@@ -68,7 +75,7 @@ class FourierReparamLinear(nn.Module):
         frequencies = self.low_freq_num + self.high_freq_num
         self.coefficients = nn.Parameter(torch.empty(self.out_features, frequencies * self.phase_num))
         self.bias = nn.Parameter(torch.empty(self.out_features))
-        # Not persistent: both follow from the arguments, so a state_dict holds what is trained and nothing else.
+        # Not persistent: both follow from the arguments.
         self.register_buffer("phases", None, persistent=False)
         self.register_buffer("waves", None, persistent=False)
         self._set_factors()
@@ -102,9 +109,34 @@ class FourierReparamLinear(nn.Module):
             self._set_factors()
         return self
 
-    def _load_from_state_dict(self, *args, **kwargs):
+    def get_extra_state(self) -> dict[str, float]:
+        """What a state_dict says of the basis: plain numbers by the names of the arguments."""
+        return {name: getattr(self, name) for name in SETTINGS}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Set nothing; ValueError if `state` is that of another basis."""
+        settings = ((name, getattr(self, name), state.get(name, getattr(self, name))) for name in SETTINGS)
+        differences = [f"{name} is {saved!r} in the state_dict and {here!r} here"
+                       for name, here, saved in settings if not math.isclose(here, saved)]
+        if differences:
+            raise ValueError("; ".join(differences))
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                              error_msgs):
+        # The dictionary is load_state_dict's own copy. Without this, strict would miss what earlier versions left out.
+        state = state_dict.setdefault(prefix + "_extra_state", self.get_extra_state())
+        columns = state_dict.get(prefix + "coefficients", self.coefficients).shape[1:].numel()
+        try:
+            self.set_extra_state(state)
+            if columns != self.coefficients.shape[1]:
+                raise ValueError(f"M = (low_freq_num + high_freq_num) phase_num is {columns} in the state_dict and "
+                                 f"({self.low_freq_num} + {self.high_freq_num}) {self.phase_num} here")
+        except ValueError as error:
+            error_msgs.append(f"another basis for {prefix}coefficients: {error}")
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                      error_msgs)
         # With assign=True the parameters take the dtype and the device of what is loaded.
-        super()._load_from_state_dict(*args, **kwargs)
         if not self.coefficients.is_meta:
             self._set_factors()
 
@@ -147,12 +179,30 @@ class FourierReparamLinear(nn.Module):
         return F.linear(x, self.weight, self.bias)
 
     def fold(self) -> nn.Linear:
-        """The ordinary linear layer with this layer's current W and bias: the same output, and no cost beyond it."""
+        """The ordinary linear layer with this layer's current W and bias: the same output, and no cost beyond it.
+
+        What was frozen, Λ or the bias, is frozen in it. A subclass may compose another W, which is folded as it is.
+
+        Raises:
+            ValueError: the layer does more than x Wᵀ + b, or has hooks or parametrizations, which would be lost.
+        """
+        obstacles = {
+            "a forward of its own": getattr(self.forward, "__func__", None) is not FourierReparamLinear.forward
+            or type(self).__call__ is not nn.Module.__call__,
+            "hooks (pruning and the like are hooks, too)": self._forward_hooks or self._forward_pre_hooks
+            or self._backward_hooks or self._backward_pre_hooks,
+            "parametrizations": is_parametrized(self),
+        }
+        for obstacle, found in obstacles.items():
+            if found:
+                raise ValueError(f"a {type(self).__name__} with {obstacle} cannot be folded into a linear layer")
         linear = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features,
                                     device=self.bias.device, dtype=self.bias.dtype)
         with torch.no_grad():
             linear.weight.copy_(self.weight)
             linear.bias.copy_(self.bias)
+        linear.weight.requires_grad_(self.coefficients.requires_grad)
+        linear.bias.requires_grad_(self.bias.requires_grad)
         return linear.train(self.training)
 
     def extra_repr(self) -> str:
