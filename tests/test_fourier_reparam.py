@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.utils.prune
+from torch.nn import functional as F
 
 from models import FourierReparamLinear, fold
 
@@ -65,6 +66,33 @@ def test_the_two_ranks_that_the_weights_lack(name):
     assert (weight[:, 0] - weight[:, -1]).abs().max() < 1e-10 * scale
     sums = weight[:, :-1].sum(1).abs() / scale
     assert sums.min() > 1e-6 if lacking == 1 else sums.max() < 1e-10
+
+
+@pytest.mark.parametrize("settings", [*SETTINGS[:3], {**SETTINGS[0], "phase_num": 1}, {**SETTINGS[0], "phase_num": 6},
+                                      {**PAPER["3D relu"], "phase_num": 4}])  # its cos(255 x_j + π/2) vanishes
+def test_step_scale_is_the_arcsine_law_s(settings):
+    basis = basis_by_definition(**settings)
+    basis = basis[basis.norm(dim=1) > 1e-6 * settings["alpha"]]
+    signs = 2 / math.pi * torch.asin((F.normalize(basis) @ F.normalize(basis).T).clamp(-1, 1))
+    expected = math.sqrt(torch.trace(basis.T @ signs @ basis) / settings["in_features"])
+    assert layer_of(settings).step_scale() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name, measured", [("1D", 5.9), ("2D relu", 16.4), ("2D sin", 3.3), ("3D relu", 1.7),
+                                            ("3D sin", 0.17), ("DVGO", 23.4), ("Instant-NGP", 3.3)])
+def test_step_scale_is_that_of_adam_s_first_step_and_near_the_rule(name, measured):
+    settings = PAPER[name]
+    layer = layer_of(settings, out_features=64)
+    scale = layer.step_scale()
+    assert scale == pytest.approx(measured, rel=0.02)
+    rows = (settings["low_freq_num"] + settings["high_freq_num"]) * settings["phase_num"]
+    assert scale == pytest.approx(0.65 * settings["alpha"] * rows / math.sqrt(settings["in_features"]), rel=0.02)
+
+    start = layer.weight.detach()
+    gradient = torch.randn_like(start)
+    (layer.weight * gradient).sum().backward()
+    torch.optim.Adam(layer.parameters(), lr=1e-3).step()
+    assert (layer.weight.detach() - start).square().mean().sqrt().item() == pytest.approx(1e-3 * scale, rel=0.01)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
