@@ -115,7 +115,7 @@ def fold(model: AnyModule) -> AnyModule:
     """A copy of `model` in which every FR layer is an ordinary `nn.Linear` with the composed weight.
 
     The copy computes the same output at the cost of a plain network. `model` itself is left as it is; where it is an
-    FR layer, the result is a linear layer.
+    FR layer, the result is a linear layer. ValueError where an FR layer cannot be folded, see its `fold`.
     """
     linears = {layer: layer.fold() for layer in model.modules() if isinstance(layer, FourierReparamLinear)}
     # deepcopy takes what its memo holds for a module in the module's place, wherever and however often it occurs.
