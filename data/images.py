@@ -6,6 +6,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import skimage.data
+from skimage.color import gray2rgb, rgba2rgb
 
 from data.download import DataError, download, sha256
 
@@ -113,8 +114,10 @@ def as_rgb(pixels: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name} has pixels of type {pixels.dtype}; 8 and 16 bits can be read")
     if min(pixels.shape[:2]) < SMALLEST:
         raise DataError(f"{name} is {pixels.shape[1]} × {pixels.shape[0]} pixels; the SSIM needs {SMALLEST} a side")
-    channels = (pixels if pixels.ndim == 3 else pixels[..., None]).astype(np.float32) / np.float32(largest)
-    if channels.shape[-1] in (2, 4):
-        opacity = channels[..., -1:]
-        channels = channels[..., :-1] * opacity + (1 - opacity)
-    return np.broadcast_to(channels, (*channels.shape[:2], 3)).copy()
+    # Not skimage's img_as_float32, which multiplies with 1 / 255 and so is off in the last bit of half the values.
+    values = pixels.astype(np.float32) / np.float32(largest)
+    if values.ndim == 2 or values.shape[-1] == 1:
+        return gray2rgb(values.reshape(values.shape[:2]))
+    if values.shape[-1] == 2:
+        values = np.dstack([gray2rgb(values[..., 0]), values[..., 1]])
+    return rgba2rgb(values, background=(1, 1, 1)) if values.shape[-1] == 4 else values
