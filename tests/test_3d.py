@@ -1,4 +1,4 @@
-"""The 3D script as a user runs it, its surfaces and its measures."""
+"""The 3D script as a user runs it, and its measures."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import torch
 import trimesh
 
 from data.volumes import load_volume
-from experiment.meshes import extract_mesh, look_at, render, surface_distance
+from experiment.meshes import extract_mesh
 from experiment.metrics import iou
 from experiment.runtime import random_order
 
@@ -48,51 +48,6 @@ def test_an_epoch_goes_through_every_voxel_once_in_an_order_of_its_own():
     assert all(order.sort().values.equal(torch.arange(1000)) for order in orders)
     assert not orders[0].equal(orders[1]) and not orders[0].equal(orders[2])
     assert orders[0].equal(random_order(1000, 0, 0, torch.device("cpu")))
-
-
-def test_a_surface_is_closed_and_where_the_voxels_are():
-    volume = ball(12)
-    mesh = extract_mesh(volume)
-    assert mesh.is_watertight and mesh.volume == pytest.approx(volume.sum(), rel=0.02)
-    assert mesh.centroid == pytest.approx([20, 20, 20], abs=0.01)
-    assert ((mesh.face_normals * (mesh.triangles_center - 20)).sum(1) > 0).all()  # outward
-    box = extract_mesh(np.ones((4, 5, 6), bool))  # touches every face of its volume
-    assert box.is_watertight and box.bounds == pytest.approx(np.array([[-0.5] * 3, [3.5, 4.5, 5.5]]))
-    assert len(extract_mesh(np.zeros((4, 4, 4), bool)).faces) == 0
-
-    def roughness(mesh):
-        return np.linalg.norm(mesh.vertices - 20, axis=1).std()
-    smooth = extract_mesh(volume, smooth=1.0)
-    assert smooth.is_watertight and roughness(smooth) < roughness(mesh) / 2
-
-
-def test_the_distance_of_surfaces():
-    truth = extract_mesh(ball(12))
-    assert surface_distance(truth, truth) == (0, 1)
-    chamfer, f_score = surface_distance(extract_mesh(ball(15)), truth)
-    assert chamfer == pytest.approx(3, abs=0.2) and f_score == 0
-    chamfer, f_score = surface_distance(extract_mesh(ball(12, center=(21, 20, 20))), truth)
-    assert 0.2 < chamfer < 0.8 and f_score == 1
-    assert surface_distance(trimesh.Trimesh(), truth) is None
-
-
-def test_a_rendering_shows_the_nearest_face_without_holes():
-    mesh = extract_mesh(ball(10))
-    camera = look_at(30, 20)
-    assert np.allclose(camera @ camera.T, np.eye(3)) and np.linalg.det(camera) == pytest.approx(1)
-    picture = render(mesh, camera, np.array([20.0, 20, 20]), 30, 24, 3)
-    assert picture.shape == (72, 90, 3)
-    rows, columns = np.meshgrid(np.arange(72) - 35.5, np.arange(90) - 44.5, indexing="ij")
-    radius = np.hypot(rows, columns) / 3
-    assert (picture[radius < 9.5] < 0.99).all() and (picture[radius > 11.5] == 1).all()
-    # A small ball in front of a large one is seen, one behind it is not.
-    front, behind = (extract_mesh(ball(14, 60) | ball(4, 60, tuple(np.rint(30 + side * 22 * camera[2]).astype(int))))
-                     for side in (1, -1))
-    alone, with_front, with_behind = (render(mesh, camera, np.array([30.0, 30, 30]), 30, 30, 3)
-                                      for mesh in (extract_mesh(ball(14, 60)), front, behind))
-    assert np.abs(with_front - alone).max() > 0.2 and np.abs(with_behind - alone).max() < 1e-6
-    for up in range(3):  # the axis upward is upward in the picture
-        assert look_at(120, 15, up)[1, up] > 0.9
 
 
 def test_quick_run_of_a_solid(tmp_path, script):
