@@ -11,7 +11,7 @@ of rays are plain PyTorch. Writes
 
     results/ngp/<scene>/<mode>-seed<k>.json     PSNR and SSIM on the test views
     results/ngp/<scene>/<mode>-seed<k>.npz, .pt renderings and training curve; the field, FR folded
-    results/ngp/<scene>/<mode>-seed<k>/         test views and their depth as .png, an orbit as turntable.gif
+    results/ngp/<scene>/<mode>-seed<k>/         views/ and depths/ of the test views as .png, an orbit as turntable.gif
     figures/ngp_<scene>.png, …_psnr.png         two test views with their errors; PSNR over the iterations
     figures/radiance_fields_<scene>.png         this and DVGO, both networks, where the records of dvgo.py are there
 

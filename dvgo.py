@@ -11,7 +11,7 @@ First a coarse field finds where the scene is, the same for both networks; then 
     results/dvgo/<scene>/coarse-seed<k>.json, .npz   the coarse field, reused by every run of the same seed
     results/dvgo/<scene>/<mode>-seed<k>.json         PSNR and SSIM on the test views
     results/dvgo/<scene>/<mode>-seed<k>.npz, .pt     renderings and training curve; the field, FR folded
-    results/dvgo/<scene>/<mode>-seed<k>/             test views and their depth as .png, an orbit as turntable.gif
+    results/dvgo/<scene>/<mode>-seed<k>/             the test views and their depths as .png, an orbit as turntable.gif
     figures/dvgo_<scene>.png, …_psnr.png             two test views with their errors; PSNR over the iterations
 
 --steps and --lr are the fine stage's iterations and the color network's learning rate. On two CPU cores --quick takes
@@ -34,6 +34,7 @@ from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import (
     FILLED,
+    SEEN_BY,
     DVGOField,
     coarse_field,
     fine_field,
@@ -206,6 +207,9 @@ def main() -> None:
                         help="keep the shift of the densities' activation in a finer grid")
     args = radiance_fields.parse(parser)
     scene = load(args)
+    if (views := len(scene.train.images)) < SEEN_BY:
+        raise UserError(f"{scene.name} has {views} training views; DVGO needs {SEEN_BY} or more, as it takes for empty "
+                        "what fewer see")
     runs = planned_runs(args, "dvgo", {scene.name: {mode: {
         **cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "tv_density", "tv_features", "mask_renew", "act_decay"),
         **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})

@@ -1,6 +1,7 @@
 """How all figures look, and how they are written. Nothing here touches pyplot, its backend or its figures."""
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def draw_each(*drawings: Callable[[], None]) -> None:
     failures = []
     for draw in drawings:
         try:
-            with matplotlib.rc_context(STYLE):
+            with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it is drawn as a box
                 draw()
         except Exception as error:  # noqa: BLE001 - whatever it is, hours of training have gone before it
             failures.append(f"{getattr(draw, 'func', draw).__name__}: {describe(error)}")

@@ -106,10 +106,10 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
         metrics["psnr_8bit"].append(_psnr(image / 255, truth))
         metrics["ssim"].append(ssim(color.clip(0, 1), truth))
         images.append(image)
-        figures.write_picture(image, rendering_folder(run) / f"{name}.png")
+        figures.write_picture(image, rendering_folder(run) / "views" / f"{name}.png")
         # From 0, where there is nothing, to the farthest: near is dark.
         figures.write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
-                              rendering_folder(run) / f"{name}-depth.png")
+                              rendering_folder(run) / "depths" / f"{name}.png")
     with autocast:
         write_turntable(run, render, views, args.frames)
     means = {name: float(np.mean(values)) for name, values in metrics.items()}

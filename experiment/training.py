@@ -92,7 +92,11 @@ class CUDAGraphStep:
     steps run as usual, on a side stream; then 20 steps, and one for the remainder, are captured, and from there on 20
     steps are one launch. The kernels are the same, and so are the numbers. `step` must therefore do everything on the
     device, at fixed addresses: no .item(), no Python number that changes from step to step.
+
+    An error during a capture can leave the allocator as if it went on; no step of this process is captured after it.
     """
+
+    capture_failed = False
 
     WARM_UP = 3  # as many as the capture of an autograd graph needs before it (torch.cuda.graph)
     TOGETHER = 20
@@ -104,7 +108,7 @@ class CUDAGraphStep:
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def __call__(self, count: int) -> None:
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or CUDAGraphStep.capture_failed:
             for _ in range(count):
                 self.step()
             return
@@ -125,8 +129,12 @@ class CUDAGraphStep:
                 # One pool of memory for both: a step leaves nothing in it that a later one needs.
                 pool = next((graph.pool() for graph in self.graphs.values()), None)
                 self.graphs[size] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graphs[size], pool=pool):
-                    for _ in range(size):
-                        self.step()
+                try:
+                    with torch.cuda.graph(self.graphs[size], pool=pool):
+                        for _ in range(size):
+                            self.step()
+                except BaseException:
+                    CUDAGraphStep.capture_failed = True
+                    raise
             for _ in range(times):
                 self.graphs[size].replay()

@@ -34,6 +34,7 @@ from models.nerf.voxel_grid import (
 
 STEP = 0.5  # between samples, in voxels
 FILLED = 1e-3  # opacity of the coarse field at which there is something
+SEEN_BY = 3  # images at least: what two see or fewer could be anything (released code, dvgo.py)
 WORLD_BOUND_SCALE = 1.05  # of the fine field's box, against that of what the coarse one found
 STOP = 1e-3  # the transmittance at which a ray ends
 
@@ -183,7 +184,7 @@ def coarse_field(dataset: RayDataset, config: dict, near: float, far: float) -> 
     # At least 4 rays across a voxel, and no fewer than every 4th, as far as `count_views` was compared with all rays.
     views = count_views(dataset.poses, dataset.focal, dataset.height, dataset.width, lower, upper, shape, near,
                         STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
-    field.mask.mask &= views > 2  # what two images see or fewer could be anything (released code, dvgo.py)
+    field.mask.mask &= views >= SEEN_BY
     return field, (views / views.max().clamp(min=1))[None]
 
 
