@@ -31,7 +31,7 @@ from experiment import cli, figures, metrics, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
 from experiment.sweep import slow_runs, sweep
-from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
+from models import MODES, FourierReparamLinear, build_inr, empirical_ntk, parameter_groups
 
 # Section 4. `network` is what build_inr takes. α and the learning rate belong together (see FourierReparamLinear).
 MLP = {"in_features": 1, "out_features": 1, "hidden_features": 128, "hidden_layers": 3}
@@ -56,8 +56,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
     # A second thread gains a network of this size next to nothing, a second run beside it nearly all.
     device, autocast = training.prepare(args, run.seed, one_thread=True)
     model = build_inr(run.mode, **run.config["network"]).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.config["lr"], fused=True,
-                                 capturable=device.type == "cuda")
+    groups = parameter_groups(model, run.config["lr"], run.config.get("hidden_lr", 1.0))
+    optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
     x, target = (values.to(device) for values in square_like_wave())  # (300, 1) each
 
     steps = run.config["steps"]

@@ -34,7 +34,7 @@ from experiment.device import memory_bytes
 from experiment.errors import UserError
 from experiment.records import Run, digest, planned_runs
 from experiment.sweep import say_how_long, sweep
-from models import MODES, build_inr, fold
+from models import MODES, build_inr, fold, parameter_groups
 
 # Section 5. `network` is what build_inr takes; all pixels in one batch; the learning rate × 0.1 once, as
 # torch.optim.lr_scheduler.MultiStepLR has it.
@@ -62,9 +62,10 @@ def train(run: Run, args: argparse.Namespace) -> str:
     device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
     image, config = load_images(args)[run.case], run.config
     model = build_inr(run.mode, **config["network"]).to(device)
-    # A tensor, so that a captured step sees it change.
-    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(config["lr"], device=device), fused=True,
-                                 capturable=device.type == "cuda")
+    groups = parameter_groups(model, config["lr"], config.get("hidden_lr", 1.0))
+    for group in groups:
+        group["lr"] = torch.tensor(group["lr"], device=device)  # a tensor, so that a captured step sees it change
+    optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
     x, target = pixel_grid(image, device)
     chunk = args.chunk or fitting_chunk(len(x), config["network"], device)
     chunks = list(zip(x.split(chunk), target.split(chunk)))
@@ -86,7 +87,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
     state = {"model": model, "optimizer": optimizer}
     for block in training.blocks(run, args, clock, mse, state, lambda loss: f"{metrics.psnr(loss):.2f} dB",
                                  stop_every=config["decay_at"]):
-        optimizer.param_groups[0]["lr"].fill_(config["lr"] * (1 if block.start < config["decay_at"] else DECAY))
+        for group in optimizer.param_groups:
+            group["lr"].fill_(group["initial_lr"] * (1 if block.start < config["decay_at"] else DECAY))
         row.fill_(block.start)
         with clock:
             advance(len(block))

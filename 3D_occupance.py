@@ -35,7 +35,7 @@ from experiment import cli, figures, meshes, metrics, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, digest, planned_runs
 from experiment.sweep import say_how_long, sweep
-from models import MODES, build_inr, fold
+from models import MODES, build_inr, fold, parameter_groups
 
 # Section 5. `network` is what build_inr takes. The release gives one learning rate, 5e-3 for sin+fr. At it sin ends in
 # an empty volume (IoU 0); its 5e-4 and the 2e-3 of the ReLU networks are those of a later work of the same authors.
@@ -80,7 +80,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
     volume, config = load_volumes(args)[run.case], run.config
     model = build_inr(run.mode, **config["network"]).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config["lr"], fused=True)
+    optimizer = torch.optim.Adam(parameter_groups(model, config["lr"], config.get("hidden_lr", 1.0)), fused=True)
 
     full = torch.from_numpy(volume).flatten().to(device)
     epochs, chunk = config["epochs"], config["chunk"]
@@ -94,7 +94,8 @@ def train(run: Run, args: argparse.Namespace) -> str:
     for block in training.blocks(run, args, clock, mse, state, lambda _: f"best IoU {curve.max():.4f}",
                                  stop_every=steps_per_epoch):
         epoch, place = divmod(block.start, steps_per_epoch)
-        optimizer.param_groups[0]["lr"] = config["lr"] * DECAY ** (epoch / epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * DECAY ** (epoch / epochs)
         batches = training.random_order(len(full), run.seed, epoch, device).split(chunk)[place:]
         with clock:
             for step, index in zip(block, batches):

@@ -33,7 +33,7 @@ from experiment import cli, figures, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
 from experiment.sweep import slow_runs, sweep
-from models import fold
+from models import fold, parameter_groups
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.occupancy_grid import visible_cells
@@ -121,14 +121,16 @@ def train(run: Run, args: argparse.Namespace) -> str:
     scene, config = normalize_poses(load(args)), run.config
     dataset = RayDataset.from_views(scene.train, args.bg_color, device)
     field = make_field(run.mode, config, dataset)
-    optimizer = torch.optim.Adam(field.parameters(), lr=config["lr"], eps=config["eps"], fused=True)
+    groups = parameter_groups(field, config["lr"], config.get("hidden_lr", 1.0), network=field.color)
+    optimizer = torch.optim.Adam(groups, eps=config["eps"], fused=True)
     mse = torch.zeros(config["epochs"] * config["iterations"], device=device)
     clock = training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
     for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels,
                                  stop_every=config["iterations"]):
         epoch = block.start // config["iterations"]
-        optimizer.param_groups[0]["lr"] = learning_rate(epoch, config["epochs"], config["lr"])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(epoch, config["epochs"], group["initial_lr"])
         with clock:
             for step in block:
                 mse[step] = training_iteration(field, optimizer, dataset, step, config, autocast, args.chunk)

@@ -30,7 +30,7 @@ from experiment import cli, figures, metrics, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
 from experiment.sweep import slow_runs, sweep, unfinished
-from models import fold
+from models import fold, parameter_groups
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import (
     FILLED,
@@ -88,7 +88,7 @@ def make_optimizer(field: DVGOField, config: dict, factors: Tensor | None) -> Ma
     groups = [{"params": [field.density.values], "lr": config["grid_lr"], "skip_zero_grad": skip, "lr_factor": factors},
               {"params": [field.features.values], "lr": config["grid_lr"], "skip_zero_grad": skip}]
     if field.color is not None:
-        groups.append({"params": list(field.color.parameters()), "lr": config["lr"]})
+        groups += parameter_groups(field.color, config["lr"], config.get("hidden_lr", 1.0))
     return MaskedAdam(groups, lr=config["grid_lr"])
 
 

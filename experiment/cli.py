@@ -73,6 +73,9 @@ def options(description: str | None, *, modes: Collection[str], default_modes: C
     if epochs:
         add("--epochs", type=whole(1), metavar="N", help=f"epochs of training (default: {epochs:,})")
     add("--lr", type=positive, help="learning rate (default: the paper's)")
+    add("--alpha", type=positive, metavar="A", help="scale of the FR layers' basis (default: the paper's)")
+    add("--hidden-lr", type=positive, default=1.0, metavar="F",
+        help="multiply the learning rate of the hidden-to-hidden layers' weights, FR or ordinary (default: 1)")
     add("--quick", action="store_true",
         help="a small version that takes a minute or two on two CPU cores; writes below results/quick")
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)")
@@ -96,10 +99,17 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def settings(paper: dict[str, Any], quick: dict[str, Any], args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The paper's settings, with those of --quick and then those of the named options in the place of what they change.
+    """The paper's settings of a mode, with those of --quick and of the named options in the place of what they change.
+
+    --alpha, where the mode has an FR layer, and --hidden-lr are among them for every script.
     """
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return {**paper, **(quick if args.quick else {}), **given}
+    chosen = {**paper, **(quick if args.quick else {}), **given}
+    if args.alpha is not None and "alpha" in chosen["network"]:
+        chosen["network"] = {**chosen["network"], "alpha": args.alpha}
+    if args.hidden_lr != 1:
+        chosen["hidden_lr"] = args.hidden_lr
+    return chosen
 
 
 def run(main: Callable[[], None]) -> None:

@@ -19,7 +19,7 @@ from scipy.ndimage import uniform_filter
 from experiment.errors import UserError, describe
 from experiment.files import write_atomically
 from experiment.labels import LABELS as LABELS
-from experiment.labels import baseline
+from experiment.labels import baseline, step_settings
 
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 # Of the color-blind safe palette of Okabe and Ito: one color a backbone.
@@ -151,5 +151,6 @@ def title_suffix(seeds: list[int], quick: bool, config: dict[str, Any], paper: d
     """What a figure's title says of the runs it shows: the seeds, and in what they differ from the paper."""
     shown = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
     changed = [f"{name} {config[name]:,g}" if isinstance(value, (int, float)) else f"{name} {config[name]}"
-               for name, value in paper.items() if config[name] != value]
+               for name, value in paper.items() if name != "network" and config[name] != value]
+    changed += step_settings(config, paper.get("network", {}).get("alpha"))
     return f" ({', '.join([shown, *(['quick'] if quick else changed)])})"
