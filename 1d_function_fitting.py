@@ -79,7 +79,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
 
     advance, clock = training.CUDAGraphStep(training_step, device), training.Stopwatch(device)
     state = {"model": model, "optimizer": optimizer, "outputs": outputs, "eigenvalues": eigenvalues}
-    for block in training.blocks(run, args, clock, losses, state, "loss {:.4f}".format, stop_every=ntk_every):
+    for block in training.blocks(run, args, clock, losses, state, "loss {:.4f}".format, stop_every=[ntk_every]):
         if block.start % ntk_every == 0:
             eigenvalues[block.start // ntk_every] = ntk_spectrum(model, x)
         row.fill_(block.start)

@@ -53,6 +53,8 @@ DECAY = 0.1
 # A smaller image and fewer steps at the first learning rate; the same networks.
 QUICK = {"steps": 100, "decay_at": 100}
 QUICK_SIDE = 72  # pixels of the longer side
+LOOKS = 20  # at the whole image, in a training of batches
+IN_CACHE = 8_192  # pixels
 
 Images = dict[str, np.ndarray]
 
@@ -67,44 +69,89 @@ def train(run: Run, args: argparse.Namespace) -> str:
         group["lr"] = torch.tensor(group["lr"], device=device)  # a tensor, so that a captured step sees it change
     optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
     x, target = pixel_grid(image, device)
-    chunk = args.chunk or fitting_chunk(len(x), config["network"], device)
-    chunks = list(zip(x.split(chunk), target.split(chunk)))
+    batches = PixelBatches(len(x), config.get("batch"), run.seed, device)
+    chunk = args.chunk or fitting_chunk(batches.size, config["network"], device)
     mse = torch.zeros(config["steps"], device=device)
     row = torch.zeros(1, dtype=torch.long, device=device)  # the step, where a captured graph can count it
 
     def training_step() -> None:
         optimizer.zero_grad()
-        for x_chunk, target_chunk in chunks:  # the gradients add up to those of the whole batch
+        for pixels in batches.next().split(chunk):  # the gradients add up to those of the whole batch
             with autocast:
-                output = model(x_chunk)
-            loss = (output.float() - target_chunk).square().sum() / target.numel()
+                output = model(x.index_select(0, pixels))
+            loss = (output.float() - target.index_select(0, pixels)).square().sum() / (3 * batches.size)
             loss.backward()
             mse.index_add_(0, row, loss.detach()[None])
         optimizer.step()
         row.add_(1)
 
     advance, clock = training.CUDAGraphStep(training_step, device), training.Stopwatch(device)
-    state = {"model": model, "optimizer": optimizer}
+    look_every = max(1, len(mse) // LOOKS)
+    whole = torch.zeros(len(mse) // look_every)
+    state = {"model": model, "optimizer": optimizer, "whole": whole}
     for block in training.blocks(run, args, clock, mse, state, lambda loss: f"{metrics.psnr(loss):.2f} dB",
-                                 stop_every=config["decay_at"]):
+                                 stop_every=[config["decay_at"], look_every]):
         for group in optimizer.param_groups:
             group["lr"].fill_(group["initial_lr"] * (1 if block.start < config["decay_at"] else DECAY))
         row.fill_(block.start)
+        batches.draw(block)
         with clock:
             advance(len(block))
+        if block.stop % look_every == 0:
+            whole[block.stop // look_every - 1] = image_psnr(reconstruct(model, x, chunk, autocast, image), image)
 
-    plain = fold(model)
-    with torch.no_grad(), autocast:
-        output = torch.cat([plain(x_chunk).float() for x_chunk, _ in chunks])
-    reconstruction = output.reshape(image.shape).cpu().numpy()
-    curve, clamped = metrics.psnr(mse.cpu().numpy()), reconstruction.clip(0, 1)
-    final = float(metrics.psnr(np.square(reconstruction.astype(np.float64) - image).mean()))
+    reconstruction = reconstruct(fold(model), x, chunk, autocast, image)
+    clamped, final = reconstruction.clip(0, 1), image_psnr(reconstruction, image)
+    arrays = {"reconstruction": reconstruction, "psnr": metrics.psnr(mse.cpu().numpy()), "psnr_whole": whole.numpy()}
+    best = max(final, float(arrays["psnr_whole" if "batch" in config else "psnr"].max()))
     figures.write_picture(np.rint(255 * clamped).astype(np.uint8), run.path(".png"))
-    measured = {"psnr": final, "psnr_best": max(final, float(curve.max())), "ssim": metrics.ssim(clamped, image)}
-    run.finish(metrics=measured, arrays={"reconstruction": reconstruction, "psnr": curve}, seconds=clock.seconds,
-               steps=len(mse))
-    chunked = f", in {len(chunks)} chunks a step" if len(chunks) > 1 else ""
-    return f"{final:.2f} dB in {clock.seconds:.1f} s, {len(mse) / clock.seconds:.1f} steps a second{chunked}"
+    run.finish(metrics={"psnr": final, "psnr_best": best, "ssim": metrics.ssim(clamped, image)}, arrays=arrays,
+               seconds=clock.seconds, steps=len(mse))
+    chunks = f", in {math.ceil(batches.size / chunk)} chunks a step" if chunk < batches.size else ""
+    return f"{final:.2f} dB in {clock.seconds:.1f} s, {len(mse) / clock.seconds:.1f} steps a second{chunks}"
+
+
+class PixelBatches:
+    """The pixels of each step: all, in their order, or `batch` of them, drawn in each epoch without replacement.
+
+    What an epoch's last batch lacks is left out. The order follows from seed and epoch, so that a resumed training
+    draws the same; it lies on the device for a block of steps at a time, where a captured graph finds it.
+    """
+
+    def __init__(self, pixels: int, batch: int | None, seed: int, device: torch.device):
+        self.pixels, self.size, self.seed = pixels, batch or pixels, seed
+        self.drawn = batch is not None
+        self.order = torch.arange(pixels, device=device).expand(1, -1) if batch is None else torch.zeros(
+            training.LONGEST_BLOCK, batch, dtype=torch.long, device=device)
+        self.place = torch.zeros(1, dtype=torch.long, device=device)
+
+    def draw(self, block: range) -> None:
+        """Draw the pixels of a block of steps."""
+        per_epoch = self.pixels // self.size
+        self.place.zero_()
+        for step in block if self.drawn else ():
+            epoch, place = divmod(step, per_epoch)
+            if place == 0 or step == block.start:
+                order = training.random_order(self.pixels, self.seed, epoch, self.order.device)
+            self.order[step - block.start] = order[place * self.size:(place + 1) * self.size]
+
+    def next(self) -> torch.Tensor:
+        """The pixels (size,) of the next step of the block."""
+        pixels = self.order.index_select(0, self.place)[0]
+        if self.drawn:
+            self.place.add_(1)
+        return pixels
+
+
+def reconstruct(model: torch.nn.Module, x: torch.Tensor, chunk: int, autocast, image: np.ndarray) -> np.ndarray:
+    """The network's image, float32 of the shape of `image`."""
+    with torch.no_grad(), autocast:
+        return torch.cat([model(part).float() for part in x.split(chunk)]).cpu().numpy().reshape(image.shape)
+
+
+def image_psnr(reconstruction: np.ndarray, image: np.ndarray) -> float:
+    """PSNR in dB, as a float64 mean over all pixels and channels."""
+    return float(metrics.psnr(np.square(reconstruction.astype(np.float64) - image).mean()))
 
 
 def pixel_grid(image: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,7 +166,8 @@ def fitting_chunk(pixels: int, network: dict, device: torch.device) -> int:
     # A layer keeps its output, the activation's output and, on the way back, the gradient of one of them.
     bytes_per_pixel = 3 * 4 * network["hidden_features"] * (network["hidden_layers"] + 1)
     parts = math.ceil(2 * pixels * bytes_per_pixel / memory_bytes(device))
-    return math.ceil(pixels / parts)
+    # On a CPU no more than stay in its cache: there the whole image at once takes more than twice as long.
+    return math.ceil(pixels / parts) if device.type == "cuda" else min(math.ceil(pixels / parts), IN_CACHE)
 
 
 @functools.cache
@@ -142,6 +190,8 @@ def load_images(args: argparse.Namespace) -> Images:
         case, image = load_once(source, args.data, args.downscale, args.quick)
         if case in images:
             raise UserError(f"--image gives two images of the name {case}; rename one")
+        if args.batch and args.batch > image.shape[0] * image.shape[1]:
+            raise UserError(f"--batch {args.batch:,} is more than the {image.shape[0] * image.shape[1]:,} pixels of {case}")
         images[case] = image
     return images
 
@@ -163,8 +213,7 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
     figure, axes = figures.subplots(2, len(shown), width * len(shown), 2 * height + 1.1)
     for (name, value, pixels), (whole, crop) in zip(shown, axes.T):
         figures.show_with_crop(whole, crop, pixels, window, name, value)
-    figure.suptitle(f"{runs[0].case}, {image.shape[1]} × {image.shape[0]} pixels, "
-                    f"{runs[0].config['steps']:,} steps{title_suffix(runs[0], args)}", fontsize=13)
+    figure.suptitle(f"{runs[0].case}, {tables.image_size(runs[0].config)}{title_suffix(runs[0], args)}", fontsize=13)
     figures.save(figure, args.figures / f"2d_{runs[0].case}.png")
 
 
@@ -173,8 +222,14 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     figure, axis = figures.curves("step", "PSNR (dB)")
     for run in runs:
         curve = run.arrays(psnr=(run.config["steps"],))["psnr"]
-        axis.plot(np.arange(len(curve)), curve, **figures.line_style(run.mode),
-                  label=f"{figures.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
+        label = f"{figures.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB"
+        if "batch" in run.config:  # of the pixels of each step, pale, and of the whole image at some
+            axis.plot(curve, color=figures.line_style(run.mode)["color"], alpha=0.15, linewidth=0.5)
+            whole = run.arrays()["psnr_whole"]
+            axis.plot(np.arange(1, len(whole) + 1) * (len(curve) // len(whole)), whole, marker="o", markersize=3,
+                      **figures.line_style(run.mode), label=label)
+        else:
+            axis.plot(curve, **figures.line_style(run.mode), label=label)
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
     figures.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
@@ -201,14 +256,16 @@ def main() -> None:
                         help="Kodak numbers, all, a bundled picture's name, or paths (default: 5)")
     parser.add_argument("--downscale", type=cli.whole(1, 64), metavar="D",
                         help="make the images smaller by this factor (default: 1)")
+    parser.add_argument("--batch", type=cli.whole(1), metavar="N",
+                        help="pixels a step, drawn afresh without replacement (default: all, as published)")
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="pixels at a time; the step stays the full-batch step (default: what fits in memory)")
     args = cli.parse(parser)
     images = load_images(args)
     runs = planned_runs(args, "2d", {
-        case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "steps", "lr"), "shape": list(image.shape),
+        case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "batch"), "shape": list(image.shape),
                       "pixels": digest(image)} for mode in args.modes} for case, image in images.items()})
-    say_how_long(runs, args, lambda config: math.prod(config["shape"][:2]) * config["steps"])
+    say_how_long(runs, args, lambda config: config.get("batch", math.prod(config["shape"][:2])) * config["steps"])
     sweep(train, [runs], args, parallel=args.quick)
     drawings = []
     for case, image in images.items():

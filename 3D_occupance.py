@@ -92,7 +92,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     clock = training.Stopwatch(device)
     state = {"model": model, "optimizer": optimizer, "curve": curve}
     for block in training.blocks(run, args, clock, mse, state, lambda _: f"best IoU {curve.max():.4f}",
-                                 stop_every=steps_per_epoch):
+                                 stop_every=[steps_per_epoch]):
         epoch, place = divmod(block.start, steps_per_epoch)
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * DECAY ** (epoch / epochs)

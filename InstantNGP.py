@@ -127,7 +127,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
     clock = training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
     for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels,
-                                 stop_every=config["iterations"]):
+                                 stop_every=[config["iterations"]]):
         epoch = block.start // config["iterations"]
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(epoch, config["epochs"], group["initial_lr"])

@@ -139,7 +139,7 @@ def train_fine(run: Run, args: argparse.Namespace) -> str:
     mse, clock = torch.zeros(config["steps"], device=device), training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
     batches = max(1, len(pool) // config["rays"])  # of an epoch, whose incomplete last one is left out
-    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels, stop_every=batches):
+    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels, stop_every=[batches]):
         epoch, place = divmod(block.start, batches)
         order = pool[training.random_order(len(pool), run.seed, epoch, device)][place * config["rays"]:]
         with clock:

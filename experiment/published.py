@@ -6,7 +6,7 @@ Each with the settings at which it holds, under the names that they have in a re
 from typing import Any
 
 CONFIG_1D = {"steps": 10_000, "lr": 1e-6}
-CONFIG_KODAK_05 = {"shape": [512, 768, 3], "steps": 10_000, "lr": 1e-4}
+CONFIG_KODAK_05 = {"shape": [512, 768, 3], "steps": 10_000, "lr": 1e-4, "batch": None}
 CONFIG_THAI_STATUE = {"shape": [304, 512, 262], "epochs": 200, "chunk": 500_000, "lr": 2e-3}
 CONFIG_DVGO = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "lr": 1e-3}
 CONFIG_NGP = {"epochs": 30, "iterations": 1_000, "rays": 8192, "levels": 16, "lr": 1e-2}

@@ -171,7 +171,8 @@ def loss(records: list[Record]) -> Table:
         last = max(first["metrics"]["ntk_eigenvalue_shares"], key=int)
         share = np.mean([1 - record["metrics"]["ntk_eigenvalue_shares"][last][-1] for record in group])
         rows.append([f"{config['steps']:,}", network(first), mean(group, "loss", 4),
-                     f"{known.get(network(first), '–')}", gain(group, of, "loss", 4), f"{100 * share:.0f} %", *ran_on(group)])
+                     f"{known.get(network(first), '–')}", gain(group, of, "loss", 4), f"{100 * share:.0f} %",
+                     *ran_on(group)])
     return Table(["steps", "network", "loss at the end", "released", "FR gain", "four largest NTK eigenvalues",
                   *RAN_ON], rows)
 
@@ -246,7 +247,8 @@ def radiance_fields(records: list[Record]) -> Table:
 
 def image_size(config: dict[str, Any]) -> str:
     """Pixels of an image and steps of training."""
-    return f"{config['shape'][1]} × {config['shape'][0]}, {config['steps']:,} steps"
+    of_batch = f" of {config['batch']:,} pixels" if config.get("batch") else ""
+    return f"{config['shape'][1]} × {config['shape'][0]}, {config['steps']:,} steps{of_batch}"
 
 
 def volume_size(config: dict[str, Any]) -> str:

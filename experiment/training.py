@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,8 @@ from experiment.device import Stopwatch, choose_device, set_precision
 from experiment.errors import UserError
 from experiment.records import Run
 from experiment.sweep import progress
+
+LONGEST_BLOCK = 100  # steps between two looks at the loss
 
 
 def prepare(args: argparse.Namespace, seed: int,
@@ -35,7 +37,7 @@ def prepare(args: argparse.Namespace, seed: int,
 
 
 def blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses: Tensor, state: dict[str, Any],
-                    merit: Callable[[float], str], stop_every: int | None = None) -> Iterator[range]:
+                    merit: Callable[[float], str], stop_every: Sequence[int] = ()) -> Iterator[range]:
     """The steps of a training, in blocks after each of which the progress is shown and the loss has to be finite.
 
         for block in training.blocks(run, args, clock, losses, state, merit):
@@ -51,17 +53,17 @@ def blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses: Tensor,
         state: what a checkpoint keeps beside `clock` and `losses`: tensors, and whatever has a state_dict. Read at
             each checkpoint, so that an entry may be replaced during the training.
         merit: the text of the progress bar, from the mean loss of the last block.
-        stop_every: a number of steps of which no block crosses a multiple.
+        stop_every: numbers of steps of which no block crosses a multiple.
     """
     steps = len(losses)
     # Often enough for the eye, but no shorter than the graph that CUDAGraphStep captures.
-    show_every = min(100, max(CUDAGraphStep.TOGETHER, steps // 100))
+    show_every = min(LONGEST_BLOCK, max(CUDAGraphStep.TOGETHER, steps // 100))
     state["clock"], state["losses"] = clock, losses
     step = run.restore(**state)
     with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
         while step < steps:
             stop = min(steps, *(step - step % every + every
-                                for every in (show_every, args.checkpoint_every, stop_every or steps)))
+                                for every in (show_every, args.checkpoint_every, *stop_every)))
             yield range(step, stop)
             loss = losses[step:stop].mean().item()
             if not math.isfinite(loss):
