@@ -190,8 +190,8 @@ def load_images(args: argparse.Namespace) -> Images:
         case, image = load_once(source, args.data, args.downscale, args.quick)
         if case in images:
             raise UserError(f"--image gives two images of the name {case}; rename one")
-        if args.batch and args.batch > image.shape[0] * image.shape[1]:
-            raise UserError(f"--batch {args.batch:,} is more than the {image.shape[0] * image.shape[1]:,} pixels of {case}")
+        if args.batch and args.batch > (pixels := image.shape[0] * image.shape[1]):
+            raise UserError(f"--batch {args.batch:,} is more than the {pixels:,} pixels of {case}")
         images[case] = image
     return images
 
