@@ -355,13 +355,13 @@ def test_autocast_reaches_the_color_network_alone():
 
 
 def test_an_image_is_that_of_its_pixels():
-    field, height, width, focal = small_field("relu", bg_color=0.0), 7, 10, 9.0
+    field, height, width, intrinsics = small_field("relu", bg_color=0.0), 7, 10, np.array([9, 8, 5.5, 3])
     pose = np.array([[1, 0, 0, 0.1], [0, 0, -1, -2.5], [0, 1, 0, 0.2]], np.float32)  # looks along y
-    color, depth = render_image(field, pose, focal, height, width, torch.device("cpu"), chunk=16)
+    color, depth = render_image(field, pose, intrinsics, height, width, torch.device("cpu"), chunk=16)
     assert color.shape == (7, 10, 3) and depth.shape == (7, 10) and color.dtype == depth.dtype == np.float32
     assert 0.2 < (depth > 0).mean() < 1
     for row, column in itertools.product(range(height), range(width)):
-        alone = field(*pixel_rays(torch.from_numpy(pose)[None], focal, height, width, torch.tensor([0]),
+        alone = field(*pixel_rays(torch.from_numpy(pose)[None], torch.from_numpy(intrinsics)[None], torch.tensor([0]),
                                   torch.tensor([row]), torch.tensor([column])))
         assert np.allclose(color[row, column], alone.color[0].detach(), atol=1e-5)
         assert depth[row, column] == pytest.approx(alone.depth.item(), abs=1e-5)
@@ -372,7 +372,7 @@ def test_depth_counts_along_the_viewing_axis():
                        threshold=1e-4, near=0.1)
     field.density.values.data[0] = grid_points((9, 9, 9), *(field.density.lower, field.density.upper))[..., 1] * 200
     pose = np.array([[1, 0, 0, 0], [0, 0, -1, -1.9], [0, 1, 0, 0]], np.float32)  # a wall at y = 0, seen from y = −1.9
-    _, depth = render_image(field, pose, 20.0, 15, 15, torch.device("cpu"))
+    _, depth = render_image(field, pose, np.array([20, 20, 7.5, 7.5]), 15, 15, torch.device("cpu"))
     assert np.abs(depth - 1.9).max() < 0.25 and np.ptp(depth) < 0.25  # the corner's distance is 1.9 × 1.12
 
 
@@ -383,7 +383,8 @@ def test_photographs_composite_their_pixels_and_know_their_rays(bg_color):
     images[0, 0, :2, 3] = 0, 255
     turns = [np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
     poses = np.stack([np.column_stack([q * np.sign(np.linalg.det(q)), rng.normal(size=3)]) for q in turns])
-    dataset = RayDataset(torch.from_numpy(images), torch.from_numpy(poses), 6.0, bg_color)
+    intrinsics = np.array([(6, 6, 3.5, 2.5), (5, 7, 4, 2), (8, 4, 3, 3)])
+    dataset = RayDataset(torch.from_numpy(images), torch.from_numpy(poses), torch.from_numpy(intrinsics), bg_color)
     assert dataset.pixels == 3 * 5 * 7
     pixels = torch.randperm(dataset.pixels)
     for pixel, origin, direction, color in zip(pixels, *dataset.rays(pixels)):
@@ -391,7 +392,8 @@ def test_photographs_composite_their_pixels_and_know_their_rays(bg_color):
         r, g, b, a = (images[view, row, column] / 255).tolist()
         assert color.tolist() == pytest.approx([c * a + (1 - a) * bg_color for c in (r, g, b)])
         x, y, z = poses[view, :, :3].T @ ((origin + 3 * direction).numpy() - poses[view, :, 3])  # in camera axes
-        assert (6 * x / -z + 3.5, 6 * -y / -z + 2.5, z) == pytest.approx((column + 0.5, row + 0.5, -3))
+        fx, fy, cx, cy = intrinsics[view]
+        assert (fx * x / -z + cx, fy * -y / -z + cy, z) == pytest.approx((column + 0.5, row + 0.5, -3))
     assert dataset.rays(pixels[:0])[2].shape == (0, 3)
 
 

@@ -25,22 +25,35 @@ def look_at(position, target=(0.1, -0.2, 0.3), dtype=torch.float64):
 
 
 def test_a_projected_point_lies_on_the_ray_through_its_pixel():
-    height, width, focal = 30, 50, 40.0
+    intrinsics = torch.tensor([[40, 40, 25, 15], [60, 30, 20, 18], [35.5, 50, 31, 9.25]])
     poses = torch.stack([look_at((4, 1, 2)), look_at((-1, 3, 1.5)), look_at((0.5, -3, 2))])
     views, rows, columns = torch.tensor([0, 2, 1, 2]), torch.tensor([0, 29, 7, 3]), torch.tensor([0, 49, 31, 44])
-    origins, directions = pixel_rays(poses, focal, height, width, views, rows, columns)
+    origins, directions = pixel_rays(poses, intrinsics, views, rows, columns)
     assert origins.dtype == directions.dtype == torch.float64
     for i, view in enumerate(views):
         rotation, position = poses[view, :, :3], poses[view, :, 3]
+        fx, fy, cx, cy = intrinsics[view].tolist()
         x, y, z = rotation.T @ (origins[i] + 3 * directions[i] - position)  # in the camera's axes
         assert z.item() == pytest.approx(-3)  # depth counts along the viewing axis
-        assert (focal * x / -z + width / 2).item() == pytest.approx(columns[i].item() + 0.5)  # to the right
-        assert (focal * -y / -z + height / 2).item() == pytest.approx(rows[i].item() + 0.5)  # downwards
+        assert (fx * x / -z + cx).item() == pytest.approx(columns[i].item() + 0.5)  # to the right
+        assert (fy * -y / -z + cy).item() == pytest.approx(rows[i].item() + 0.5)  # downwards
+
+
+def test_rays_of_a_centered_camera_are_those_of_its_focal_length_to_the_bit():
+    poses = torch.stack([look_at((4, 1, 2)), look_at((-1, 3, 1.5))]).float()
+    views, rows, columns = (torch.randint(high, (1000,)) for high in (2, 75, 101))
+    for focal in (138.8888788, 1111.1110311937682, 66.78306554149866):
+        intrinsics = torch.tensor([[focal, focal, 101 / 2, 75 / 2]], dtype=torch.float64).repeat(2, 1)
+        _, directions = pixel_rays(poses, intrinsics, views, rows, columns)
+        right, down = (columns.float() + 0.5 - 101 / 2) / focal, (rows.float() + 0.5 - 75 / 2) / focal
+        in_camera = torch.stack([right, -down, -torch.ones(1000)], dim=-1)
+        assert torch.equal(directions, (poses[views, :, :3] * in_camera[:, None]).sum(-1))
 
 
 def test_the_middle_of_the_image_looks_at_the_target():
     pose = look_at((4, 1, 2))[None]
-    _, directions = pixel_rays(pose, 20.0, 5, 5, torch.tensor([0]), torch.tensor([2]), torch.tensor([2]))
+    _, directions = pixel_rays(pose, torch.tensor([[20, 20, 2.5, 2.5]]), torch.tensor([0]), torch.tensor([2]),
+                               torch.tensor([2]))
     towards = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64) - pose[0, :, 3]
     assert torch.allclose(directions[0], towards / towards.norm())
 
@@ -266,7 +279,7 @@ def test_a_cube_of_constant_density_has_the_transparency_of_beer_and_lambert():
     lower, upper = torch.full((3,), -0.5).double(), torch.full((3,), 0.5).double()
     pose = look_at((2, 1, 1.5), target=(0, 0, 0))[None]
     rows, columns = (x.flatten() for x in torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij"))
-    origins, directions = pixel_rays(pose, 40.0, 24, 24, torch.zeros_like(rows), rows, columns)
+    origins, directions = pixel_rays(pose, torch.tensor([[40, 40, 12, 12]]), torch.zeros_like(rows), rows, columns)
     t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
     density, step = 3.0, 1e-3
     t, ray_index, _ = uniform_samples(t_min, t_max, step / directions.norm(dim=1))

@@ -135,22 +135,22 @@ def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, fin
 
 
 @torch.no_grad()
-def render_image(field: Callable[[Tensor, Tensor], Rendering], pose: np.ndarray, focal: float, height: int, width: int,
-                 device: torch.device, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+def render_image(field: Callable[[Tensor, Tensor], Rendering], pose: np.ndarray, intrinsics: np.ndarray, height: int,
+                 width: int, device: torch.device, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:
     """A whole image, `chunk` rays at a time.
 
     Args:
         field: maps origins and directions, (R, 3) each on `device`, to a Rendering.
-        pose, focal, height, width: of the camera, as for `pixel_rays`; the pose (3, 4).
+        pose, intrinsics: of the camera, as for `pixel_rays`; (3, 4) and (4,).
+        height, width: of the image, in pixels.
 
     Returns:
         Colors (height, width, 3), not clamped, and depths along the viewing axis (height, width), float32.
     """
-    poses = torch.from_numpy(pose)[None].to(device)
+    poses, camera = torch.from_numpy(pose)[None].to(device), torch.as_tensor(intrinsics)[None].to(device)
     colors, depths = [], []
     for pixels in torch.arange(height * width, device=device).split(chunk):
-        rendering = field(*pixel_rays(poses, focal, height, width, torch.zeros_like(pixels), pixels // width,
-                                      pixels % width))
+        rendering = field(*pixel_rays(poses, camera, torch.zeros_like(pixels), pixels // width, pixels % width))
         colors.append(rendering.color.float())
         depths.append(rendering.depth.float())
     return (torch.cat(colors).reshape(height, width, 3).cpu().numpy(),
