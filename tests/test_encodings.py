@@ -1,0 +1,76 @@
+"""The encodings of coordinates and directions against their definitions, computed the plain way."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import factorial, lpmv
+
+from models import PositionalEncoding
+from models.encodings import SphericalHarmonics
+
+
+@pytest.mark.parametrize("base", [math.pi, 1.0])
+@pytest.mark.parametrize("in_features", [1, 3])
+def test_positional_encoding_order(in_features, base):
+    encoding = PositionalEncoding(in_features, 5, base=base)
+    x = torch.rand(4, in_features, dtype=torch.float64) * 2 - 1
+    expected = [[*point, *(wave(2**i * base * c) for i in range(5) for c in point for wave in (math.sin, math.cos))]
+                for point in x.tolist()]
+    assert (encoding(x) - torch.tensor(expected, dtype=torch.float64)).abs().max() < 1e-12
+    assert (encoding(x.float()) - encoding(x)).abs().max() < 1e-5 and encoding(x.float()).dtype == torch.float32
+    assert encoding.out_features == in_features * 11 and not encoding.state_dict()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 3), (0, 3)])
+def test_positional_encoding_of_any_leading_shape(shape):
+    encoding = PositionalEncoding(3, 2)
+    x = torch.rand(shape)
+    assert encoding(x).shape == (*shape[:-1], 15)
+    assert torch.equal(encoding(x).reshape(-1, 15), encoding(x.reshape(-1, 3)))
+
+
+@pytest.mark.parametrize("name, value", [("in_features", 0), ("num_frequencies", 2.5), ("base", -1.0),
+                                         ("base", math.nan)])
+def test_a_bad_argument_is_named_with_its_value(name, value):
+    with pytest.raises(ValueError, match=f"{name} .*{value}"):
+        PositionalEncoding(**{"in_features": 3, "num_frequencies": 4, name: value})
+
+
+def directions_and_weights():
+    """Nodes of a quadrature on the sphere that is exact for products of two harmonics of degree 3."""
+    cosines, weights = np.polynomial.legendre.leggauss(8)
+    azimuths = 2 * np.pi * np.arange(16) / 16
+    z, phi = (a.ravel() for a in np.meshgrid(cosines, azimuths, indexing="ij"))
+    r = np.sqrt(1 - z**2)
+    return np.stack([r * np.cos(phi), r * np.sin(phi), z], -1), np.repeat(weights, 16) * 2 * np.pi / 16, phi
+
+
+def test_spherical_harmonics_are_orthonormal():
+    directions, weights, _ = directions_and_weights()
+    values = SphericalHarmonics()(torch.from_numpy(directions)).numpy()
+    assert values.shape == (128, 16)
+    assert np.abs(values.T @ (weights[:, None] * values) - np.eye(16)).max() < 1e-7
+
+
+def test_spherical_harmonics_by_legendre_functions():
+    directions, _, phi = directions_and_weights()
+    expected = []
+    for degree in range(4):
+        for order in range(-degree, degree + 1):
+            m = abs(order)
+            norm = math.sqrt((2 * degree + 1) / (4 * math.pi) * factorial(degree - m) / factorial(degree + m))
+            wave = np.sin(m * phi) if order < 0 else np.cos(m * phi)
+            # lpmv has the Condon-Shortley phase.
+            expected.append((math.sqrt(2) if m else 1) * norm * lpmv(m, degree, directions[:, 2]) * wave)
+    values = SphericalHarmonics()(torch.from_numpy(directions)).numpy()
+    assert np.abs(values - np.stack(expected, -1)).max() < 1e-7
+
+
+@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 4, 3), (0, 3)])
+def test_spherical_harmonics_of_any_leading_shape(shape):
+    harmonics = SphericalHarmonics()
+    values = harmonics(torch.nn.functional.normalize(torch.randn(shape), dim=-1))
+    assert values.shape == (*shape[:-1], harmonics.out_features) and values.dtype == torch.float32
+    assert not harmonics.state_dict()
