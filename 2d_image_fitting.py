@@ -28,7 +28,7 @@ import skimage.transform
 import torch
 from matplotlib.ticker import NullLocator
 
-from data.images import load_image
+from data.images import describe, load_image
 from experiment import cli, figures, metrics, tables, training
 from experiment.device import memory_bytes
 from experiment.errors import UserError
@@ -182,11 +182,15 @@ def load_once(source: str, folder: Path, downscale: float | None, quick: bool) -
     return case, image
 
 
+def sources(args: argparse.Namespace) -> list[str]:
+    """What --image names, each once."""
+    return list(map(str, range(1, 25))) if args.image == ["all"] else list(dict.fromkeys(args.image))
+
+
 def load_images(args: argparse.Namespace) -> Images:
     """The images that the options ask for, by case."""
-    sources = list(map(str, range(1, 25))) if args.image == ["all"] else args.image
-    images = {}
-    for source in dict.fromkeys(sources):
+    images: Images = {}
+    for source in sources(args):
         case, image = load_once(source, args.data, args.downscale, args.quick)
         if case in images:
             raise UserError(f"--image gives two images of the name {case}; rename one")
@@ -262,6 +266,8 @@ def main() -> None:
                         help="pixels at a time; the step stays the full-batch step (default: what fits in memory)")
     args = cli.parse(parser)
     images = load_images(args)
+    for source in sources(args):
+        print(describe(source, args.data))
     runs = planned_runs(args, "2d", {
         case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "batch"), "shape": list(image.shape),
                       "pixels": digest(image)} for mode in args.modes} for case, image in images.items()})

@@ -30,7 +30,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.volumes import SHA256, load_volume, shorten
+from data.volumes import SHA256, load_volume, shorten, summary
 from experiment import cli, figures, meshes, metrics, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, digest, planned_runs
@@ -252,6 +252,8 @@ def main() -> None:
                         help="smooth the drawn and written surfaces by a Gaussian of so many voxels (default: not)")
     args = cli.parse(parser)
     volumes = load_volumes(args)
+    for case, volume in volumes.items():
+        print(summary(case, volume))
     runs = planned_runs(args, "3d", {
         case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "epochs", "lr", "chunk"), "shape": list(volume.shape),
                       "voxels": digest(np.packbits(volume))} for mode in args.modes}

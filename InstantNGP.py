@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.scenes import Scene, loaded_once
+from data.scenes import Scene, describe, loaded_once
 from experiment import cli, figures, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
@@ -81,7 +81,7 @@ def make_field(mode: str, config: dict, dataset: RayDataset) -> InstantNGPField:
     """The field of a run before training, without the cells that no camera sees."""
     field = InstantNGPField(mode, bg_color=dataset.bg_color, **config["field"], **config["network"])
     field = field.to(dataset.poses.device)
-    cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, dataset.poses, dataset.focal,
+    cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, dataset.poses, dataset.intrinsics,
                           dataset.height, dataset.width)
     field.occupancy.exclude(~cells)
     return field
@@ -170,6 +170,7 @@ def main() -> None:
                         help="rays at a time, where memory is short; the step stays that of the whole batch")
     args = radiance_fields.parse(parser)
     scene = load(args)
+    print(describe(scene))
     runs = planned_runs(args, "ngp", {scene.name: {mode: {
         **cli.settings(PAPER[mode], QUICK, args, "epochs", "lr"),
         **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})

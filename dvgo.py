@@ -25,7 +25,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from data.scenes import FAR, NEAR, Scene, loaded_once
+from data.scenes import Scene, describe, loaded_once, near_far
 from experiment import cli, figures, metrics, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
@@ -100,8 +100,9 @@ def mask_renewal_due(step: int, config: dict) -> bool:
 def train_coarse(run: Run, args: argparse.Namespace) -> str:
     """Train the coarse field, which finds where the scene is; write its record, return the line that sums it up."""
     device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
-    dataset, config = RayDataset.from_views(load(args).train, args.bg_color, device), run.config
-    field, factors = coarse_field(dataset, config, NEAR, FAR)
+    views, config = load(args).train, run.config
+    dataset = RayDataset.from_views(views, args.bg_color, device)
+    field, factors = coarse_field(dataset, config, *near_far(views.poses))
     optimizer = make_optimizer(field, config, factors)
     mse, clock = torch.zeros(config["steps"], device=device), training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
@@ -131,7 +132,8 @@ def train_fine(run: Run, args: argparse.Namespace) -> str:
         raise UserError("the coarse field is empty, so that there is nothing to refine; "
                         "are the cameras right, and the --background?")
     opacity, lower, upper = (torch.from_numpy(found[name]).to(device) for name in ("opacity", "lower", "upper"))
-    field = fine_field(opacity, lower, upper, run.mode, config, NEAR, args.bg_color)
+    near, _ = near_far(scene.train.poses)
+    field = fine_field(opacity, lower, upper, run.mode, config, near, args.bg_color)
     pool = pixels_in_sight(field, dataset)
     if not len(pool):
         raise UserError("no pixel sees what the coarse field found; are the cameras right?")
@@ -176,7 +178,8 @@ def render_again(run: Run, args: argparse.Namespace) -> dict:
     """The test views and the turntable of a field that was trained before; its FR layer was folded."""
     device, autocast = training.prepare(args, run.seed, one_thread=False)
     saved, config = radiance_fields.load_field(run), run.config
-    field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=config["voxels"], near=NEAR,
+    near, _ = near_far(load(args).train.poses)
+    field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=config["voxels"], near=near,
                       alpha_init=config["alpha_init"], threshold=config["threshold"], bg_color=args.bg_color,
                       mode="relu", **config["network"])
     field.load_state_dict(saved["field"])
@@ -207,6 +210,7 @@ def main() -> None:
                         help="keep the shift of the densities' activation in a finer grid")
     args = radiance_fields.parse(parser)
     scene = load(args)
+    print(describe(scene))
     if (views := len(scene.train.images)) < SEEN_BY:
         raise UserError(f"{scene.name} has {views} training views; DVGO needs {SEEN_BY} or more, as it takes for empty "
                         "what fewer see")

@@ -39,14 +39,12 @@ class Views:
             along −z. The ray through pixel (i, j), column i and row j, has the direction
             R ((i + 0.5 − cx) / fx, −(j + 0.5 − cy) / fy, −1).
         intrinsics: float64 (N, 4), fx, fy, cx, cy of each view, in pixels of `images`.
-        focal: the median of fx, for a size that all views share.
         names: of the N image files: their paths below the folder that they have in common, with / between folders,
             without suffix unless two differ in nothing else. All are different.
     """
     images: np.ndarray
     poses: np.ndarray
     intrinsics: np.ndarray
-    focal: float
     names: list[str]
 
     def colors(self, views: int | list[int], bg_color: float) -> np.ndarray:
@@ -151,7 +149,7 @@ def render_toy(poses: np.ndarray, split: str, downscale: int) -> Views:
     focal = 0.5 * toy_scene.SIZE / math.tan(0.5 * toy_scene.ANGLE_X) / downscale
     images = np.stack([average(toy_scene.render(pose, SUPERSAMPLING * focal, SUPERSAMPLING * size), SUPERSAMPLING)
                        for pose in poses])
-    return Views(images, poses, np.tile([focal, focal, size / 2, size / 2], (len(poses), 1)), focal,
+    return Views(images, poses, np.tile([focal, focal, size / 2, size / 2], (len(poses), 1)),
                  [f"{split}_{i:02d}" for i in range(len(poses))])
 
 
@@ -188,7 +186,7 @@ def read_views(folder: Path, split: str, downscale: int) -> Views:
     with ThreadPoolExecutor(THREADS) as pool:
         list(pool.map(fill, range(len(listed))))  # raises what a thread raised
     intrinsics /= downscale
-    return Views(images, poses, intrinsics, float(np.median(intrinsics[:, 0])), [name for _, name, _, _ in listed])
+    return Views(images, poses, intrinsics, [name for _, name, _, _ in listed])
 
 
 def unique_names(files: list[str]) -> list[str]:

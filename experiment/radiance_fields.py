@@ -21,8 +21,8 @@ from experiment.labels import LABELS
 from experiment.metrics import SSIM_WINDOW, psnr, ssim
 from experiment.records import Run, digest, read_arrays, read_record
 
-# A camera (3, 4), its focal length in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
-Render = Callable[[np.ndarray, float, int, int], tuple[np.ndarray, np.ndarray]]
+# A camera (3, 4), its fx, fy, cx, cy in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
+Render = Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +58,7 @@ class Views(Protocol):
     @property
     def poses(self) -> np.ndarray: ...
     @property
-    def focal(self) -> float: ...
+    def intrinsics(self) -> np.ndarray: ...
     @property
     def names(self) -> list[str]: ...
     def colors(self, views: int | list[int], bg_color: float) -> np.ndarray: ...
@@ -75,7 +75,7 @@ def scene_config(train: Views, test: Views, args: argparse.Namespace) -> dict[st
         raise UserError(f"the test views are {width} × {height} pixels; at least {SSIM_WINDOW} a side are needed: "
                         "a smaller --downscale?")
     return {"scene": {"train": list(train.images.shape), "test": list(test.images.shape),
-                      "digest": digest(train.images, train.poses)}, "background": args.background}
+                      "digest": digest(train.images, train.poses, train.intrinsics)}, "background": args.background}
 
 
 def decibels(mse: float) -> str:
@@ -97,10 +97,10 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
     """
     metrics: dict[str, list[float]] = {"psnr": [], "psnr_8bit": [], "ssim": []}
     images = []
-    for view, (pose, name) in enumerate(zip(views.poses, views.names, strict=True)):
+    for view, (pose, camera, name) in enumerate(zip(views.poses, views.intrinsics, views.names, strict=True)):
         truth = views.colors(view, args.bg_color)
         with autocast:
-            color, depth = render(pose, views.focal, *truth.shape[:2])
+            color, depth = render(pose, camera, *truth.shape[:2])
         image = np.rint(255 * color.clip(0, 1)).astype(np.uint8)
         metrics["psnr"].append(_psnr(color, truth))
         metrics["psnr_8bit"].append(_psnr(image / 255, truth))
@@ -152,7 +152,10 @@ def write_turntable(run: Run, render: Render, views: Views, frames: int) -> None
         return
     height, width = views.images.shape[1:3]
     shrink = math.ceil(max(height, width) / 400)
-    images = [render(pose, views.focal / shrink, height // shrink, width // shrink)[0]
+    height, width = height // shrink, width // shrink
+    focal = float(np.median(views.intrinsics[:, 0])) / shrink
+    camera = np.array([focal, focal, width / 2, height / 2])
+    images = [render(pose, camera, height, width)[0]
               for pose in orbit(frames, float(np.linalg.norm(views.poses[:, :, 3], axis=1).mean()))]
     packed = io.BytesIO()
     iio.imwrite(packed, np.rint(255 * np.stack(images).clip(0, 1)).astype(np.uint8), extension=".gif", loop=0,

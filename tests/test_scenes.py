@@ -79,7 +79,7 @@ def test_a_folder_is_read_as_it_was_written(tmp_path):
         assert np.array_equal(views.images, np.stack([images[f"{split}/r_{i}"] for i in range(count)]))
         assert np.allclose(views.poses, [matrix(i)[:3] for i in range(count)], atol=1e-6)
         focal = 7 / math.tan(ANGLE / 2)
-        assert views.focal == pytest.approx(focal) and type(views.focal) is float
+        assert views.intrinsics[0, 0] == pytest.approx(focal)
         assert views.intrinsics.dtype == np.float64 and np.allclose(views.intrinsics, [[focal, focal, 7, 5]] * count)
         assert views.names == [f"r_{i}" for i in range(count)]
 
@@ -213,7 +213,7 @@ def test_downscale_averages_premultiplied_blocks(folder, block, top, left):
             expected[i, j, 3] = alpha / block**2
     assert scene.train.images.dtype == np.uint8 and scene.train.images.shape[1:] == expected.shape
     assert np.abs(scene.train.images[0] - 255 * expected).max() <= 0.5 + 1e-9
-    assert scene.train.focal == pytest.approx(7 / math.tan(ANGLE / 2) / block)
+    assert scene.train.intrinsics[0, 0] == pytest.approx(7 / math.tan(ANGLE / 2) / block)
 
 
 def test_downscale_of_a_large_block_does_not_overflow():
@@ -273,6 +273,6 @@ def test_lego():
     scene = load_scene("lego", DATA, downscale=8)
     assert scene.name == "lego" and scene.train.images.shape == (100, 100, 100, 4)
     assert scene.test.images.shape[1:] == (100, 100, 4) and len(scene.test.images) == len(scene.test.names) > 0
-    assert scene.train.focal == pytest.approx(1111.111 / 8, abs=1e-3)
+    assert scene.train.intrinsics[0, 0] == pytest.approx(1111.111 / 8, abs=1e-3)
     assert np.allclose(np.linalg.norm(scene.train.poses[:, :, 3], axis=1), 4.0311, atol=1e-4)
     assert 0.25 < (scene.train.images[..., 3] > 0).mean() < 0.4  # 31.0 % of the full-size pixels

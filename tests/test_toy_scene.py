@@ -21,8 +21,8 @@ def test_toy_is_the_same_each_time_and_scales():
     for views, count, first in ((scenes[0].train, 60, "train_00"), (scenes[0].test, 8, "test_00")):
         assert views.images.shape == (count, 16, 16, 4) and views.images.dtype == np.uint8
         assert views.poses.shape == (count, 3, 4) and views.poses.dtype == np.float32
-        assert views.focal == pytest.approx(64 / math.tan(0.6911112 / 2) / 8)
-        assert np.array_equal(views.intrinsics, [(views.focal, views.focal, 8, 8)] * count)
+        assert views.intrinsics[0, 0] == pytest.approx(64 / math.tan(0.6911112 / 2) / 8)
+        assert np.array_equal(views.intrinsics, [(views.intrinsics[0, 0], views.intrinsics[0, 0], 8, 8)] * count)
         assert len(set(views.names)) == count and views.names[0] == first
     for split in ("train", "test"):
         assert np.array_equal(*(getattr(scene, split).images for scene in scenes))
@@ -30,7 +30,7 @@ def test_toy_is_the_same_each_time_and_scales():
 
 
 def test_toy_at_half_size_is_the_average_of_the_full_size(toy):
-    pose, focal = toy.train.poses[20], 2 * toy.train.focal
+    pose, focal = toy.train.poses[20], 2 * toy.train.intrinsics[0, 0]
     full = average(toy_scene.render(pose, 3 * focal, 3 * 128), 3)
     difference = on_background(average(full, 2), 1) - on_background(toy.train.images[20], 1)
     assert np.abs(difference).mean() < 0.01  # two samplings of one picture
@@ -59,7 +59,7 @@ def test_toy_balls_lie_where_they_project(toy):
     for views in (toy.train, toy.test):
         for image, pose in zip(views.images, views.poses.astype(float)):
             for ball in (solid for solid in SOLIDS if isinstance(solid, Ball)):
-                column, row, depth = project(ball.center, pose, views.focal, 64)
+                column, row, depth = project(ball.center, pose, views.intrinsics[0, 0], 64)
                 assert image[int(row), int(column), 3] == 255 and NEAR < depth < FAR
 
 
@@ -78,7 +78,7 @@ def inside(solid, points):
 
 @pytest.mark.parametrize("view", [0, 30, 59])
 def test_toy_hits_are_those_of_a_march_along_the_ray(toy, view):
-    pose, focal = toy.train.poses[view].astype(float), toy.train.focal
+    pose, focal = toy.train.poses[view].astype(float), toy.train.intrinsics[0, 0]
     image = toy_scene.render(pose, focal, 64)
     steps = np.arange(NEAR, FAR, 0.004)[:, None]
     agree = []
@@ -114,8 +114,8 @@ def test_toy_highlight_moves_with_the_camera(toy):
         distance = np.linalg.norm(ray)
         first = min(toy_scene.enter(solid, pose[:, 3:], (ray / distance).astype(np.float32))[0] for solid in SOLIDS)
         if first > distance - 1e-3:  # nothing stands before it
-            column, row, _ = project(point, pose.astype(float), toy.train.focal * 2, 128)
-            seen.append(toy_scene.render(pose, toy.train.focal * 2, 128)[int(row), int(column), :3] / 255)
+            column, row, _ = project(point, pose.astype(float), toy.train.intrinsics[0, 0] * 2, 128)
+            seen.append(toy_scene.render(pose, toy.train.intrinsics[0, 0] * 2, 128)[int(row), int(column), :3] / 255)
     excess = np.array(seen) - matt
     assert len(seen) > 20 and excess.min() > -1 / 255
     assert np.abs(np.median(excess, axis=0)).max() < 1 / 255  # most views see no highlight

@@ -51,7 +51,6 @@ def test_each_frame_may_have_its_own_intrinsics(folder):
     edit(folder, lambda c: c["frames"][1].update(fl_x=30, fl_y=40, cx=6))
     views = load_scene(str(folder), folder).train
     assert np.allclose(views.intrinsics, [(FOCAL, FOCAL, 7, 5), (30, 40, 6, 5), (FOCAL, FOCAL, 7, 5)])
-    assert views.focal == views.intrinsics[0, 0]
 
 
 def test_intrinsics_of_the_test_views_that_are_there(folder):

@@ -180,9 +180,9 @@ def coarse_field(dataset: RayDataset, config: dict, near: float, far: float) -> 
     for center in centers:
         # Nothing is nearer than `near`: a density that stays empty whatever is added to it (released code, dvgo.py).
         field.density.values.data[0, (nodes - center).norm(dim=-1) <= near] = -100
-    pixels_per_voxel = dataset.focal * field.voxel_size / centers.norm(dim=-1).mean().item()
+    pixels_per_voxel = dataset.intrinsics[:, 0].median().item() * field.voxel_size / centers.norm(dim=-1).mean().item()
     # At least 4 rays across a voxel, and no fewer than every 4th, as far as `count_views` was compared with all rays.
-    views = count_views(dataset.poses, dataset.focal, dataset.height, dataset.width, lower, upper, shape, near,
+    views = count_views(dataset.poses, dataset.intrinsics, dataset.height, dataset.width, lower, upper, shape, near,
                         STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
     field.mask.mask &= views >= SEEN_BY
     return field, (views / views.max().clamp(min=1))[None]

@@ -49,9 +49,9 @@ class RayDataset:
 
     @classmethod
     def from_views(cls, views, bg_color: float, device: torch.device) -> "RayDataset":
-        """The dataset of views that have `images`, `poses` and `focal` as above, on the host, as arrays."""
-        return cls(torch.from_numpy(views.images).to(device), torch.from_numpy(views.poses).to(device), views.focal,
-                   bg_color)
+        """The dataset of views that have `images`, `poses` and `intrinsics` as above, on the host, as arrays."""
+        return cls(torch.from_numpy(views.images).to(device), torch.from_numpy(views.poses).to(device),
+                   torch.from_numpy(views.intrinsics), bg_color)
 
     def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Origins, directions and colors in [0, 1], (R, 3) each, of pixels given by their place (R,) in all images."""
