@@ -35,8 +35,8 @@ def read_rgba(path: Path, turn: bool = True) -> np.ndarray:
         uint8: a PNG of 16 bits and more than one channel is read with 8.
 
     Raises:
-        DataError: not a file, damaged, not one picture, of more pixels than `LARGEST`, or of a kind
-            that cannot be shown as it is meant; the message says which.
+        DataError: not a file, damaged, not one picture, of more pixels than `LARGEST`, or of a kind that
+            cannot be shown as it is meant; the message says which.
     """
     if not os.path.isfile(path):  # False, where pathlib's raises, of a name that is too long
         raise DataError(f"{path} is {'not a file' if os.path.exists(path) else 'not there'}")
@@ -82,7 +82,9 @@ def read_with_pillow(path: Path, page: int | None = None) -> tuple[np.ndarray, i
         else:
             raise DataError(f"{path} has pixels of the kind {image.mode}; save it as gray or RGB of 8 or 16 bits")
         profile = image.info.get("icc_profile")
-        return turned(in_srgb(pixels, profile, path, image) if profile else pixels, left), orientation
+        if profile:
+            pixels = in_srgb(pixels, profile, path, image if image.mode == "CMYK" else None)
+        return turned(pixels, left), orientation
 
 
 def read_tiff(path: Path) -> tuple[np.ndarray, int]:
@@ -118,22 +120,27 @@ def read_tiff(path: Path) -> tuple[np.ndarray, int]:
         return turned(in_srgb(pixels, profile, path) if profile else pixels, orientation), orientation
 
 
-def in_srgb(pixels: np.ndarray, profile: bytes, path: Path, image: Image.Image | None = None) -> np.ndarray:
+def in_srgb(pixels: np.ndarray, profile: bytes, path: Path, cmyk: Image.Image | None = None) -> np.ndarray:
     """RGBA pixels with their colors, which are in the space of an ICC profile, in sRGB; as they are if it is sRGB.
 
+    A profile that is damaged, or that is for another kind of pixels, is passed over, as viewers do.
+
     Args:
-        image: as it was read, for a profile of gray or CMYK.
+        cmyk: the image before it was RGBA, if it was CMYK.
     """
     rgba = Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
-    source = rgba.convert("RGB") if image is None or image.mode not in ("L", "CMYK") else image
     try:
         space = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if source.mode == "L" and space.profile.xcolor_space != "GRAY":
-            source = rgba.convert("RGB")
+        kind = space.profile.xcolor_space.strip()
+        if (kind == "CMYK") != (cmyk is not None):
+            return pixels
+        source = cmyk
+        if source is None:
+            source = rgba.convert("L" if kind == "GRAY" and not np.ptp(pixels[..., :3], axis=-1).any() else "RGB")
         shown = np.asarray(ImageCms.profileToProfile(source, space, ImageCms.createProfile("sRGB"), outputMode="RGB"))
     except (OSError, ValueError, ImageCms.PyCMSError):
-        return pixels  # a profile that is damaged or meant for another kind is passed over, as by viewers
-    if np.abs(shown.astype(int) - np.asarray(rgba)[..., :3]).max() <= 2:  # it rounds
+        return pixels
+    if np.abs(shown.astype(np.int16) - np.asarray(rgba)[..., :3]).max() <= 2:  # no more than rounding does
         return pixels
     if pixels.dtype != np.uint8:
         raise DataError(f"{path} has 16 bits and an ICC profile that is not sRGB's; save it in sRGB, or with 8 bits")

@@ -227,9 +227,35 @@ def test_an_icc_profile_is_followed(tmp_path, profile, shown):
             read_rgba(tmp_path / "deep.tif")
 
 
-def test_a_gray_picture_with_a_profile_of_rgb(tmp_path):
-    Image.fromarray(GRAY).save(tmp_path / "a.png", icc_profile=SWAPPED)
-    assert same(tmp_path / "a.png", opaque(GRAY), within=2)
+def gray_profile(gamma):
+    """A profile of gray levels v that stand for the light v^gamma, with what it has to have and no more."""
+    d50 = struct.pack(">3i", 63190, 65536, 54061)
+    curve, white = b"curv" + struct.pack(">IIH", 0, 1, round(256 * gamma)) + b"\0\0", b"XYZ \0\0\0\0" + d50
+    tags = struct.pack(">I4sII4sII", 2, b"kTRC", 156, 14, b"wtpt", 172, 20) + curve + white
+    header = struct.pack(">I4xI4s4s4s12x4s28x", 128 + len(tags), 0x02100000, b"mntr", b"GRAY", b"XYZ ", b"acsp") + d50
+    return header.ljust(128, b"\0") + tags
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_profile_of_a_gray_picture(tmp_path, channels):
+    path, pixels = tmp_path / "a.png", np.dstack([GRAY, RGBA[..., 3]])[..., :channels].squeeze()
+    light = (GRAY / 255.0)**1.8
+    srgb = np.rint(255 * np.where(light <= 0.0031308, 12.92 * light, 1.055 * light**(1 / 2.4) - 0.055)).astype(np.uint8)
+    alpha = RGBA[..., 3] if channels == 2 else np.full_like(GRAY, 255)
+    for profile, shown, within in ((gray_profile(1.8), srgb, 2), (SWAPPED, GRAY, 2), (SRGB, GRAY, 0)):
+        Image.fromarray(pixels).save(path, icc_profile=profile)
+        assert same(path, np.dstack([shown, shown, shown, alpha]), within)
+    Image.fromarray(DEEP_GRAY).save(path, icc_profile=gray_profile(1.8))
+    with pytest.raises(DataError, match="a.png has 16 bits and an ICC profile"):
+        read_rgba(path)
+    Image.fromarray(RGBA).save(path, icc_profile=gray_profile(1.8))  # not meant for colors
+    assert same(path, RGBA)
+
+
+def test_the_profile_of_cmyk_is_not_that_of_rgb(tmp_path):
+    image = Image.fromarray(RGB).convert("CMYK")
+    image.save(tmp_path / "a.tif", icc_profile=SWAPPED)
+    assert same(tmp_path / "a.tif", np.asarray(image.convert("RGBA")))
 
 
 def truncated(path, save):
