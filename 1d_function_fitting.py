@@ -18,6 +18,7 @@ frequency heat maps from the same records.
 
 import argparse
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import matplotlib
@@ -31,7 +32,13 @@ from experiment import cli, figures, metrics, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
 from experiment.sweep import slow_runs, sweep
-from models import MODES, FourierReparamLinear, build_inr, empirical_ntk, parameter_groups
+from models import (
+    MODES,
+    FourierReparamLinear,
+    build_inr,
+    empirical_ntk,
+    parameter_groups,
+)
 
 # Section 4. `network` is what build_inr takes. α and the learning rate belong together (see FourierReparamLinear).
 MLP = {"in_features": 1, "out_features": 1, "hidden_features": 128, "hidden_layers": 3}
@@ -205,10 +212,21 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
     figures.save(figure, args.figures / "1d_fr_layer.png")
 
 
-def main() -> None:
-    args = cli.parse(cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500))
-    runs = planned_runs(args, "1d", {"function": {mode: cli.settings(PAPER[mode], QUICK, args, "steps", "lr")
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
+    parser = cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500)
+    return cli.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
+    return planned_runs(args, "1d", {"function": {mode: cli.settings(PAPER[mode], QUICK, args, "steps", "lr")
                                                   for mode in args.modes}})
+
+
+def main() -> None:
+    args = parse()
+    runs = plan(args)
     if slow_runs(runs, args):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
     sweep(train, [runs], args, parallel=True)

@@ -20,6 +20,7 @@ On two CPU cores --quick takes about a minute and the paper's size days; the scr
 import argparse
 import functools
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -254,7 +255,8 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
                       args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, steps=10_000, checkpoint_every=1_000)
     parser.add_argument("--image", nargs="+", default=["5"], metavar="I",
                         help="Kodak numbers, all, a bundled picture's name, or paths (default: 5)")
@@ -264,13 +266,23 @@ def main() -> None:
                         help="pixels a step, drawn afresh without replacement (default: all, as published)")
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="pixels at a time; the step stays the full-batch step (default: what fits in memory)")
-    args = cli.parse(parser)
+    return cli.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
+    images = load_images(args)
+    return planned_runs(args, "2d", {
+        case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "batch"), "shape": list(image.shape),
+                      "pixels": digest(image)} for mode in args.modes} for case, image in images.items()})
+
+
+def main() -> None:
+    args = parse()
     images = load_images(args)
     for source in sources(args):
         print(describe(source, args.data))
-    runs = planned_runs(args, "2d", {
-        case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "batch"), "shape": list(image.shape),
-                      "pixels": digest(image)} for mode in args.modes} for case, image in images.items()})
+    runs = plan(args)
     say_how_long(runs, args, lambda config: config.get("batch", math.prod(config["shape"][:2])) * config["steps"])
     sweep(train, [runs], args, parallel=args.quick)
     drawings = []

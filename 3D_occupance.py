@@ -20,6 +20,7 @@ On two CPU cores --quick takes about a minute, and the paper's size weeks; the s
 import argparse
 import functools
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -239,7 +240,8 @@ def scale(text: str) -> float:
     return value
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, epochs=200, checkpoint_every=1_000)
     parser.add_argument("--shape", nargs="+", metavar="V",
                         help="thai_statue, dragon, gyroid, torus_knot, holed_sphere, or paths of .mat, .npy or mesh "
@@ -250,14 +252,24 @@ def main() -> None:
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N", help="points a step (the paper: 500,000)")
     parser.add_argument("--smooth", type=cli.positive, default=0.0, metavar="SIGMA",
                         help="smooth the drawn and written surfaces by a Gaussian of so many voxels (default: not)")
-    args = cli.parse(parser)
+    return cli.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
     volumes = load_volumes(args)
-    for case, volume in volumes.items():
-        print(summary(case, volume))
-    runs = planned_runs(args, "3d", {
+    return planned_runs(args, "3d", {
         case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "epochs", "lr", "chunk"), "shape": list(volume.shape),
                       "voxels": digest(np.packbits(volume))} for mode in args.modes}
         for case, volume in volumes.items()})
+
+
+def main() -> None:
+    args = parse()
+    volumes = load_volumes(args)
+    for case, volume in volumes.items():
+        print(summary(case, volume))
+    runs = plan(args)
     say_how_long(runs, args, lambda config: math.prod(config["shape"]) * config["epochs"])
     sweep(train, [runs], args, parallel=args.quick)
     drawings = []

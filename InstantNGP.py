@@ -22,6 +22,7 @@ import argparse
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -163,17 +164,28 @@ def load(args: argparse.Namespace) -> Scene:
     return loaded_once(args.scene, args.data, args.downscale)
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, epochs=30, checkpoint_every=5_000)
     radiance_fields.add_options(parser)
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="rays at a time, where memory is short; the step stays that of the whole batch")
-    args = radiance_fields.parse(parser)
+    return radiance_fields.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
     scene = load(args)
-    print(describe(scene))
-    runs = planned_runs(args, "ngp", {scene.name: {mode: {
+    return planned_runs(args, "ngp", {scene.name: {mode: {
         **cli.settings(PAPER[mode], QUICK, args, "epochs", "lr"),
         **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
+
+
+def main() -> None:
+    args = parse()
+    scene = load(args)
+    print(describe(scene))
+    runs = plan(args)
     if args.render_only:
         radiance_fields.render_only(runs, partial(render_again, args=args))
         return

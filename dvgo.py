@@ -20,6 +20,7 @@ one to two minutes; the full size takes days there.
 
 import argparse
 import functools
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -198,7 +199,8 @@ def load(args: argparse.Namespace) -> Scene:
     return loaded_once(args.scene, args.data, args.downscale)
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, steps=20_000, checkpoint_every=1_000)
     radiance_fields.add_options(parser)
     for name in ("density", "features"):
@@ -208,15 +210,25 @@ def main() -> None:
                         help="do not drop from the fine stage's mask what has become empty")
     parser.add_argument("--no-act-decay", dest="act_decay", action="store_false", default=None,
                         help="keep the shift of the densities' activation in a finer grid")
-    args = radiance_fields.parse(parser)
+    return radiance_fields.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
+    scene = load(args)
+    return planned_runs(args, "dvgo", {scene.name: {mode: {
+        **cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "tv_density", "tv_features", "mask_renew", "act_decay"),
+        **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
+
+
+def main() -> None:
+    args = parse()
     scene = load(args)
     print(describe(scene))
     if (views := len(scene.train.images)) < SEEN_BY:
         raise UserError(f"{scene.name} has {views} training views; DVGO needs {SEEN_BY} or more, as it takes for empty "
                         "what fewer see")
-    runs = planned_runs(args, "dvgo", {scene.name: {mode: {
-        **cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "tv_density", "tv_features", "mask_renew", "act_decay"),
-        **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
+    runs = plan(args)
     if args.render_only:
         radiance_fields.render_only(runs, partial(render_again, args=args))
         return

@@ -5,7 +5,7 @@ import math
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -87,9 +87,9 @@ def options(description: str | None, *, modes: Collection[str], default_modes: C
     return parser
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options as given: repeated modes and seeds once, the folders of a quick run below `quick`, the command."""
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.modes = list(dict.fromkeys(args.modes))
     args.seeds = list(dict.fromkeys(args.seeds))
     if args.quick:

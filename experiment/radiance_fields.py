@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -39,9 +39,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="train nothing; render the test views and the turntable of fields trained before")
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options as given, with the defaults that depend on others, and with the grey level `bg_color`."""
-    args = cli.parse(parser)
+    args = cli.parse(parser, argv)
     if args.downscale is None:
         args.downscale = (2 if args.scene == "toy" else 8) if args.quick else 1
     if args.frames is None:
