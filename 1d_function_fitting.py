@@ -28,7 +28,7 @@ from data.signals import POINTS, square_like_wave
 from experiment import cli, plots, report
 from experiment.errors import UserError
 from experiment.metrics import relative_spectral_error
-from experiment.ranks import first_rank
+from experiment.ranks import rank_0_first
 from experiment.records import Run
 from experiment.runtime import (
     CUDAGraphStep,
@@ -228,6 +228,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     return cli.options(description, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500)
 
 
+@rank_0_first
 def main() -> None:
     args = cli.parse(parser(__doc__))
     set_precision(args.precision, choose_device(args.device))
@@ -235,8 +236,6 @@ def main() -> None:
     if slow_runs(runs, args):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
     sweep(train, [runs], args, parallel=True)
-    if not first_rank():
-        return
     first = [run for run in runs if run.seed == args.seeds[0]]
     draw_fits(first, args)
     draw_spectra(first, args)

@@ -31,7 +31,7 @@ from data.images import load_image
 from experiment import cli, plots, report
 from experiment.errors import UserError
 from experiment.metrics import SSIM_WINDOW, psnr, radial_spectrum, ssim
-from experiment.ranks import first_rank
+from experiment.ranks import rank_0_first
 from experiment.records import Run, digest
 from experiment.runtime import (
     CUDAGraphStep,
@@ -222,6 +222,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
                       args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 
+@rank_0_first
 def main() -> None:
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, steps=10_000, checkpoint_every=1_000)
     parser.add_argument("--image", nargs="+", default=["5"], metavar="I",
@@ -240,8 +241,6 @@ def main() -> None:
                                 for run in to_train], device)
         print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
     sweep(train, [runs], args, parallel=args.quick)
-    if not first_rank():
-        return
     for case, image in images.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
         draw_images(image, first, args)

@@ -37,7 +37,7 @@ from experiment.errors import UserError
 from experiment.files import write_atomically
 from experiment.meshes import extract_mesh, look_at, render, surface_distance
 from experiment.metrics import iou
-from experiment.ranks import first_rank
+from experiment.ranks import rank_0_first
 from experiment.records import Run, digest
 from experiment.runtime import (
     Stopwatch,
@@ -288,6 +288,7 @@ def scale(text: str) -> float:
     return value
 
 
+@rank_0_first
 def main() -> None:
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, epochs=200, checkpoint_every=1_000)
     parser.add_argument("--shape", nargs="+", metavar="V",
@@ -310,8 +311,6 @@ def main() -> None:
         if hours > 0.1:
             print(f"training on the CPU takes at least {hours:.1f} hours here; --quick takes about a minute")
     sweep(train, [runs], args, parallel=args.quick)
-    if not first_rank():
-        return
     for case, volume in volumes.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
         draw_surfaces(volume, first, args)

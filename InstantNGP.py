@@ -30,7 +30,7 @@ from data.scenes import Scene, loaded_once, on_background
 from experiment import cli, rendering
 from experiment.errors import UserError
 from experiment.metrics import psnr
-from experiment.ranks import first_rank
+from experiment.ranks import rank_0_first
 from experiment.records import Run
 from experiment.runtime import (
     Stopwatch,
@@ -184,6 +184,7 @@ def planned_runs(args: argparse.Namespace, scene: Scene, device: torch.device) -
     return runs
 
 
+@rank_0_first
 def main() -> None:
     parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, epochs=30, checkpoint_every=5_000)
     rendering.add_options(parser)
@@ -200,8 +201,6 @@ def main() -> None:
     if slow_runs(runs, args):
         print("at this size the training takes days on a CPU; --quick takes one to two minutes")
     sweep(train, [runs], args, parallel=args.quick)
-    if not first_rank():
-        return
     truth = on_background(scene.test.images, args.bg_color)
     rendering.draw_and_print("Instant-NGP", runs, args, PAPER, truth, scene.test.names)
     rendering.draw_renderers(runs, args, truth, scene.test.names)

@@ -30,7 +30,7 @@ from data.scenes import FAR, NEAR, Scene, loaded_once, on_background
 from experiment import cli, rendering
 from experiment.errors import UserError
 from experiment.metrics import psnr
-from experiment.ranks import first_rank
+from experiment.ranks import rank_0_first
 from experiment.records import Run
 from experiment.runtime import (
     Stopwatch,
@@ -295,6 +295,7 @@ def planned_runs(args: argparse.Namespace, scene: Scene, device: torch.device) -
     return runs
 
 
+@rank_0_first
 def main() -> None:
     parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, steps=20_000, checkpoint_every=1_000)
     rendering.add_options(parser)
@@ -315,8 +316,6 @@ def main() -> None:
         print("at this size the training takes days on a CPU; --quick takes one to two minutes")
     coarse_runs = list({run.seed: coarse_run(run) for run in unfinished(runs, args)}.values())
     sweep(train, [coarse_runs, runs], args, parallel=args.quick)
-    if not first_rank():
-        return
     rendering.draw_and_print("DVGO", runs, args, PAPER, on_background(scene.test.images, args.bg_color), scene.test.names)
 
 
