@@ -237,4 +237,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    training.run(main)

@@ -284,4 +284,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    training.run(main)

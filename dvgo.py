@@ -241,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    training.run(main)

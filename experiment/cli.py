@@ -6,12 +6,10 @@ import shlex
 import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from experiment.errors import UserError, describe
-from experiment.ranks import first_rank, store, wait_for
 
 
 class Parser(argparse.ArgumentParser):
@@ -113,27 +111,15 @@ def settings(paper: dict[str, Any], quick: dict[str, Any], args: argparse.Namesp
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; an error of the user's or the system's becomes one line on stderr and exit status 2.
-
-    Under torchrun the other ranks wait until rank 0 has come to its first sweep, so that a mistake in the options is
-    reported once and a data set fetched once, and what needs no sweep is done by rank 0 alone.
-    """
-    ours = store()
+    """Call `main`; an error of the user's or the system's becomes one line on stderr and exit status 2."""
     try:
-        if ours is not None and not first_rank():
-            wait_for(ours, "sweeping")
         main()
     except KeyboardInterrupt:
-        if first_rank():
-            print("\nstopped: the same command (without --force) goes on from the last checkpoint, if there is one",
-                  file=sys.stderr)
+        print("\nstopped: the same command (without --force) goes on from the last checkpoint, if there is one",
+              file=sys.stderr)
         raise SystemExit(130) from None
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         print(f"error: {describe(error)}", file=sys.stderr)
         raise SystemExit(2) from None
-    finally:
-        if ours is not None and first_rank():
-            with suppress(RuntimeError):  # of a torchrun that has ended before
-                ours.set("rank 0 ended", "")

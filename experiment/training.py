@@ -10,12 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from experiment import cli
 from experiment.device import Stopwatch, choose_device, set_precision
 from experiment.errors import UserError
+from experiment.ranks import rank_0_first
 from experiment.records import Run
 from experiment.sweep import progress
 
 LONGEST_BLOCK = 100  # steps between two looks at the loss
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a script's `main` as `cli.run` does, under torchrun in all its ranks."""
+    cli.run(rank_0_first(main))
 
 
 def prepare(args: argparse.Namespace, seed: int,
