@@ -67,7 +67,7 @@ def blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses: Tensor,
     show_every = min(LONGEST_BLOCK, max(CUDAGraphStep.TOGETHER, steps // 100))
     state["clock"], state["losses"] = clock, losses
     step = run.restore(**state)
-    with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
+    with progress(steps, step, str(run)) as bar:
         while step < steps:
             stop = min(steps, *(step - step % every + every
                                 for every in (show_every, args.checkpoint_every, *stop_every)))
