@@ -5,6 +5,7 @@ import dataclasses
 import io
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from experiment.labels import LABELS
 from experiment.metrics import SSIM_WINDOW, psnr, ssim
 from experiment.records import Run, digest, read_arrays, read_record
 
+WAITING = 4  # views that may wait to be measured
 # A camera (3, 4), its fx, fy, cx, cy in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
 Render = Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
 
@@ -87,7 +89,8 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
              args: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
     """Render and measure test views, write each and its depth as PNG, and a turntable.
 
-    PSNR is taken of each view, of the colors as they are, and then averaged; `psnr_8bit` likewise of the PNGs.
+    PSNR is taken of each view, of the colors as they are, and then averaged; `psnr_8bit` likewise of the PNGs. A view
+    is measured and written on a thread while the next is rendered.
 
     Args:
         autocast: the precision to render in.
@@ -95,26 +98,25 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
     Returns:
         The metrics of a record, and the images as uint8 (V, H, W, 3).
     """
-    metrics: dict[str, list[float]] = {"psnr": [], "psnr_8bit": [], "ssim": []}
-    images = []
-    for view, (pose, camera, name) in enumerate(zip(views.poses, views.intrinsics, views.names, strict=True)):
-        truth = views.colors(view, args.bg_color)
-        with autocast:
-            color, depth = render(pose, camera, *truth.shape[:2])
+    def finish(view: int, color: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, float, float, float]:
+        truth, name = views.colors(view, args.bg_color), views.names[view]
         image = np.rint(255 * color.clip(0, 1)).astype(np.uint8)
-        metrics["psnr"].append(_psnr(color, truth))
-        metrics["psnr_8bit"].append(_psnr(image / 255, truth))
-        metrics["ssim"].append(ssim(color.clip(0, 1), truth))
-        images.append(image)
         figures.write_picture(image, rendering_folder(run) / "views" / f"{name}.png")
         # From 0, where there is nothing, to the farthest: near is dark.
         figures.write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
                               rendering_folder(run) / "depths" / f"{name}.png")
-    with autocast:
+        return image, _psnr(color, truth), _psnr(image / 255, truth), ssim(color.clip(0, 1), truth)
+
+    finished: list[Future] = []
+    with ThreadPoolExecutor(1) as thread, autocast:
+        for view, (pose, camera) in enumerate(zip(views.poses, views.intrinsics, strict=True)):
+            finished.append(thread.submit(finish, view, *render(pose, camera, *views.images.shape[1:3])))
+            if view >= WAITING:
+                finished[view - WAITING].result()  # lest pictures pile up in memory
         write_turntable(run, render, views, args.frames)
-    means = {name: float(np.mean(values)) for name, values in metrics.items()}
-    return ({**means, "views": list(views.names), "psnr_views": metrics["psnr"], "ssim_views": metrics["ssim"]},
-            np.stack(images))
+    images, psnrs, psnrs_8bit, ssims = zip(*(of_view.result() for of_view in finished))
+    return ({"psnr": float(np.mean(psnrs)), "psnr_8bit": float(np.mean(psnrs_8bit)), "ssim": float(np.mean(ssims)),
+             "views": list(views.names), "psnr_views": list(psnrs), "ssim_views": list(ssims)}, np.stack(images))
 
 
 def _psnr(image: np.ndarray, truth: np.ndarray) -> float:
