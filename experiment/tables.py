@@ -282,7 +282,8 @@ def status(records: list[Record]) -> Table:
     def text(values: dict[str, float], digits: int) -> dict[str, str]:
         return {mode: f"{value:.{digits}f}" for mode, value in values.items()}
 
-    rows = [["1D function, loss", f"its released code: {pairs(text(published.LOSS_1D, 2))}", ours("1d", "loss", 3), "the paper's"],
+    released = f"its released code: {pairs(text(published.LOSS_1D, 2))}"
+    rows = [["1D function, loss", released, ours("1d", "loss", 3), "the paper's"],
             ["2D, PSNR in dB", f"Kodak 05: {pairs(text(published.PSNR_KODAK_05, 2))}", ours("2d", "psnr", 2),
              size("2d", image_size)],
             ["3D, IoU", "pictures only", ours("3d", "iou", 3), size("3d", volume_size)],
