@@ -37,6 +37,7 @@ from experiment.errors import UserError
 from experiment.records import Run, digest, planned_runs
 from experiment.sweep import say_how_long, sweep
 from models import MODES, build_inr, fold, parameter_groups
+from models.encodings import voxel_coordinates
 
 # Section 5. `network` is what build_inr takes. The release gives one learning rate, 5e-3 for sin+fr. At it sin ends in
 # an empty volume (IoU 0); its 5e-4 and the 2e-3 of the ReLU networks are those of a later work of the same authors.
@@ -57,23 +58,10 @@ QUICK_SIDE = 28  # voxels of the longest side
 PERFECT = 1e-6  # of 1 − IoU, where a logarithmic axis has an IoU of 1
 
 
-def coordinates(index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The positions of voxels in [−1, 1]³, both ends in: along axis 1, then 0, then 2 (the release's order).
-
-    Args:
-        index: the voxels' places in the flattened volume, shape (N,).
-        shape: the volume's.
-    """
-    places = (index // shape[2] % shape[1], index // (shape[1] * shape[2]), index % shape[2])
-    # Filled on the device: for the copy of a tensor of numbers the host would wait.
-    last = [index.new_full((), side - 1) for side in (shape[1], shape[0], shape[2])]
-    return torch.stack([2 * place / end - 1 for place, end in zip(places, last)], dim=-1)
-
-
 def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int) -> Tensor:
     """Whether each of the voxels, given by its place in the flattened volume, is full: output ≥ 0.5."""
     with torch.no_grad():
-        return torch.cat([model(coordinates(index, shape))[:, 0] >= 0.5 for index in voxels.split(chunk)])
+        return torch.cat([model(voxel_coordinates(index, shape))[:, 0] >= 0.5 for index in voxels.split(chunk)])
 
 
 def train(run: Run, args: argparse.Namespace) -> str:
@@ -102,7 +90,7 @@ def train(run: Run, args: argparse.Namespace) -> str:
             for step, index in zip(block, batches):
                 optimizer.zero_grad()
                 with autocast:
-                    output = model(coordinates(index, volume.shape))
+                    output = model(voxel_coordinates(index, volume.shape))
                 loss = F.mse_loss(output.float()[:, 0], full[index].float())
                 loss.backward()
                 optimizer.step()

@@ -32,15 +32,15 @@ def test_iou():
     assert iou(np.zeros(3, bool), np.ones(3, bool)) == 0
 
 
-def test_coordinates():
+def test_voxel_coordinates():
     shape = (3, 4, 5)
-    found = fitting.coordinates(torch.arange(60), shape).reshape(3, 4, 5, 3)
+    found = fitting.voxel_coordinates(torch.arange(60), shape).reshape(3, 4, 5, 3)
     assert found.dtype == torch.float32
     rows, columns, slices = (torch.linspace(-1, 1, side) for side in shape)
     expected = torch.stack(torch.meshgrid(rows, columns, slices, indexing="ij"), -1)[..., [1, 0, 2]]
     assert torch.allclose(found, expected, atol=1e-6)
     last = 512**3 - 1  # beyond what a float32 counts
-    assert fitting.coordinates(torch.tensor([last]), (512,) * 3).equal(torch.ones(1, 3))
+    assert fitting.voxel_coordinates(torch.tensor([last]), (512,) * 3).equal(torch.ones(1, 3))
 
 
 def test_an_epoch_goes_through_every_voxel_once_in_an_order_of_its_own():

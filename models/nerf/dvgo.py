@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from models.encodings import PositionalEncoding
 from models.nerf.color_mlp import color_mlp
@@ -100,6 +101,7 @@ class DVGOField(nn.Module):
         """α over one voxel at each node of the grid, (X, Y, Z)."""
         return -self.log_transmittance(self.density.values[0].detach(), 1.0).expm1()
 
+    @record_function("sampling")
     def samples(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points half a voxel apart along rays (R, 3), where the mask has something.
 
@@ -129,11 +131,13 @@ class DVGOField(nn.Module):
         if self.color is None:
             colors = features.sigmoid()
         else:
-            seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
-            colors = self.color(torch.cat([features, seen_from], dim=-1)).to(features.dtype)
+            with record_function("color"):
+                seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
+                colors = self.color(torch.cat([features, seen_from], dim=-1)).to(features.dtype)
         return composite(weights, colors, t, ray_index, final_transmittance, self.bg_color)
 
     @torch.no_grad()
+    @record_function("occupancy")
     def renew_mask(self) -> None:
         """Drop from the mask what has become empty, with all its neighbors."""
         points = grid_points(self.mask.mask.shape, self.mask.lower, self.mask.upper)

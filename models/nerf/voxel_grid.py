@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from models.nerf.rays import box_intersection, pixel_rays, points_along, uniform_samples
 
@@ -58,6 +59,7 @@ class VoxelGrid(nn.Module):
         self.register_buffer("lower", lower.clone())
         self.register_buffer("upper", upper.clone())
 
+    @record_function("grids")
     def forward(self, points: Tensor) -> Tensor:
         """Map points (S, 3) to features (S, C). Beyond the box they fall to zero within one voxel."""
         # grid_sample counts from −1 to 1 and takes the last axis first.
