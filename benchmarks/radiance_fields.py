@@ -23,11 +23,10 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.common import device_name, interleaved, ratio
-from data.scenes import FAR, NEAR, load_scene
+from data.scenes import load_scene, near_far
 from experiment import cli
 from experiment.device import choose_device, set_precision
 from experiment.metrics import psnr
-from experiment.radiance_fields import ray_dataset
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import DVGOField, coarse_field, fine_field, pixels_in_sight
 from models.nerf.instant_ngp import InstantNGPField
@@ -133,14 +132,14 @@ def main() -> None:
                   + "".join(f"{share:>13.0%}" for share in shares.values()), flush=True)
 
     scene = load_scene("toy", Path("data"), 1 if args.full else 2)
-    dataset = ray_dataset(scene.train, args, device)
+    dataset = RayDataset.from_views(scene.train, 1.0, device)
     print(f"{device_name(device)}, {dataset.count} views of {dataset.height} × {dataset.width} pixels, "
           f"{args.precision}")
     print(f"{'training of':<20}{'rays/s':>11}{'/ relu':>8}{'samples':>9}{'dB':>6}"
           + "".join(f"{stage:>13}" for stage in (*STAGES, "other")))
 
     coarse = config(dvgo, "relu")["coarse"]
-    field, factors = coarse_field(dataset, coarse, NEAR, FAR)
+    field, factors = coarse_field(dataset, coarse, *near_far(scene.train.poses))
     measure("DVGO coarse", dataset, {"": field}, {"": coarse}, functools.partial(dvgo_iterations, factors=factors))
 
     configs = {mode: config(dvgo, mode) for mode in COLOR_MODES}
@@ -148,7 +147,7 @@ def main() -> None:
     fine = {mode: fine_field(*found, mode, configs[mode], NEAR, args.bg_color) for mode in COLOR_MODES}
     measure("DVGO fine", dataset, fine, configs, dvgo_iterations)
 
-    dataset = ray_dataset(ngp.normalize_poses(scene).train, args, device)
+    dataset = RayDataset.from_views(ngp.normalize_poses(scene).train, 1.0, device)
     configs = {mode: config(ngp, mode) for mode in COLOR_MODES}
     hashed = {mode: ngp.make_field(mode, configs[mode], dataset) for mode in COLOR_MODES}
     measure("Instant-NGP", dataset, hashed, configs, ngp_iterations)
