@@ -107,7 +107,6 @@ def main() -> None:
     parser.add_argument("--steps", type=cli.whole(1), help="iterations before those that are timed "
                                                            "(default: 250, with --full 4,500)")
     parser.add_argument("--rounds", type=cli.whole(1), default=3)
-    parser.set_defaults(bg_color=1.0)
     args = parser.parse_args()
     device = choose_device(args.device)
     autocast = set_precision(args.precision, device)
@@ -139,12 +138,13 @@ def main() -> None:
           + "".join(f"{stage:>13}" for stage in (*STAGES, "other")))
 
     coarse = config(dvgo, "relu")["coarse"]
-    field, factors = coarse_field(dataset, coarse, *near_far(scene.train.poses))
+    near, far = near_far(scene.train.poses)
+    field, factors = coarse_field(dataset, coarse, near, far)
     measure("DVGO coarse", dataset, {"": field}, {"": coarse}, functools.partial(dvgo_iterations, factors=factors))
 
     configs = {mode: config(dvgo, mode) for mode in COLOR_MODES}
     found = field.node_opacity(), field.density.lower, field.density.upper
-    fine = {mode: fine_field(*found, mode, configs[mode], NEAR, args.bg_color) for mode in COLOR_MODES}
+    fine = {mode: fine_field(*found, mode, configs[mode], near, dataset.bg_color) for mode in COLOR_MODES}
     measure("DVGO fine", dataset, fine, configs, dvgo_iterations)
 
     dataset = RayDataset.from_views(ngp.normalize_poses(scene).train, 1.0, device)
