@@ -1,14 +1,22 @@
+"""What several test files share: running a script, where it leaves its files, small volumes and scenes."""
+
+import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from data.scenes import load_scene
 from experiment import cli
+from experiment.records import Run
+from models.nerf.rays import RayDataset
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("FR_INR_DATA", ROOT / "data"))  # where tests of the real data sets look for them
@@ -21,18 +29,54 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
 
 
-@pytest.fixture
-def script():
+def folders(path):
+    """The options that make a script write below `path`, on a CPU."""
+    return "--results", path / "results", "--figures", path / "figures", "--device", "cpu"
+
+
+def stem(path, experiment, case, mode, quick=True):
+    """The path, but for the suffix, of what a run of seed 0 with `folders(path)` leaves."""
+    return path / "results" / ("quick" if quick else "") / experiment / case / f"{mode}-seed0"
+
+
+def record(*run, **options):
+    """The record of a run, as `stem`."""
+    return json.loads(stem(*run, **options).with_suffix(".json").read_text())
+
+
+def ball(radius, side=40, center=None):
+    """The voxels of a cube, `side` of them a side, that are within `radius` of its middle or `center`."""
+    axes = np.meshgrid(*[np.arange(side)] * 3, indexing="ij")
+    return sum((axis - place) ** 2 for axis, place in zip(axes, center or [side // 2] * 3)) <= radius**2
+
+
+def run_script(name, *arguments, **options):
     """Run a script of the project as a user does; returns the finished process with its output as text."""
-    def run(name, *arguments, **options):
-        return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
-                              timeout=300, check=False, **options)
-    return run
+    return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
+                          timeout=300, check=False, **options)
+
+
+@contextmanager
+def ended_at_checkpoint(number=1):
+    """Within it a training ends its process, with status 9, after so many checkpoints; yields their modes and steps."""
+    written, write = [], Run.checkpoint
+
+    def checkpoint(run, step, **state):
+        write(run, step, **state)
+        written.append((run.mode, step))
+        if len(written) == number:
+            sys.exit(9)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "checkpoint", checkpoint)
+        yield written
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a script in this process, which saves the seconds that a new one takes to import torch; as `script`."""
+    """Run a script in this process, which saves the seconds that a new one takes to import torch; as `run_script`."""
+    threads = torch.get_num_threads()
+
     def run(name, *arguments):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -44,7 +88,8 @@ def call(monkeypatch, capsys):
             status = stopped.code
         captured = capsys.readouterr()
         return SimpleNamespace(returncode=status, stdout=captured.out, stderr=captured.err)
-    return run
+    yield run
+    torch.set_num_threads(threads)  # a script may have set them
 
 
 @pytest.fixture
@@ -57,3 +102,16 @@ def refused(call):
         assert line.startswith("error: ")
         return line
     return run
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """No processes beside this one, in which a patched table of settings would be as it was."""
+    monkeypatch.setattr("experiment.sweep.cpu_count", lambda: 1)
+
+
+@pytest.fixture(scope="session")
+def toy_rays():
+    """The training views of the toy scene at 16 × 16 pixels, on white."""
+    views = load_scene("toy", Path("nowhere"), 8).train
+    return RayDataset(torch.from_numpy(views.images), torch.from_numpy(views.poses), views.focal, 1.0)
