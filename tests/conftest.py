@@ -44,6 +44,19 @@ def record(*run, **options):
     return json.loads(stem(*run, **options).with_suffix(".json").read_text())
 
 
+def write_record(folder, mode, seed, psnr, case="kodim05", **config):
+    """Write a record of the 2D experiment at the paper's size, or at what `config` says; returns its path."""
+    path = folder / "2d" / case / f"{mode}-seed{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        "experiment": "2d", "case": case, "mode": mode, "seed": seed,
+        "config": {"steps": 10_000, "shape": [512, 768, 3], "lr": 1e-4, **config},
+        "metrics": {"psnr": psnr, "psnr_best": psnr + 1, "ssim": 0.5},
+        "time": {"train_seconds": 10.0 + seed, "steps_per_second": 1.0},
+        "environment": {"device": "cpu", "precision": "fp32"}, "command": ""}))
+    return path
+
+
 def ball(radius, side=40, center=None):
     """The voxels of a cube, `side` of them a side, that are within `radius` of its middle or `center`."""
     axes = np.meshgrid(*[np.arange(side)] * 3, indexing="ij")
