@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from data.scenes import load_scene
 from experiment import cli
@@ -85,6 +86,19 @@ def ended_at_checkpoint(number=1):
         yield written
 
 
+@contextmanager
+def before_each_step(look):
+    """Within it `look` is called with every optimizer before each of its steps."""
+    def hook(optimizer, *_):
+        look(optimizer)
+
+    handle = register_optimizer_step_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run a script in this process, which saves the seconds that a new one takes to import torch; as `run_script`."""
@@ -115,6 +129,14 @@ def refused(call):
         assert line.startswith("error: ")
         return line
     return run
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that would have been written, by path."""
+    figures = {}
+    monkeypatch.setattr("experiment.figures.save", lambda figure, path: figures.update({path: figure}))
+    return figures
 
 
 @pytest.fixture

@@ -7,8 +7,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import ended_at_checkpoint, folders, record, run_script, stem
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from conftest import before_each_step, ended_at_checkpoint, folders, record, run_script, stem
 
 FIT = "2d_image_fitting.py"
 fitting = import_module("2d_image_fitting")
@@ -70,10 +69,9 @@ def test_chunks_give_the_full_batch_step_and_a_resumed_run_the_same_bits(tmp_pat
 def test_the_learning_rate_falls_once(tmp_path, call, monkeypatch):
     monkeypatch.setitem(fitting.QUICK, "decay_at", 6)
     rates = []
-    hook = register_optimizer_step_pre_hook(lambda adam, *_: rates.append(float(adam.param_groups[0]["lr"])))
-    done = call(FIT, "--image", "camera", "--quick", "--downscale", 16, "--modes", "relu", "--steps", 10,
-                *folders(tmp_path))
-    hook.remove()
+    with before_each_step(lambda adam: rates.append(float(adam.param_groups[0]["lr"]))):
+        done = call(FIT, "--image", "camera", "--quick", "--downscale", 16, "--modes", "relu", "--steps", 10,
+                    *folders(tmp_path))
     assert done.returncode == 0, done.stderr
     assert rates == pytest.approx([1e-4] * 6 + [1e-5] * 4)
     assert record(tmp_path, "2d", "camera", "relu")["config"]["shape"] == [32, 32, 3]
