@@ -64,6 +64,14 @@ def ball(radius, side=40, center=None):
     return sum((axis - place) ** 2 for axis, place in zip(axes, center or [side // 2] * 3)) <= radius**2
 
 
+def camera_at(position, target):
+    """The camera-to-world pose (3, 4) of a camera that looks at a target; OpenGL's axes, z up in the world; float64."""
+    position, target, up = (torch.tensor(x, dtype=torch.float64) for x in (position, target, (0, 0, 1)))
+    back = torch.nn.functional.normalize(position - target, dim=0)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=0)
+    return torch.stack([right, torch.linalg.cross(back, right), back, position], dim=1)
+
+
 def run_script(name, *arguments, **options):
     """Run a script of the project as a user does; returns the finished process with its output as text."""
     return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from models import FourierReparamLinear, fold
-from models.nerf.color_mlp import color_mlp
 from models.nerf.instant_ngp import InstantNGPField, truncated_exp
 
 SIZES = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "hidden_features": 16}
@@ -287,39 +286,6 @@ def test_density_is_that_of_float32_under_autocast():
                  for color in (low.color, rendering.color)]
     for got, without in zip(*gradients):
         assert (got - without).norm() < 0.05 * without.norm()
-
-
-@pytest.mark.parametrize("mode", ["relu+pe", "sin", ""])
-def test_an_unknown_mode_is_named(mode):
-    for build in (lambda: InstantNGPField(mode, **SMALL), lambda: color_mlp(mode, 32, 64, **FR)):
-        with pytest.raises(ValueError, match="mode must be one of relu, relu\\+fr") as error:
-            build()
-        assert repr(mode) in str(error.value)
-
-
-@pytest.mark.parametrize("name", FR)
-def test_the_basis_is_needed_by_fr_alone(name):
-    without = {key: value for key, value in FR.items() if key != name}
-    for build in (lambda mode, **basis: InstantNGPField(mode, **SIZES, **basis),
-                  lambda mode, **basis: color_mlp(mode, 32, 64, **basis)):
-        with pytest.raises(ValueError, match=f"relu\\+fr needs {name}"):
-            build("relu+fr", **without)
-        parameters = []
-        for basis in ({}, without, FR):
-            torch.manual_seed(0)
-            parameters.append(list(build("relu", **basis).parameters()))
-        assert all(map(torch.equal, parameters[0] + parameters[0], parameters[1] + parameters[2]))
-        with pytest.raises(ValueError, match=f"{name} .*-1"):
-            build("relu", **{name: -1})
-
-
-@pytest.mark.parametrize("value", [0, -3, 2.5])
-@pytest.mark.parametrize("mode", ["relu", "relu+fr"])
-def test_a_bad_width_is_named_with_its_value(mode, value):
-    for build in (lambda: InstantNGPField(mode, **{**SMALL, "hidden_features": value}),
-                  lambda: color_mlp(mode, 32, value, **FR)):
-        with pytest.raises(ValueError, match=f"hidden_features .*{value}"):
-            build()
 
 
 def test_truncated_exp_and_its_gradient():

@@ -1,109 +1,13 @@
-"""Rays and volume rendering against loops over single rays and samples in float64."""
+"""Volume rendering against loops over single rays and samples in float64."""
 
 import math
 
 import pytest
 import torch
+from conftest import camera_at
 
-from models.nerf.rays import (
-    box_intersection,
-    inside_box,
-    pixel_rays,
-    points_along,
-    ragged_indices,
-    uniform_samples,
-)
+from models.nerf.rays import box_intersection, pixel_rays, ragged_indices, uniform_samples
 from models.nerf.volume_rendering import accumulate, contributing, render_weights
-
-
-def look_at(position, target=(0.1, -0.2, 0.3), dtype=torch.float64):
-    """A camera-to-world pose (3, 4), OpenGL's axes, z up in the world."""
-    position, target = (torch.tensor(x, dtype=dtype) for x in (position, target))
-    back = torch.nn.functional.normalize(position - target, dim=0)
-    right = torch.nn.functional.normalize(torch.linalg.cross(torch.tensor([0, 0, 1.0], dtype=dtype), back), dim=0)
-    return torch.stack([right, torch.linalg.cross(back, right), back, position], dim=1)
-
-
-def test_a_projected_point_lies_on_the_ray_through_its_pixel():
-    height, width, focal = 30, 50, 40.0
-    poses = torch.stack([look_at((4, 1, 2)), look_at((-1, 3, 1.5)), look_at((0.5, -3, 2))])
-    views, rows, columns = torch.tensor([0, 2, 1, 2]), torch.tensor([0, 29, 7, 3]), torch.tensor([0, 49, 31, 44])
-    origins, directions = pixel_rays(poses, focal, height, width, views, rows, columns)
-    assert origins.dtype == directions.dtype == torch.float64
-    for i, view in enumerate(views):
-        rotation, position = poses[view, :, :3], poses[view, :, 3]
-        x, y, z = rotation.T @ (origins[i] + 3 * directions[i] - position)  # in the camera's axes
-        assert z.item() == pytest.approx(-3)  # depth counts along the viewing axis
-        assert (focal * x / -z + width / 2).item() == pytest.approx(columns[i].item() + 0.5)  # to the right
-        assert (focal * -y / -z + height / 2).item() == pytest.approx(rows[i].item() + 0.5)  # downwards
-
-
-def test_the_middle_of_the_image_looks_at_the_target():
-    pose = look_at((4, 1, 2))[None]
-    _, directions = pixel_rays(pose, 20.0, 5, 5, torch.tensor([0]), torch.tensor([2]), torch.tensor([2]))
-    towards = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64) - pose[0, :, 3]
-    assert torch.allclose(directions[0], towards / towards.norm())
-
-
-def test_box_intersection():
-    lower, upper = torch.tensor([-1.0, -2, -3]), torch.tensor([1.0, 2, 3])
-    origins = torch.tensor([[-5.0, 0, 0], [0, 0, 0], [0, 0, 9], [5, 5, 5], [0, 9, 0], [-5, 0, 0]])
-    directions = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, -1], [0, 0, -1], [0, 1, 0], [0, 1, 0]])
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 0.5)
-    assert t_min[:3].tolist() == pytest.approx([2, 0.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2, 12])
-    assert (t_max[3:] <= t_min[3:]).all()  # beside it, behind, beside it and parallel
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 2.5, far=7)
-    assert t_min[:3].tolist() == pytest.approx([2.5, 2.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2.5, 7])
-
-
-def test_a_ray_within_a_face_has_an_intersection_and_no_nan():
-    lower, upper = torch.zeros(3), torch.tensor([1.0, 2, 3])
-    origins, directions = torch.tensor([[0.0, -1, 1], [-1, 1, 0]]), torch.tensor([[0.0, 1, 0], [1, 0, 0]])
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
-    assert t_min.tolist() == pytest.approx([1, 1]) and t_max.tolist() == pytest.approx([3, 2])
-
-
-def test_box_intersection_of_random_rays_against_points_along_them():
-    torch.manual_seed(0)
-    lower, upper = torch.tensor([-1, -0.5, 0]).double(), torch.tensor([1, 1.5, 0.7]).double()
-    origins = 2 * torch.randn(200, 3).double()
-    directions = (torch.randn(200, 3).double() - origins) * torch.rand(200, 1)
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
-    t = torch.linspace(0.005, 8, 800, dtype=torch.float64)
-    inside = inside_box(origins[:, None] + t[:, None] * directions[:, None], lower, upper)
-    between = (t > t_min[:, None] + 1e-9) & (t < t_max[:, None] - 1e-9)
-    assert 20 < inside.any(1).sum() < 180 and torch.equal(inside, between)
-
-
-@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0], [], [1], [0, 4, 0, 0, 1, 0]])
-def test_ragged_indices(counts):
-    ray_index, step_index = ragged_indices(torch.tensor(counts, dtype=torch.long))
-    pairs = [(ray, step) for ray, count in enumerate(counts) for step in range(count)]
-    assert list(zip(ray_index.tolist(), step_index.tolist())) == pairs
-    assert ray_index.dtype == step_index.dtype == torch.long
-
-
-def test_samples_at_a_metric_step():
-    torch.manual_seed(1)
-    lower, upper, near, step = torch.tensor([-1, -1.5, -1]).double(), torch.tensor([1.2, 1, 1]).double(), 0.5, 0.1
-    origins = 2 * torch.randn(40, 3).double()
-    directions = (torch.randn(40, 3).double() - origins) * torch.rand(40, 1)
-    t_min, t_max = box_intersection(origins, directions, lower, upper, near)
-    t, ray_index, step_index = uniform_samples(t_min, t_max, step / directions.norm(dim=1))
-    points = points_along(origins, directions, t, ray_index)
-
-    position = 0
-    for ray in range(40):
-        length = directions[ray].norm()
-        for k in range(max(0, math.ceil((t_max[ray] - t_min[ray]) * length / step))):
-            expected = origins[ray] + directions[ray] * t_min[ray] + directions[ray] / length * k * step
-            assert ray_index[position] == ray and step_index[position] == k
-            assert torch.allclose(points[position], expected)
-            position += 1
-    assert position == len(points)
-    missed = t_max <= t_min
-    assert 5 < missed.sum() < 35
-    assert inside_box(points, lower - 1e-9, upper + 1e-9).all() and not missed[ray_index].any()
 
 
 def weights_by_definition(opacity, ray_index, rays, stop):
@@ -264,7 +168,7 @@ def test_the_samples_left_out_change_nothing():
 
 def test_a_cube_of_constant_density_has_the_transparency_of_beer_and_lambert():
     lower, upper = torch.full((3,), -0.5).double(), torch.full((3,), 0.5).double()
-    pose = look_at((2, 1, 1.5), target=(0, 0, 0))[None]
+    pose = camera_at((2, 1, 1.5), target=(0, 0, 0))[None]
     rows, columns = (x.flatten() for x in torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij"))
     origins, directions = pixel_rays(pose, 40.0, 24, 24, torch.zeros_like(rows), rows, columns)
     t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
