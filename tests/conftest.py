@@ -45,6 +45,20 @@ def record(*run, **options):
     return json.loads(stem(*run, **options).with_suffix(".json").read_text())
 
 
+def assert_same_run(found, expected):
+    """That two runs, each given by its `stem`, have left the same numbers, to the bit."""
+    records = [json.loads(path.with_suffix(".json").read_text()) for path in (found, expected)]
+    assert records[0]["metrics"] == records[1]["metrics"] and records[0]["config"] == records[1]["config"]
+    arrays = [np.load(path.with_suffix(".npz")) for path in (found, expected)]
+    assert arrays[0].files == arrays[1].files
+    assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0].files)
+    if expected.with_suffix(".pt").exists():
+        fields = [torch.load(path.with_suffix(".pt"), weights_only=True)["field"] for path in (found, expected)]
+        assert fields[0].keys() == fields[1].keys()
+        assert all(value.equal(fields[1][name]) if isinstance(value, torch.Tensor) else value == fields[1][name]
+                   for name, value in fields[0].items())
+
+
 def write_record(folder, mode, seed, psnr, case="kodim05", **config):
     """Write a record of the 2D experiment at the paper's size, or at what `config` says; returns its path."""
     path = folder / "2d" / case / f"{mode}-seed{seed}.json"

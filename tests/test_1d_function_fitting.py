@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, folders, record, run_script, stem
+from conftest import ROOT, assert_same_run, folders, record, run_script, stem
 
 from experiment import published
 
@@ -108,10 +108,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path):
     assert 15 <= torch.load(checkpoint, weights_only=True)["step"] < 150
 
     assert run_script(FIT, *arguments, *folders(tmp_path / "cut")).returncode == 0
-    records = [json.loads(path.with_suffix(".json").read_text()) for path in (whole, cut)]
-    assert records[0]["metrics"] == records[1]["metrics"] and records[0]["config"] == records[1]["config"]
-    arrays = [np.load(path.with_suffix(".npz")) for path in (whole, cut)]
-    assert all(np.array_equal(arrays[0][key], arrays[1][key]) for key in arrays[0])
+    assert_same_run(cut, whole)
     assert not checkpoint.exists()
 
 

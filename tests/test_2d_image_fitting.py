@@ -7,7 +7,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import before_each_step, ended_at_checkpoint, folders, record, run_script, stem
+from conftest import assert_same_run, before_each_step, ended_at_checkpoint, folders, record, run_script, stem
 
 FIT = "2d_image_fitting.py"
 fitting = import_module("2d_image_fitting")
@@ -49,21 +49,18 @@ def test_a_short_run_leaves_its_record_reconstruction_and_figures(tmp_path, pict
 
 def test_chunks_give_the_full_batch_step_and_a_resumed_run_the_same_bits(tmp_path, picture, call):
     arguments = ("--image", picture, "--quick", "--modes", "sin+fr", "--steps", 12)
-    curves = {}
+    paths = {name: stem(tmp_path / name, "2d", "picture", "sin+fr") for name in ("whole", "chunks", "resumed")}
     for name, more in {"whole": (), "chunks": ("--chunk", 100), "resumed": ("--checkpoint-every", 5)}.items():
-        path = stem(tmp_path / name, "2d", "picture", "sin+fr")
         if name == "resumed":
             with ended_at_checkpoint(2):
                 assert call(FIT, *arguments, *more, *folders(tmp_path / name)).returncode == 9
-            assert path.with_suffix(".ckpt").exists()
+            assert paths[name].with_suffix(".ckpt").exists()
         done = call(FIT, *arguments, *more, *folders(tmp_path / name))
         assert done.returncode == 0, done.stderr
         assert ("6 chunks" in done.stdout) == (name == "chunks")
-        curves[name] = np.load(path.with_suffix(".npz"))["psnr"]
-    assert np.allclose(curves["chunks"], curves["whole"], atol=1e-3)
-    assert np.array_equal(curves["resumed"], curves["whole"])
-    whole, resumed = (record(tmp_path / name, "2d", "picture", "sin+fr")["metrics"] for name in ("whole", "resumed"))
-    assert whole == resumed
+    whole, chunks = (np.load(paths[name].with_suffix(".npz"))["psnr"] for name in ("whole", "chunks"))
+    assert np.allclose(chunks, whole, atol=1e-3)
+    assert_same_run(paths["resumed"], paths["whole"])
 
 
 def test_the_learning_rate_falls_once(tmp_path, call, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
-from conftest import ball, ended_at_checkpoint, folders, record, run_script, stem
+from conftest import assert_same_run, ball, ended_at_checkpoint, folders, record, run_script, stem
 
 from data.volumes import load_volume
 from experiment.meshes import extract_mesh, unpack_voxels
@@ -56,17 +56,13 @@ def test_quick_run_of_a_solid(tmp_path):
 
 def test_a_run_resumed_within_an_epoch_has_the_same_bits(tmp_path, call, small_ball):
     arguments = ("--shape", small_ball, "--quick", "--modes", "sin+fr", "--chunk", 300, "--epochs", 2)
-    found = []
     for name, more in {"whole": (), "resumed": ("--checkpoint-every", 3)}.items():
         if more:
             with ended_at_checkpoint():  # after 3 of 5 steps of the first epoch
                 assert call(FIT, *arguments, *more, *folders(tmp_path / name)).returncode == 9
         done = call(FIT, *arguments, *more, *folders(tmp_path / name))
         assert done.returncode == 0, done.stderr
-        found.append((record(tmp_path / name, "3d", "ball", "sin+fr")["metrics"],
-                      np.load(stem(tmp_path / name, "3d", "ball", "sin+fr").with_suffix(".npz"))))
-    assert found[0][0] == found[1][0]
-    assert all(np.array_equal(found[0][1][key], found[1][1][key]) for key in ("predicted", "iou"))
+    assert_same_run(*(stem(tmp_path / name, "3d", "ball", "sin+fr") for name in ("resumed", "whole")))
 
 
 def test_an_empty_prediction_is_reported_and_drawn(tmp_path, call, small_ball):

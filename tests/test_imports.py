@@ -1,5 +1,4 @@
-"""Imports go one way: scripts, studies and benchmarks → experiment, data, models; and nobody loads what it does not use.
-"""
+"""Imports go one way: scripts, studies, benchmarks → experiment, data, models; and load nothing that is not used."""
 
 import ast
 import subprocess
@@ -10,8 +9,8 @@ from conftest import ROOT
 
 PACKAGES = ("models", "data", "experiment", "studies", "benchmarks")
 SCRIPTS = [path.stem for path in ROOT.glob("*.py")]
-# What each may import beside itself. data/ and experiment/ have each other's errors; a benchmark may run the iteration of
-# a script, but no script imports another.
+# What each may import beside itself. data/ and experiment/ have each other's errors; a benchmark may run the iteration
+# of a script, but no script imports another.
 ALLOWED = {"models": (), "data": ("experiment.errors",), "experiment": ("data.download",),
            "studies": ("models", "data", "experiment"), "benchmarks": ("models", "data", "experiment", *SCRIPTS),
            "script": ("models", "data", "experiment")}

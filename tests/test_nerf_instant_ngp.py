@@ -91,17 +91,6 @@ def test_clipping_to_the_occupied_cells_moves_no_sample(monkeypatch):
                 assert torch.equal(got, expected) and len(got) > 1000
 
 
-def test_jitter_is_one_part_of_a_step_for_each_ray():
-    field = small_field()
-    field.occupancy.occupied[:] = True
-    origins = torch.tensor([[-1.0, 0, 0]]).repeat(500, 1)
-    t, ray_index = field.march(origins, torch.tensor([[1.0, 0, 0]]).repeat(500, 1), jitter=True)
-    parts = (t - 0.5) / field.occupancy.step
-    first = parts[ray_index.diff(prepend=torch.tensor([-1])) == 1]
-    assert len(first) == 500 and 0 <= first.min() < 0.02 and 0.98 < first.max() < 1
-    assert torch.allclose((parts - first[ray_index]).frac().sub(0.5).abs(), torch.tensor(0.5), atol=1e-3)
-
-
 def test_a_constant_density_has_the_transparency_of_beer_and_lambert():
     field = small_field(steps=1024, bg_color=0.3).double()
     field.occupancy.occupied[:] = True
@@ -224,17 +213,6 @@ def test_occupancy_follows_the_density():
     field.update_occupancy(everywhere=False)
     assert 0.2 < (field.occupancy.density < before).float().mean() < 1
     assert not field.occupancy.density.requires_grad
-
-
-def test_state_is_restored():
-    field, (origins, directions) = small_field(), some_rays(20)
-    field.update_occupancy(everywhere=True)
-    torch.manual_seed(9)
-    other = InstantNGPField("relu+fr", **SMALL)
-    other.load_state_dict(copy.deepcopy(field.state_dict()))
-    for got, expected in zip(other(origins, directions), field(origins, directions)):
-        assert torch.equal(got, expected) and len(got) > 0
-    assert {name.split(".")[0] for name in field.state_dict()} == {"encoding", "density_mlp", "color", "occupancy"}
 
 
 def test_folding_leaves_the_picture_as_it_is():

@@ -184,14 +184,6 @@ def test_same_seed_same_grid_from_either_source_of_random_numbers():
     assert torch.equal(grids[0], grids[1]) and torch.equal(grids[0], grids[2])
 
 
-def test_state_is_restored():
-    grid = OccupancyGrid(8)
-    grid.update(ball(0.3), everywhere=True)
-    other = OccupancyGrid(8)
-    other.load_state_dict(copy.deepcopy(grid.state_dict()))
-    assert torch.equal(other.density, grid.density) and torch.equal(other.occupied, grid.occupied)
-
-
 def test_no_gradient_is_kept_by_an_update():
     grid, scale = OccupancyGrid(8), torch.ones((), requires_grad=True)
     grid.update(lambda points: scale * ball(0.3)(points), everywhere=True)

@@ -5,40 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import camera_at
 
 from models.nerf.rays import (
     RayDataset,
     box_intersection,
     inside_box,
-    pixel_rays,
     points_along,
     ragged_indices,
     uniform_samples,
 )
-
-TARGET = (0.1, -0.2, 0.3)
-
-
-def test_a_projected_point_lies_on_the_ray_through_its_pixel():
-    height, width, focal = 30, 50, 40.0
-    poses = torch.stack([camera_at((4, 1, 2), TARGET), camera_at((-1, 3, 1.5), TARGET), camera_at((0.5, -3, 2), TARGET)])
-    views, rows, columns = torch.tensor([0, 2, 1, 2]), torch.tensor([0, 29, 7, 3]), torch.tensor([0, 49, 31, 44])
-    origins, directions = pixel_rays(poses, focal, height, width, views, rows, columns)
-    assert origins.dtype == directions.dtype == torch.float64
-    for i, view in enumerate(views):
-        rotation, position = poses[view, :, :3], poses[view, :, 3]
-        x, y, z = rotation.T @ (origins[i] + 3 * directions[i] - position)  # in the camera's axes
-        assert z.item() == pytest.approx(-3)  # depth counts along the viewing axis
-        assert (focal * x / -z + width / 2).item() == pytest.approx(columns[i].item() + 0.5)  # to the right
-        assert (focal * -y / -z + height / 2).item() == pytest.approx(rows[i].item() + 0.5)  # downwards
-
-
-def test_the_middle_of_the_image_looks_at_the_target():
-    pose = camera_at((4, 1, 2), TARGET)[None]
-    _, directions = pixel_rays(pose, 20.0, 5, 5, torch.tensor([0]), torch.tensor([2]), torch.tensor([2]))
-    towards = torch.tensor(TARGET, dtype=torch.float64) - pose[0, :, 3]
-    assert torch.allclose(directions[0], towards / towards.norm())
 
 
 def test_box_intersection():
