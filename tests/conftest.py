@@ -1,14 +1,23 @@
+"""What several test files share: running a script, where it leaves its files, small volumes and scenes."""
+
+import json
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from data.scenes import load_scene
 from experiment import cli
+from experiment.records import Run
+from models.nerf.rays import RayDataset
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("FR_INR_DATA", ROOT / "data"))  # where tests of the real data sets look for them
@@ -21,18 +30,102 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
 
 
-@pytest.fixture
-def script():
+def folders(path):
+    """The options that make a script write below `path`, on a CPU."""
+    return "--results", path / "results", "--figures", path / "figures", "--device", "cpu"
+
+
+def stem(path, experiment, case, mode, quick=True):
+    """The path, but for the suffix, of what a run of seed 0 with `folders(path)` leaves."""
+    return path / "results" / ("quick" if quick else "") / experiment / case / f"{mode}-seed0"
+
+
+def record(*run, **options):
+    """The record of a run, as `stem`."""
+    return json.loads(stem(*run, **options).with_suffix(".json").read_text())
+
+
+def assert_same_run(found, expected):
+    """That two runs, each given by its `stem`, have left the same numbers, to the bit."""
+    records = [json.loads(path.with_suffix(".json").read_text()) for path in (found, expected)]
+    assert records[0]["metrics"] == records[1]["metrics"] and records[0]["config"] == records[1]["config"]
+    arrays = [np.load(path.with_suffix(".npz")) for path in (found, expected)]
+    assert arrays[0].files == arrays[1].files
+    assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0].files)
+    if expected.with_suffix(".pt").exists():
+        fields = [torch.load(path.with_suffix(".pt"), weights_only=True)["field"] for path in (found, expected)]
+        assert fields[0].keys() == fields[1].keys()
+        assert all(value.equal(fields[1][name]) if isinstance(value, torch.Tensor) else value == fields[1][name]
+                   for name, value in fields[0].items())
+
+
+def write_record(folder, mode, seed, psnr, case="kodim05", **config):
+    """Write a record of the 2D experiment at the paper's size, or at what `config` says; returns its path."""
+    path = folder / "2d" / case / f"{mode}-seed{seed}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({
+        "experiment": "2d", "case": case, "mode": mode, "seed": seed,
+        "config": {"steps": 10_000, "shape": [512, 768, 3], "lr": 1e-4, **config},
+        "metrics": {"psnr": psnr, "psnr_best": psnr + 1, "ssim": 0.5},
+        "time": {"train_seconds": 10.0 + seed, "steps_per_second": 1.0},
+        "environment": {"device": "cpu", "precision": "fp32"}, "command": ""}))
+    return path
+
+
+def ball(radius, side=40, center=None):
+    """The voxels of a cube, `side` of them a side, that are within `radius` of its middle or `center`."""
+    axes = np.meshgrid(*[np.arange(side)] * 3, indexing="ij")
+    return sum((axis - place) ** 2 for axis, place in zip(axes, center or [side // 2] * 3)) <= radius**2
+
+
+def camera_at(position, target):
+    """The camera-to-world pose (3, 4) of a camera that looks at a target; OpenGL's axes, z up in the world; float64."""
+    position, target, up = (torch.tensor(x, dtype=torch.float64) for x in (position, target, (0, 0, 1)))
+    back = torch.nn.functional.normalize(position - target, dim=0)
+    right = torch.nn.functional.normalize(torch.linalg.cross(up, back), dim=0)
+    return torch.stack([right, torch.linalg.cross(back, right), back, position], dim=1)
+
+
+def run_script(name, *arguments, **options):
     """Run a script of the project as a user does; returns the finished process with its output as text."""
-    def run(name, *arguments, **options):
-        return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
-                              timeout=300, check=False, **options)
-    return run
+    return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
+                          timeout=300, check=False, **options)
+
+
+@contextmanager
+def ended_at_checkpoint(number=1):
+    """Within it a training ends its process, with status 9, after so many checkpoints; yields their modes and steps."""
+    written, write = [], Run.checkpoint
+
+    def checkpoint(run, step, **state):
+        write(run, step, **state)
+        written.append((run.mode, step))
+        if len(written) == number:
+            sys.exit(9)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "checkpoint", checkpoint)
+        yield written
+
+
+@contextmanager
+def before_each_step(look):
+    """Within it `look` is called with every optimizer before each of its steps."""
+    def hook(optimizer, *_):
+        look(optimizer)
+
+    handle = register_optimizer_step_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """Run a script in this process, which saves the seconds that a new one takes to import torch; as `script`."""
+    """Run a script in this process, which saves the seconds that a new one takes to import torch; as `run_script`."""
+    threads = torch.get_num_threads()
+
     def run(name, *arguments):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
@@ -44,7 +137,8 @@ def call(monkeypatch, capsys):
             status = stopped.code
         captured = capsys.readouterr()
         return SimpleNamespace(returncode=status, stdout=captured.out, stderr=captured.err)
-    return run
+    yield run
+    torch.set_num_threads(threads)  # a script may have set them
 
 
 @pytest.fixture
@@ -57,3 +151,24 @@ def refused(call):
         assert line.startswith("error: ")
         return line
     return run
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that would have been written, by path."""
+    figures = {}
+    monkeypatch.setattr("experiment.figures.save", lambda figure, path: figures.update({path: figure}))
+    return figures
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """No processes beside this one, in which a patched table of settings would be as it was."""
+    monkeypatch.setattr("experiment.sweep.cpu_count", lambda: 1)
+
+
+@pytest.fixture(scope="session")
+def toy_rays():
+    """The training views of the toy scene at 16 × 16 pixels, on white."""
+    views = load_scene("toy", Path("nowhere"), 8).train
+    return RayDataset.from_views(views, 1.0, torch.device("cpu"))

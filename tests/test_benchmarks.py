@@ -52,7 +52,7 @@ def test_every_stage_of_a_training_is_found(method):
     config = {**script.PAPER["relu+fr"], **script.QUICK, "rays": 64}
     radius = 4.0 if method == "dvgo" else 1.5
     dataset = RayDataset(torch.randint(256, (3, 8, 8, 4), dtype=torch.uint8), torch.from_numpy(orbit(3, radius)),
-                         focal=11.0, bg_color=1.0)
+                         torch.tensor([[11.0, 11, 4, 4]] * 3), bg_color=1.0)
     if method == "dvgo":
         config.update(scale_at=[2], voxels=1_000, renew_every=2, threshold=1e-6)
         field = fine_field(torch.ones(4, 4, 4), -torch.ones(3), torch.ones(3), "relu+fr", config, 2.0, 1.0)

@@ -3,13 +3,18 @@
 import numpy as np
 import pytest
 import trimesh
+from conftest import ball
 
-from experiment.meshes import extract_mesh, look_at, render, surface_distance
-
-
-def ball(radius, side=40, center=None):
-    axes = np.meshgrid(*[np.arange(side)] * 3, indexing="ij")
-    return sum((axis - place) ** 2 for axis, place in zip(axes, center or [side // 2] * 3)) <= radius**2
+from experiment.figures import busiest_window
+from experiment.meshes import (
+    extract_mesh,
+    look_at,
+    render,
+    render_with_close_up,
+    surface_distance,
+    unpack_voxels,
+    write_mesh,
+)
 
 
 def test_a_surface_is_closed_and_where_the_voxels_are():
@@ -55,3 +60,31 @@ def test_a_rendering_shows_the_nearest_face_without_holes():
     assert np.abs(with_front - alone).max() > 0.2 and np.abs(with_behind - alone).max() < 1e-6
     for up in range(3):  # the axis upward is upward in the picture
         assert look_at(120, 15, up)[1, up] > 0.9
+
+
+def test_a_close_up_is_the_window_at_four_times_the_size():
+    meshes = [extract_mesh(ball(14)), extract_mesh(ball(12))]
+    pictures, window, close = render_with_close_up(meshes, (-60, 25, 2), pixels=96)
+    assert len(pictures) == len(close) == 2 and all(picture.shape[1] == 96 for picture in pictures)
+    for picture, near in zip(pictures, close):
+        crop = picture[window]
+        assert np.abs(np.subtract(near.shape[:2], 4 * np.array(crop.shape[:2]))).max() <= 4
+        rows, columns = (min(a, b // 4) for a, b in zip(crop.shape[:2], near.shape[:2]))
+        blocks = near[:4 * rows, :4 * columns].reshape(rows, 4, columns, 4, 3).mean((1, 3))
+        assert np.abs(blocks - crop[:rows, :columns]).mean() < 0.02 and blocks.std() > 0.2
+    assert window == busiest_window(pictures[0])
+
+
+def test_packed_voxels_are_unpacked():
+    volume = np.random.default_rng(0).random((3, 5, 7)) < 0.5
+    found = unpack_voxels(np.packbits(volume), [3, 5, 7])
+    assert found.dtype == bool and np.array_equal(found, volume)
+
+
+def test_a_surface_is_written_and_an_empty_one_has_no_file(tmp_path):
+    mesh = extract_mesh(ball(3, 9))
+    write_mesh(mesh, tmp_path / "a.ply")
+    found = trimesh.load(tmp_path / "a.ply")
+    assert len(found.faces) == len(mesh.faces) and found.bounds == pytest.approx(mesh.bounds)
+    write_mesh(trimesh.Trimesh(), tmp_path / "a.ply")
+    assert not list(tmp_path.iterdir())

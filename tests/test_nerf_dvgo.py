@@ -1,4 +1,4 @@
-"""DirectVoxGO's field against loops over single rays, samples and voxels in float64."""
+"""DirectVoxGO's field against loops over single rays, samples and voxels in float64, and where its stages begin."""
 
 import copy
 import itertools
@@ -9,10 +9,17 @@ import pytest
 import torch
 
 from models import FourierReparamLinear, fold
-from models.nerf.dvgo import DVGOField
-from models.nerf.rays import RayDataset, pixel_rays
-from models.nerf.volume_rendering import render_image
-from models.nerf.voxel_grid import MaskGrid, add_total_variation_, grid_points
+from models.nerf.dvgo import (
+    DVGOField,
+    coarse_field,
+    fine_field,
+    frustum_bounds,
+    objective,
+    pixels_in_sight,
+)
+from models.nerf.rays import box_intersection, pixel_rays
+from models.nerf.volume_rendering import Rendering, render_image
+from models.nerf.voxel_grid import MaskGrid, grid_points
 
 LOWER, UPPER = torch.tensor([-1, -0.7, -0.5]), torch.tensor([1, 0.8, 0.9])
 VOXELS, NEAR, THRESHOLD = 600, 0.8, 0.02
@@ -139,16 +146,6 @@ def test_rendering_and_its_gradient_follow_the_definition(mode, bg_color):
         assert torch.allclose(got, by_definition, atol=1e-10) and by_definition.any()
 
 
-def test_only_rays_through_the_box_beyond_near_see_it():
-    field = small_field()
-    field.mask.mask[:] = True
-    field.density.values.data[:] = 20
-    # Closely above and below the upper face; as near as to have the box in front of `near`, farther, and behind.
-    origins = torch.tensor([[-2, 0.1, 0.91], [-2, 0.1, 0.89], [0, 0, 2], [0, 0, 2], [0, 0, 2]])
-    directions = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 0, -3.2], [0, 0, -2.9], [0, 0, 1]])
-    assert (field(origins, directions).final_transmittance < 0.5).tolist() == [False, True, False, True, False]
-
-
 def test_float32_shows_what_float64_shows():
     field, rays = small_field("relu+fr"), some_rays(300)
     low, high = field(*rays), copy.deepcopy(field).double()(*(x.double() for x in rays))
@@ -166,13 +163,6 @@ def test_a_batch_without_samples_is_background_and_still_differentiable(mode, ra
     assert (rendering.final_transmittance == 1).all() and rendering.weights.shape == (0,)
     (rendering.color.sum() + rendering.final_transmittance.sum() + rendering.sample_color.sum()).backward()
     assert not field.density.values.grad.any() and not field.features.values.grad.any()
-
-
-def test_voxels_that_no_ray_touches_have_a_gradient_of_exactly_zero():
-    field = small_field()
-    field(*some_rays(4)).color.square().sum().backward()
-    for grid in (field.density, field.features):
-        assert 0 < grid.values.grad.count_nonzero() < 0.5 * grid.values.numel()
 
 
 def test_opacity_at_the_start_is_exact():
@@ -196,14 +186,6 @@ def test_log_transmittance_follows_the_definition():
     opacity = -field.log_transmittance(extreme, 0.5).expm1()
     opacity.sum().backward()
     assert opacity.tolist() == [0, 0, 1] and extreme.grad.tolist() == [0, 0, 0]
-
-
-def test_raw_densities_at_which_the_coarse_stage_decides():
-    field = DVGOField(LOWER, UPPER, VOXELS, final_voxels=VOXELS, alpha_init=1e-6, threshold=1e-7, near=2.0)
-    raw = field.density.values.data[0]
-    raw[0, 0, :4] = torch.tensor([-2.31, -2.29, 6.90, 6.92])
-    opacity = field.node_opacity()[0, 0]
-    assert opacity[0] < 1e-7 < opacity[1] and opacity[2] < 1e-3 < opacity[3]
 
 
 def dilated(opacity, threshold):
@@ -273,25 +255,6 @@ def test_after_four_scalings_a_voxel_never_touched_is_left_out_of_pictures_but_n
     assert field.mask.mask.all() and len(field(*some_rays(20)).weights) == 0
 
 
-def test_a_state_of_another_size_is_restored(tmp_path):
-    field, rays = small_field("relu+fr"), some_rays(40)
-    field.resize(1300)
-    field.resize(2400)
-    torch.save(field.state_dict(), tmp_path / "field.pt")
-    torch.manual_seed(9)
-    other = DVGOField(LOWER, UPPER, 8, final_voxels=8 * VOXELS, alpha_init=1e-2, threshold=THRESHOLD, near=NEAR,
-                       mode="relu+fr", **FR)
-    parameters = list(other.parameters())
-    other.load_state_dict(torch.load(tmp_path / "field.pt", weights_only=True))
-    assert all(new is old for new, old in zip(other.parameters(), parameters, strict=True))  # an optimizer's stay its
-    assert (other.act_shift, other.voxel_size) == (field.act_shift, field.voxel_size)
-    for got, expected in zip(other(*rays), field(*rays)):
-        assert torch.equal(got, expected) and len(got) > 10
-    for restored in (field, other):
-        restored.resize(4800)
-    assert torch.equal(other.mask.mask, field.mask.mask)
-
-
 def test_folding_leaves_the_picture_as_it_is():
     field, rays = small_field("relu+fr"), some_rays(50)
     folded = fold(field)
@@ -319,15 +282,6 @@ def test_sizes_at_the_paper_s_setting():
         assert not field.density.values.any() and not field.features.values.any() and field.mask.mask.all()
 
 
-def test_the_width_of_the_color_network_and_the_basis_that_fr_needs():
-    settings = {"final_voxels": 8, "alpha_init": 1e-2, "threshold": 1e-4, "near": 2.0, "hidden_features": 16}
-    for mode, basis in (("relu", {}), ("relu+fr", FR)):
-        color = DVGOField(LOWER, UPPER, 8, mode=mode, **settings, **basis).color
-        assert [color[i].out_features for i in (0, 2)] == [16, 16]
-    with pytest.raises(ValueError, match="relu\\+fr needs low_freq_num"):
-        DVGOField(LOWER, UPPER, 8, mode="relu+fr", **settings)
-
-
 def test_directions_are_encoded_at_unit_length_without_pi():
     direction = torch.nn.functional.normalize(torch.tensor([0.3, -0.5, 0.9]), dim=0)
     expected = [*direction.tolist()]
@@ -335,13 +289,6 @@ def test_directions_are_encoded_at_unit_length_without_pi():
         expected += [wave(2**i * d) for d in direction.tolist()]
     found = small_field("relu").direction_encoding(direction)
     assert sorted(found.tolist()) == pytest.approx(sorted(expected), abs=1e-6) and len(expected) == 27
-
-
-@pytest.mark.parametrize("mode", ["sin", "relu+pe", ""])
-def test_an_unknown_mode_is_named(mode):
-    with pytest.raises(ValueError, match="mode must be one of relu, relu\\+fr") as error:
-        DVGOField(LOWER, UPPER, 8, final_voxels=8, alpha_init=1e-2, threshold=1e-4, near=2.0, mode=mode, **FR)
-    assert repr(mode) in str(error.value)
 
 
 def test_autocast_reaches_the_color_network_alone():
@@ -376,41 +323,96 @@ def test_depth_counts_along_the_viewing_axis():
     assert np.abs(depth - 1.9).max() < 0.25 and np.ptp(depth) < 0.25  # the corner's distance is 1.9 × 1.12
 
 
-@pytest.mark.parametrize("bg_color", [1.0, 0.0])
-def test_photographs_composite_their_pixels_and_know_their_rays(bg_color):
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (3, 5, 7, 4), dtype=np.uint8)
-    images[0, 0, :2, 3] = 0, 255
-    turns = [np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
-    poses = np.stack([np.column_stack([q * np.sign(np.linalg.det(q)), rng.normal(size=3)]) for q in turns])
-    intrinsics = np.array([(6, 6, 3.5, 2.5), (5, 7, 4, 2), (8, 4, 3, 3)])
-    dataset = RayDataset(torch.from_numpy(images), torch.from_numpy(poses), torch.from_numpy(intrinsics), bg_color)
-    assert dataset.pixels == 3 * 5 * 7
-    pixels = torch.randperm(dataset.pixels)
-    for pixel, origin, direction, color in zip(pixels, *dataset.rays(pixels)):
-        view, row, column = np.unravel_index(pixel.item(), (3, 5, 7))
-        r, g, b, a = (images[view, row, column] / 255).tolist()
-        assert color.tolist() == pytest.approx([c * a + (1 - a) * bg_color for c in (r, g, b)])
-        x, y, z = poses[view, :, :3].T @ ((origin + 3 * direction).numpy() - poses[view, :, 3])  # in camera axes
-        fx, fy, cx, cy = intrinsics[view]
-        assert (fx * x / -z + cx, fy * -y / -z + cy, z) == pytest.approx((column + 0.5, row + 0.5, -3))
-    assert dataset.rays(pixels[:0])[2].shape == (0, 3)
+def corners_of(field):
+    return field.density.lower, field.density.upper
 
 
-def test_total_variation_adds_the_gradient_of_a_huber_loss():
-    torch.manual_seed(3)
-    values = torch.nn.Parameter(torch.randn(2, 4, 5, 3).double())
-    loss = 0
-    for node in itertools.product(*map(range, (4, 5, 3))):
-        for axis in range(3):
-            neighbor = tuple(n + (i == axis) for i, n in enumerate(node))
-            if neighbor[axis] < values.shape[1 + axis]:
-                loss = loss + torch.nn.functional.huber_loss(values[:, *node], values[:, *neighbor], reduction="sum")
-    (expected,) = torch.autograd.grad(0.3 * loss, values)
-    before = torch.randn_like(values) * (torch.rand_like(values) < 0.6)
-    values.grad = before.clone()
-    add_total_variation_(values, 0.3)
-    assert torch.allclose(values.grad, before + expected * (before != 0)) and (values.grad == 0).sum() > 20
+def test_the_coarse_box_holds_all_that_the_cameras_see(toy_rays):
+    across = (np.arange(16) + 0.5 - 8) / toy_rays.intrinsics[0, 0].item()
+    x, y = np.meshgrid(across, -across)
+    in_camera = np.stack([x, y, -np.ones_like(x)], axis=-1)
+    in_camera /= np.linalg.norm(in_camera, axis=-1, keepdims=True)
+    poses = toy_rays.poses.double().numpy()
+    directions = np.einsum("nij,rcj->nrci", poses[:, :, :3], in_camera)
+    ends = np.stack([poses[:, None, None, :, 3] + distance * directions for distance in (2.0, 6.0)]).reshape(-1, 3)
+    lower, upper = frustum_bounds(toy_rays, 2.0, 6.0)
+    assert np.allclose(lower, ends.min(axis=0), atol=1e-5) and np.allclose(upper, ends.max(axis=0), atol=1e-5)
+
+
+def test_the_coarse_field_is_empty_around_the_cameras_and_where_few_look(toy_rays):
+    field, factors = coarse_field(toy_rays, {"voxels": 1500, "alpha_init": 1e-6, "threshold": 1e-7}, 2.0, 6.0)
+    shape, cameras = field.mask.mask.shape, toy_rays.poses[:, :, 3]
+    nodes = grid_points(shape, *corners_of(field))
+    near = torch.cdist(nodes.reshape(-1, 3), cameras).amin(1).reshape(shape) <= 2.0
+    assert 0.1 < near.float().mean() < 0.9
+    assert torch.equal(field.density.values[0], torch.where(near, -100.0, 0.0)) and not field.features.values.any()
+    views = (factors * 60).round()  # the voxels in the middle are seen by all
+    assert factors.shape == field.density.values.shape and torch.allclose(views, factors * 60, atol=1e-4)
+    assert factors.max() == 1 and torch.equal(field.mask.mask, views[0] > 2) and 0.2 < field.mask.mask.float().mean()
+    assert not field.mask.mask.all() and field.features.values.shape[0] == 3 and field.color is None
+    assert (field.act_shift, field.threshold) == (pytest.approx(-13.8155, abs=1e-4), 1e-7)
+
+
+def test_the_fine_field_stands_where_the_coarse_one_found_something():
+    lower, upper, shape = torch.tensor([-2.0, -1.5, -1]), torch.tensor([2.0, 1.5, 1]), (13, 11, 9)
+    opacity = torch.full(shape, 1e-6)
+    opacity[4:7, 3, 2:6], opacity[9, 8, 4], opacity[1, 1, 1] = 0.5, 1.1e-3, 0.9e-3
+    config = {"network": {"hidden_features": 16, **FR}, "voxels": 32_000, "scale_at": [1, 2, 3, 4], "alpha_init": 1e-2,
+              "threshold": 1e-4}
+    field = fine_field(opacity, lower, upper, "relu+fr", config, 2.0, 1.0)
+    nodes = grid_points(shape, lower, upper)
+    corners = nodes[4, 3, 2], nodes[9, 8, 5]
+    margin = 0.025 * (corners[1] - corners[0])
+    for found, expected in zip(corners_of(field), (corners[0] - margin, corners[1] + margin)):
+        assert torch.allclose(found, expected)
+    edge = (math.prod((corners[1] - corners[0]).tolist()) * 1.05**3 / 2000) ** (1 / 3)  # 32,000 / 2⁴
+    assert field.voxel_size == pytest.approx(edge) and field.final_voxel_size == pytest.approx(edge / 16 ** (1 / 3))
+    assert field.features.values.shape[0] == 12 and field.act_shift == pytest.approx(-4.5951, abs=1e-4)
+
+    around = torch.zeros(shape, dtype=torch.bool)  # a node further than what is full
+    around[3:8, 2:5, 1:7] = around[8:11, 7:10, 3:6] = True
+    where = (grid_points(field.mask.mask.shape, *corners_of(field)) - lower) / (upper - lower)
+    x, y, z = (where * (torch.tensor(shape) - 1)).round().long().unbind(-1)
+    assert torch.equal(field.mask.mask, around[x, y, z]) and 0.1 < field.mask.mask.float().mean() < 0.9
+
+    opacity[4:7, 3, 2:6] = 1e-6  # a single voxel is left
+    field = fine_field(opacity, lower, upper, "relu+fr", config, 2.0, 1.0)
+    assert field.mask.mask.any() and min(field.mask.mask.shape) > 5
+
+
+def test_the_pixels_trained_on_are_those_whose_ray_meets_the_mask(toy_rays):
+    lower, upper = torch.tensor([-0.4, -0.3, -0.2]), torch.tensor([0.5, 0.4, 0.3])
+    field = DVGOField(lower, upper, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4, near=2.0)
+    field.mask.mask[6:], field.density.values.data[:] = False, 50
+    found = pixels_in_sight(field, toy_rays)
+    origins, directions, _ = toy_rays.rays(torch.arange(toy_rays.pixels))
+    edges = [*corners_of(field)]
+    middle = (6 - 0.5) / (field.mask.mask.shape[0] - 1)  # up to where the nearest node is not masked
+    edges[1] = edges[1].clone()
+    edges[1][0] = torch.lerp(lower[0], upper[0], middle)
+    t_min, t_max = box_intersection(origins, directions, *edges, 2.0)
+    crossed = (t_max - t_min) * directions.norm(dim=1)
+    seen = torch.zeros(toy_rays.pixels, dtype=torch.bool).index_fill(0, found, True)
+    assert seen[crossed > 0.6 * field.voxel_size].all() and not seen[crossed <= 0].any()
+    assert len(found.unique()) == len(found) and 0.01 < seen.float().mean() < 0.3
+    rest = (~seen).nonzero().squeeze(1)
+    assert (field(origins[rest], directions[rest]).color == 1).all()  # exactly the background
+
+
+def test_the_objective_is_the_error_the_entropy_and_the_samples_own_errors():
+    torch.manual_seed(0)
+    target, color, samples = (torch.rand(count, 3, dtype=torch.float64) for count in (4, 4, 9))
+    left = torch.tensor([0.0, 0.3, 0.9, 1.0], dtype=torch.float64)
+    weights = torch.rand(9, dtype=torch.float64, requires_grad=True)
+    ray_index = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
+    error, loss = objective(Rendering(color, left, left, weights, samples, ray_index), target, 0.01, 0.1)
+    mse = sum((c - t) ** 2 for c, t in zip(color.flatten().tolist(), target.flatten().tolist())) / 12
+    entropy = sum(-p * math.log(p) - (1 - p) * math.log(1 - p) for p in (1e-6, 0.3, 0.9, 1 - 1e-6)) / 4
+    own = sum(weight * (sample - target[ray]).square().sum().item()
+              for weight, sample, ray in zip(weights.tolist(), samples, ray_index)) / 4
+    assert error.item() == pytest.approx(mse, rel=1e-12)
+    assert loss.item() == pytest.approx(mse + 0.01 * entropy + 0.1 * own, rel=1e-9)
+    assert not loss.requires_grad  # a sample's weight is a factor of its error, and nothing that the error changes
 
 
 @pytest.mark.gpu

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from models import FourierReparamLinear, fold
-from models.nerf.color_mlp import color_mlp
 from models.nerf.instant_ngp import InstantNGPField, truncated_exp
 
 SIZES = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "hidden_features": 16}
@@ -90,17 +89,6 @@ def test_clipping_to_the_occupied_cells_moves_no_sample(monkeypatch):
             torch.manual_seed(5)
             for got, expected in zip(clipped, field.march(origins, directions, jitter)):
                 assert torch.equal(got, expected) and len(got) > 1000
-
-
-def test_jitter_is_one_part_of_a_step_for_each_ray():
-    field = small_field()
-    field.occupancy.occupied[:] = True
-    origins = torch.tensor([[-1.0, 0, 0]]).repeat(500, 1)
-    t, ray_index = field.march(origins, torch.tensor([[1.0, 0, 0]]).repeat(500, 1), jitter=True)
-    parts = (t - 0.5) / field.occupancy.step
-    first = parts[ray_index.diff(prepend=torch.tensor([-1])) == 1]
-    assert len(first) == 500 and 0 <= first.min() < 0.02 and 0.98 < first.max() < 1
-    assert torch.allclose((parts - first[ray_index]).frac().sub(0.5).abs(), torch.tensor(0.5), atol=1e-3)
 
 
 def test_a_constant_density_has_the_transparency_of_beer_and_lambert():
@@ -227,17 +215,6 @@ def test_occupancy_follows_the_density():
     assert not field.occupancy.density.requires_grad
 
 
-def test_state_is_restored():
-    field, (origins, directions) = small_field(), some_rays(20)
-    field.update_occupancy(everywhere=True)
-    torch.manual_seed(9)
-    other = InstantNGPField("relu+fr", **SMALL)
-    other.load_state_dict(copy.deepcopy(field.state_dict()))
-    for got, expected in zip(other(origins, directions), field(origins, directions)):
-        assert torch.equal(got, expected) and len(got) > 0
-    assert {name.split(".")[0] for name in field.state_dict()} == {"encoding", "density_mlp", "color", "occupancy"}
-
-
 def test_folding_leaves_the_picture_as_it_is():
     field, (origins, directions) = small_field(), some_rays(50)
     folded = fold(field)
@@ -287,39 +264,6 @@ def test_density_is_that_of_float32_under_autocast():
                  for color in (low.color, rendering.color)]
     for got, without in zip(*gradients):
         assert (got - without).norm() < 0.05 * without.norm()
-
-
-@pytest.mark.parametrize("mode", ["relu+pe", "sin", ""])
-def test_an_unknown_mode_is_named(mode):
-    for build in (lambda: InstantNGPField(mode, **SMALL), lambda: color_mlp(mode, 32, 64, **FR)):
-        with pytest.raises(ValueError, match="mode must be one of relu, relu\\+fr") as error:
-            build()
-        assert repr(mode) in str(error.value)
-
-
-@pytest.mark.parametrize("name", FR)
-def test_the_basis_is_needed_by_fr_alone(name):
-    without = {key: value for key, value in FR.items() if key != name}
-    for build in (lambda mode, **basis: InstantNGPField(mode, **SIZES, **basis),
-                  lambda mode, **basis: color_mlp(mode, 32, 64, **basis)):
-        with pytest.raises(ValueError, match=f"relu\\+fr needs {name}"):
-            build("relu+fr", **without)
-        parameters = []
-        for basis in ({}, without, FR):
-            torch.manual_seed(0)
-            parameters.append(list(build("relu", **basis).parameters()))
-        assert all(map(torch.equal, parameters[0] + parameters[0], parameters[1] + parameters[2]))
-        with pytest.raises(ValueError, match=f"{name} .*-1"):
-            build("relu", **{name: -1})
-
-
-@pytest.mark.parametrize("value", [0, -3, 2.5])
-@pytest.mark.parametrize("mode", ["relu", "relu+fr"])
-def test_a_bad_width_is_named_with_its_value(mode, value):
-    for build in (lambda: InstantNGPField(mode, **{**SMALL, "hidden_features": value}),
-                  lambda: color_mlp(mode, 32, value, **FR)):
-        with pytest.raises(ValueError, match=f"hidden_features .*{value}"):
-            build()
 
 
 def test_truncated_exp_and_its_gradient():

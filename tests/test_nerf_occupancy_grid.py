@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import camera_at
 
 from models.nerf.occupancy_grid import OccupancyGrid, visible_cells
 
@@ -183,14 +184,6 @@ def test_same_seed_same_grid_from_either_source_of_random_numbers():
     assert torch.equal(grids[0], grids[1]) and torch.equal(grids[0], grids[2])
 
 
-def test_state_is_restored():
-    grid = OccupancyGrid(8)
-    grid.update(ball(0.3), everywhere=True)
-    other = OccupancyGrid(8)
-    other.load_state_dict(copy.deepcopy(grid.state_dict()))
-    assert torch.equal(other.density, grid.density) and torch.equal(other.occupied, grid.occupied)
-
-
 def test_no_gradient_is_kept_by_an_update():
     grid, scale = OccupancyGrid(8), torch.ones((), requires_grad=True)
     grid.update(lambda points: scale * ball(0.3)(points), everywhere=True)
@@ -204,19 +197,11 @@ def test_a_bad_argument_is_named_with_its_value(name, value):
     assert repr(value) in str(error.value)
 
 
-def looking_at(target, position):
-    """Camera to world, OpenGL: the third axis points away from the target."""
-    back = np.subtract(position, target) / np.linalg.norm(np.subtract(position, target))
-    right = np.cross([0.1, 0.2, 1.0], back)
-    right /= np.linalg.norm(right)
-    return np.stack([right, np.cross(back, right), back, position], axis=1)
-
-
 def test_visible_cells_against_a_projection_of_each():
     rng = np.random.default_rng(0)
     height, width, near, resolution, half_extent = 24, 36, 0.25, 9, 0.6
     intrinsics = np.array([(40, 40, 18, 12), (50, 30, 14, 13), (40, 45, 20, 9)])
-    poses = np.stack([looking_at(rng.normal(size=3) / 5, position)
+    poses = np.stack([camera_at(position, rng.normal(size=3) / 5).numpy()
                       for position in [(1.5, 0.2, 0.1), (-0.4, 1.0, 0.7), (0.1, 0.05, 0.3)]])
     expected = np.zeros((resolution,) * 3, dtype=bool)
     for index in np.ndindex(expected.shape):
@@ -256,7 +241,7 @@ def test_the_same_on_a_gpu():
     for each in repeated:
         each.update(lambda points: 50 * points[:, 1].exp(), False, torch.Generator("cuda").manual_seed(0))
     assert torch.equal(repeated[0].density, repeated[1].density)
-    poses = torch.from_numpy(looking_at([0, 0, 0], [1.5, 0.2, 0.1]))[None]
+    poses = camera_at((1.5, 0.2, 0.1), (0, 0, 0))[None]
     camera = torch.tensor([[40.0, 40, 18, 12]])
     seen = visible_cells(9, 0.5, poses, camera, 24, 36)
     assert torch.equal(visible_cells(9, 0.5, poses.cuda(), camera, 24, 36).cpu(), seen)

@@ -1,122 +1,12 @@
-"""Rays and volume rendering against loops over single rays and samples in float64."""
+"""Volume rendering against loops over single rays and samples in float64."""
 
 import math
 
 import pytest
 import torch
 
-from models.nerf.rays import (
-    box_intersection,
-    inside_box,
-    pixel_rays,
-    points_along,
-    ragged_indices,
-    uniform_samples,
-)
+from models.nerf.rays import ragged_indices
 from models.nerf.volume_rendering import accumulate, contributing, render_weights
-
-
-def look_at(position, target=(0.1, -0.2, 0.3), dtype=torch.float64):
-    """A camera-to-world pose (3, 4), OpenGL's axes, z up in the world."""
-    position, target = (torch.tensor(x, dtype=dtype) for x in (position, target))
-    back = torch.nn.functional.normalize(position - target, dim=0)
-    right = torch.nn.functional.normalize(torch.linalg.cross(torch.tensor([0, 0, 1.0], dtype=dtype), back), dim=0)
-    return torch.stack([right, torch.linalg.cross(back, right), back, position], dim=1)
-
-
-def test_a_projected_point_lies_on_the_ray_through_its_pixel():
-    intrinsics = torch.tensor([[40, 40, 25, 15], [60, 30, 20, 18], [35.5, 50, 31, 9.25]])
-    poses = torch.stack([look_at((4, 1, 2)), look_at((-1, 3, 1.5)), look_at((0.5, -3, 2))])
-    views, rows, columns = torch.tensor([0, 2, 1, 2]), torch.tensor([0, 29, 7, 3]), torch.tensor([0, 49, 31, 44])
-    origins, directions = pixel_rays(poses, intrinsics, views, rows, columns)
-    assert origins.dtype == directions.dtype == torch.float64
-    for i, view in enumerate(views):
-        rotation, position = poses[view, :, :3], poses[view, :, 3]
-        fx, fy, cx, cy = intrinsics[view].tolist()
-        x, y, z = rotation.T @ (origins[i] + 3 * directions[i] - position)  # in the camera's axes
-        assert z.item() == pytest.approx(-3)  # depth counts along the viewing axis
-        assert (fx * x / -z + cx).item() == pytest.approx(columns[i].item() + 0.5)  # to the right
-        assert (fy * -y / -z + cy).item() == pytest.approx(rows[i].item() + 0.5)  # downwards
-
-
-def test_rays_of_a_centered_camera_are_those_of_its_focal_length_to_the_bit():
-    poses = torch.stack([look_at((4, 1, 2)), look_at((-1, 3, 1.5))]).float()
-    views, rows, columns = (torch.randint(high, (1000,)) for high in (2, 75, 101))
-    for focal in (138.8888788, 1111.1110311937682, 66.78306554149866):
-        intrinsics = torch.tensor([[focal, focal, 101 / 2, 75 / 2]], dtype=torch.float64).repeat(2, 1)
-        _, directions = pixel_rays(poses, intrinsics, views, rows, columns)
-        right, down = (columns.float() + 0.5 - 101 / 2) / focal, (rows.float() + 0.5 - 75 / 2) / focal
-        in_camera = torch.stack([right, -down, -torch.ones(1000)], dim=-1)
-        assert torch.equal(directions, (poses[views, :, :3] * in_camera[:, None]).sum(-1))
-
-
-def test_the_middle_of_the_image_looks_at_the_target():
-    pose = look_at((4, 1, 2))[None]
-    _, directions = pixel_rays(pose, torch.tensor([[20, 20, 2.5, 2.5]]), torch.tensor([0]), torch.tensor([2]),
-                               torch.tensor([2]))
-    towards = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64) - pose[0, :, 3]
-    assert torch.allclose(directions[0], towards / towards.norm())
-
-
-def test_box_intersection():
-    lower, upper = torch.tensor([-1.0, -2, -3]), torch.tensor([1.0, 2, 3])
-    origins = torch.tensor([[-5.0, 0, 0], [0, 0, 0], [0, 0, 9], [5, 5, 5], [0, 9, 0], [-5, 0, 0]])
-    directions = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, -1], [0, 0, -1], [0, 1, 0], [0, 1, 0]])
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 0.5)
-    assert t_min[:3].tolist() == pytest.approx([2, 0.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2, 12])
-    assert (t_max[3:] <= t_min[3:]).all()  # beside it, behind, beside it and parallel
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 2.5, far=7)
-    assert t_min[:3].tolist() == pytest.approx([2.5, 2.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2.5, 7])
-
-
-def test_a_ray_within_a_face_has_an_intersection_and_no_nan():
-    lower, upper = torch.zeros(3), torch.tensor([1.0, 2, 3])
-    origins, directions = torch.tensor([[0.0, -1, 1], [-1, 1, 0]]), torch.tensor([[0.0, 1, 0], [1, 0, 0]])
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
-    assert t_min.tolist() == pytest.approx([1, 1]) and t_max.tolist() == pytest.approx([3, 2])
-
-
-def test_box_intersection_of_random_rays_against_points_along_them():
-    torch.manual_seed(0)
-    lower, upper = torch.tensor([-1, -0.5, 0]).double(), torch.tensor([1, 1.5, 0.7]).double()
-    origins = 2 * torch.randn(200, 3).double()
-    directions = (torch.randn(200, 3).double() - origins) * torch.rand(200, 1)
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
-    t = torch.linspace(0.005, 8, 800, dtype=torch.float64)
-    inside = inside_box(origins[:, None] + t[:, None] * directions[:, None], lower, upper)
-    between = (t > t_min[:, None] + 1e-9) & (t < t_max[:, None] - 1e-9)
-    assert 20 < inside.any(1).sum() < 180 and torch.equal(inside, between)
-
-
-@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0], [], [1], [0, 4, 0, 0, 1, 0]])
-def test_ragged_indices(counts):
-    ray_index, step_index = ragged_indices(torch.tensor(counts, dtype=torch.long))
-    pairs = [(ray, step) for ray, count in enumerate(counts) for step in range(count)]
-    assert list(zip(ray_index.tolist(), step_index.tolist())) == pairs
-    assert ray_index.dtype == step_index.dtype == torch.long
-
-
-def test_samples_at_a_metric_step():
-    torch.manual_seed(1)
-    lower, upper, near, step = torch.tensor([-1, -1.5, -1]).double(), torch.tensor([1.2, 1, 1]).double(), 0.5, 0.1
-    origins = 2 * torch.randn(40, 3).double()
-    directions = (torch.randn(40, 3).double() - origins) * torch.rand(40, 1)
-    t_min, t_max = box_intersection(origins, directions, lower, upper, near)
-    t, ray_index, step_index = uniform_samples(t_min, t_max, step / directions.norm(dim=1))
-    points = points_along(origins, directions, t, ray_index)
-
-    position = 0
-    for ray in range(40):
-        length = directions[ray].norm()
-        for k in range(max(0, math.ceil((t_max[ray] - t_min[ray]) * length / step))):
-            expected = origins[ray] + directions[ray] * t_min[ray] + directions[ray] / length * k * step
-            assert ray_index[position] == ray and step_index[position] == k
-            assert torch.allclose(points[position], expected)
-            position += 1
-    assert position == len(points)
-    missed = t_max <= t_min
-    assert 5 < missed.sum() < 35
-    assert inside_box(points, lower - 1e-9, upper + 1e-9).all() and not missed[ray_index].any()
 
 
 def weights_by_definition(opacity, ray_index, rays, stop):
@@ -160,17 +50,6 @@ def test_a_ray_ends_behind_the_sample_that_takes_it_to_the_stop(stop):
     counted = math.floor(-math.log(stop) / 0.4) + 1  # T in front of sample k is exp(−0.4 k)
     assert weights.count_nonzero() == counted and (weights[:counted] > 0).all()
     assert remaining.item() == pytest.approx(math.exp(-0.4 * counted))
-
-
-def test_gradients():
-    log_transmittance, ray_index = samples()
-    log_transmittance.requires_grad_()
-    for stop in (0.0, 0.05):
-        assert torch.autograd.gradcheck(
-            lambda x, stop=stop: render_weights(x, ray_index, len(COUNTS), stop), (log_transmittance,))
-    weights, values = torch.rand(len(ray_index)).double(), torch.rand(len(ray_index), 3).double()
-    assert torch.autograd.gradcheck(lambda w, v: accumulate(w, v, ray_index, len(COUNTS)),
-                                    (weights.requires_grad_(), values.requires_grad_()))
 
 
 def test_gradients_against_the_definition():
@@ -253,12 +132,6 @@ def test_contributing_samples_follow_the_definition(threshold, stop):
     assert kept.tolist() == expected and len(expected) < len(ray_index)
 
 
-def test_samples_below_the_threshold_do_not_hide_what_is_behind_them():
-    log_transmittance = torch.tensor([-0.01] * 1000 + [-0.5, -0.5])
-    kept = contributing(log_transmittance, torch.zeros(1002, dtype=torch.long), 1, 1e-3, threshold=0.02)
-    assert kept.tolist() == [1000, 1001]
-
-
 def test_the_samples_left_out_change_nothing():
     log_transmittance, ray_index = samples(seed=5)
     log_transmittance[::3] = 0
@@ -273,23 +146,6 @@ def test_the_samples_left_out_change_nothing():
     assert torch.allclose(*colors, atol=1e-14)
     # Where α = 0 the first of them is not zero, but a density that has come to 0 is at its least and has no gradient.
     assert torch.allclose(gradients[0][log_transmittance < 0], gradients[1][log_transmittance < 0], atol=1e-14)
-
-
-def test_a_cube_of_constant_density_has_the_transparency_of_beer_and_lambert():
-    lower, upper = torch.full((3,), -0.5).double(), torch.full((3,), 0.5).double()
-    pose = look_at((2, 1, 1.5), target=(0, 0, 0))[None]
-    rows, columns = (x.flatten() for x in torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij"))
-    origins, directions = pixel_rays(pose, torch.tensor([[40, 40, 12, 12]]), torch.zeros_like(rows), rows, columns)
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
-    density, step = 3.0, 1e-3
-    t, ray_index, _ = uniform_samples(t_min, t_max, step / directions.norm(dim=1))
-    weights, remaining = render_weights(torch.full_like(t, -density * step), ray_index, len(origins), 0.0)
-    length = (t_max - t_min).clamp(min=0) * directions.norm(dim=1)
-    assert 50 < (length == 0).sum() < 500 and length.max() > 1.2
-    assert torch.allclose(remaining, (-density * length).exp(), rtol=1.01 * density * step)
-    assert (remaining[length == 0] == 1).all()
-    color = accumulate(weights, torch.full((len(t), 1), 0.25), ray_index, len(origins)).squeeze(1) + remaining
-    assert torch.allclose(color, 0.25 + 0.75 * (-density * length).exp(), atol=density * step)
 
 
 @pytest.mark.gpu

@@ -3,13 +3,11 @@
 import numpy as np
 import pytest
 
-import overview
 from experiment.records import Run
 
 
 def finish(folder, experiment, case, mode, config, metrics, **arrays):
-    Run(folder, experiment, case, mode, 0, config).finish(
-        metrics=metrics, seconds=1, steps=1, environment={"precision": "fp32"}, arrays=arrays)
+    Run(folder, experiment, case, mode, 0, config).finish(metrics=metrics, seconds=1, steps=1, arrays=arrays)
 
 
 @pytest.fixture
@@ -29,21 +27,20 @@ def results(tmp_path):
     return tmp_path
 
 
-def test_it_draws_the_largest_of_each(results, call, monkeypatch):
-    figures = []
-    monkeypatch.setattr(overview.plots, "save", lambda figure, path: figures.append((figure, path)))
-    done = call("overview.py", "--results", results, "--figures", results / "figures")
+def test_it_draws_the_largest_of_each(results, call, drawn):
+    done = call("studies.overview", "--results", results, "--figures", results / "figures")
     assert done.returncode == 0, done.stderr
-    (figure, path), = figures
+    (path, figure), = drawn.items()
     titles = [axis.get_title() for axis in figure.axes[:8]]
     assert path == results / "figures" / "overview.png"
-    assert titles[1] == "Kodak 05, 40 × 40 pixels\nReLU + PE: 40.00 dB" and titles[5] == "ReLU + PE + FR: 40.00 dB"
+    assert titles[0] == "a 1D function, 20 steps\nReLU" and titles[4] == "ReLU + FR"
+    assert titles[1] == "kodim05, 40 × 40 pixels\nReLU + PE: 40.00 dB" and titles[5] == "ReLU + PE + FR: 40.00 dB"
     assert titles[2:4] == ["dragon, 8 × 9 × 10 voxels\nReLU + PE: IoU 0.7500",
                            "Instant-NGP, toy, 16 × 16 pixels\nReLU: 25.00 dB"]
-    overview.plt.close(figure)
 
 
 def test_what_is_missing_is_named(results, refused):
     for file in results.rglob("3d/dragon/*+fr*"):
         file.unlink()
-    assert "python 3D_occupance.py --quick" in refused("overview.py", "--results", results)
+    line = refused("studies.overview", "--results", results, "--figures", results / "figures")
+    assert "python 3D_occupance.py --quick" in line

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from experiment.runtime import choose_device, cpu_count
 from torch.distributed import HashStore
 
 from experiment.errors import UserError
 from experiment.ranks import first_rank, store
 from experiment.records import Run
-from experiment.runtime import choose_device, cpu_count
 from experiment.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -251,9 +251,11 @@ def unreadable(path):
     fans = rewritten(path / "ball.glb", lambda header: header["meshes"][0]["primitives"][0].update(mode=6))
     yield ".glb", fans, "triangle fans"
     for extension in ("KHR_draco_mesh_compression", "EXT_mesh_gpu_instancing"):
-        yield ".glb", rewritten(path / "ball.glb", lambda header: header.update(extensionsUsed=[extension])), extension
+        yield ".glb", rewritten(
+            path / "ball.glb", lambda header, name=extension: header.update(extensionsUsed=[name])), extension
     for key in ("normalized", "sparse"):
-        packed = rewritten(path / "ball.glb", lambda header: [each.update({key: True}) for each in header["accessors"]])
+        packed = rewritten(path / "ball.glb", lambda header, key=key: [each.update({key: True})
+                                                                       for each in header["accessors"]])
         yield ".glb", packed, key
     yield ".glb", (path / "ball.glb").read_bytes()[:-100], "cannot be read as a mesh"
 

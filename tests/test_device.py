@@ -1,0 +1,48 @@
+"""The device that an option names, its precision, and the stopwatch."""
+
+import pytest
+import torch
+
+from experiment.device import Stopwatch, choose_device, set_precision
+from experiment.errors import UserError
+
+
+@pytest.mark.parametrize("name", ["gpu", "tpu", "cuda:", "cuda:x", "cuda:01", "", "CPU", "cpu:0"])
+def test_unknown_devices_are_refused(name):
+    with pytest.raises(UserError, match="--device"):
+        choose_device(name)
+
+
+def test_the_cuda_device_always_has_an_index(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    names = {"auto": 0, "cuda": 0, "cuda:1": 1}
+    assert [choose_device(name).index for name in names] == list(names.values()) == [d.index for d in chosen]
+    for name in ("cuda:2", "cuda:128", "cuda:4294967296"):
+        with pytest.raises(UserError, match=name):
+            choose_device(name)
+
+
+def test_precision_is_that_of_the_products_alone():
+    device, layer, x = torch.device("cpu"), torch.nn.Linear(4, 4), torch.rand(2, 4)
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        with set_precision(precision, device):
+            assert layer(x).dtype == dtype and layer.weight.dtype == torch.float32
+        assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(UserError, match="tf32 needs a CUDA GPU"):
+        set_precision("tf32", device)
+
+
+def test_stopwatch_adds_up_and_survives_a_checkpoint():
+    clock = Stopwatch(torch.device("cpu"))
+    with clock:
+        pass
+    first = clock.seconds
+    with clock:
+        pass
+    assert clock.seconds > first > 0
+    other = Stopwatch(torch.device("cpu"))
+    other.load_state_dict(clock.state_dict())
+    assert other.seconds == clock.seconds

@@ -1,0 +1,60 @@
+"""Imports go one way: scripts, studies, benchmarks → experiment, data, models; and load nothing that is not used."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+PACKAGES = ("models", "data", "experiment", "studies", "benchmarks")
+SCRIPTS = [path.stem for path in ROOT.glob("*.py")]
+# What each may import beside itself. data/ and experiment/ have each other's errors; a benchmark may run the iteration
+# of a script, but no script imports another.
+ALLOWED = {"models": (), "data": ("experiment.errors",), "experiment": ("data.download",),
+           "studies": ("models", "data", "experiment"), "benchmarks": ("models", "data", "experiment", *SCRIPTS),
+           "script": ("models", "data", "experiment")}
+# It stands between the packages: of the two scripts of the radiance fields all that is the same.
+ALLOWED_TOO = {"experiment/radiance_fields.py": ("data.scenes", "models.nerf.rays")}
+
+
+def imported(path):
+    """What a file imports, wherever in it, by full name: of `from a import b` it is a.b."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
+            yield from (constant.value for constant in node.args if isinstance(constant, ast.Constant))
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "script"])
+def test_imports_go_one_way_and_to_no_script(package):
+    files = list((ROOT / package).rglob("*.py")) if package in PACKAGES else list(ROOT.glob("*.py"))
+    assert files
+    for path in files:
+        name = str(path.relative_to(ROOT))
+        allowed = (package, *ALLOWED[package], *ALLOWED_TOO.get(name, ()))
+        wrong = [module for module in imported(path) if module.split(".")[0] in (*PACKAGES, *SCRIPTS)
+                 and not any(f"{module}.".startswith(f"{top}.") for top in allowed)]
+        assert not wrong, f"{name} imports {', '.join(wrong)}"
+
+
+def test_the_layers_file_needs_nothing_but_torch():
+    tops = {module.split(".")[0] for module in imported(ROOT / "models" / "fourier_reparam.py")}
+    assert tops - set(sys.stdlib_module_names) == {"torch"}
+
+
+@pytest.mark.parametrize("program, unused", [
+    ("import experiment.tables, experiment.cli", ["matplotlib"]),
+    ("from experiment import cli; cli.parse(cli.options('', modes='a', default_modes='a', checkpoint_every=1))",
+     ["torch.distributed", "matplotlib"]),
+    ("import models", ["numpy.f2py", "scipy", "matplotlib", "experiment", "data"]),
+])
+def test_what_is_not_used_is_not_loaded(program, unused):
+    done = subprocess.run([sys.executable, "-c", f"import sys\n{program}\nprint(*sys.modules)"], cwd=ROOT, text=True,
+                          capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not set(unused) & set(done.stdout.split())

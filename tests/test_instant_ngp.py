@@ -1,0 +1,293 @@
+"""The Instant-NGP script as a user runs it, its objective and its schedule."""
+
+import contextlib
+import math
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import imageio.v3 as iio
+import numpy as np
+import pytest
+import torch
+from conftest import assert_same_run, before_each_step, ended_at_checkpoint, folders, record, stem
+
+import InstantNGP
+from data.scenes import Scene, Views, load_scene, on_background
+from experiment.errors import UserError
+from experiment.records import Run
+from models import FourierReparamLinear
+from models.nerf.instant_ngp import InstantNGPField
+from models.nerf.occupancy_grid import visible_cells
+from models.nerf.rays import RayDataset
+
+NGP, RUN = "InstantNGP.py", ("ngp", "toy")
+TINY: dict = {"epochs": 3, "iterations": 14, "rays": 192, "lr": 1.4e-2, "warm_up": 8, "update_every": 4,
+        "field": {"levels": 3, "log2_size": 15, "finest": 32, "resolution": 16, "steps": 64}}
+FEW: dict = {**TINY, "iterations": 4, "rays": 32, "warm_up": 4, "field": {**TINY["field"], "steps": 512}}
+
+
+def options(path, *more):
+    return "--scene", "toy", "--quick", "--downscale", 4, *folders(path), *more
+
+
+@pytest.fixture(autouse=True)
+def tiny(one_process, monkeypatch):
+    monkeypatch.setattr(InstantNGP, "QUICK", TINY)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with results and figures of both modes."""
+    path = tmp_path_factory.mktemp("ngp")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InstantNGP, "QUICK", TINY)
+        patch.setattr("experiment.sweep.cpu_count", lambda: 1)
+        patch.setattr(sys, "argv", list(map(str, (NGP, *options(path, "--frames", 3)))))
+        InstantNGP.main()
+    return path
+
+
+def train(path, mode="relu", seed=0, **settings):
+    """Train a field for a few steps, at 16 × 16 pixels and without figures; the path, but for the suffix, of its files.
+
+    Args:
+        settings: of the run's config, or an option.
+    """
+    args = SimpleNamespace(**{"scene": "toy", "data": Path("nowhere"), "downscale": 8, "device": "cpu", "quick": True,
+                              "precision": "fp32", "bg_color": 1.0, "frames": 0, "chunk": None,
+                              "checkpoint_every": 1000, **settings})
+    config = {**InstantNGP.PAPER[mode], **FEW, **{key: value for key, value in settings.items() if key in FEW}}
+    threads = torch.get_num_threads()
+    try:
+        InstantNGP.train(Run(path / "results" / "quick", *RUN, mode, seed, config), args)
+    finally:
+        torch.set_num_threads(threads)
+    return stem(path, *RUN, mode).with_name(f"{mode}-seed{seed}")
+
+
+def small_field(bg_color=1.0):
+    torch.manual_seed(0)
+    field = InstantNGPField("relu+fr", levels=3, log2_size=9, finest=40, resolution=16, steps=64,
+                            hidden_features=16, low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.01,
+                            bg_color=bg_color).double()
+    torch.nn.init.uniform_(field.encoding.table, -1, 1)
+    torch.nn.init.constant_(field.density_mlp[2].bias, 2)
+    field.occupancy.occupied[4:12, 5:13, 3:12] = True
+    return field
+
+
+def small_batch(count=60):
+    """Rays towards the cube, some of them past the cells that are occupied, and colors."""
+    generator = torch.Generator().manual_seed(1)
+    origins = 2 * torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, dtype=torch.float64), dim=1)
+    directions = 0.8 * (torch.rand(count, 3, generator=generator, dtype=torch.float64) - 0.5) - origins
+    return origins, directions, torch.rand(count, 3, generator=generator, dtype=torch.float64)
+
+
+def test_cameras_move_to_one_distance_and_keep_looking_where_they_did():
+    rng = np.random.default_rng(0)
+    splits = [Views(np.zeros((count, 2, 2, 4), np.uint8), rng.normal(size=(count, 3, 4)).astype(np.float32), 1.0,
+                    list("abcdefg")[:count]) for count in (7, 3)]
+    before = [views.poses.copy() for views in splits]
+    moved = InstantNGP.normalize_poses(Scene("a", *splits))
+    radius = np.linalg.norm(before[0][:, :, 3], axis=1).mean()
+    for views, old, new in zip(splits, before, (moved.train, moved.test)):
+        assert new.poses.dtype == np.float32 and np.array_equal(views.poses, old)
+        assert np.array_equal(new.poses[:, :, :3], old[:, :, :3]) and new.names == views.names
+        assert np.allclose(new.poses[:, :, 3], old[:, :, 3] * 1.5 / radius)  # one scale, so that the rays still meet
+    splits[0].poses[:, :, 3] = 0
+    with pytest.raises(UserError, match="cameras of b are all at the origin"):
+        InstantNGP.normalize_poses(Scene("b", *splits))
+
+
+def test_the_learning_rate_is_that_of_cosine_annealing_once_an_epoch():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30, eta_min=1e-2 / 30)
+    for epoch in range(30):
+        assert InstantNGP.learning_rate(epoch, 30, 1e-2) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        scheduler.step()
+    assert InstantNGP.learning_rate(0, 110, 1e-2) == 1e-2
+    assert InstantNGP.learning_rate(55, 110, 1e-2) == pytest.approx((1e-2 + 1e-2 / 30) / 2)
+    assert 1 / 30 < InstantNGP.learning_rate(109, 110, 1) < 1 / 30 + 3e-4
+
+
+def test_the_settings_are_those_of_the_published_recipe(toy_rays):
+    one_view = RayDataset(toy_rays.images[:1], toy_rays.poses[:1], toy_rays.intrinsics[:1], 1.0)
+    for mode, settings in InstantNGP.PAPER.items():
+        field = InstantNGP.make_field(mode, settings, one_view)
+        assert field.encoding.table.shape == (5_710_032, 2) and field.occupancy.resolution == 128
+        assert field.occupancy.step == pytest.approx(math.sqrt(3) / 1024)
+        assert [layer.basis.shape for layer in field.modules() if isinstance(layer, FourierReparamLinear)] == (
+            [(4096, 64)] if mode == "relu+fr" else [])
+
+
+@pytest.mark.parametrize("bg_color", [1.0, 0.0])
+def test_the_objective_is_the_squared_error_and_the_opacity_term(bg_color):
+    field, (origins, directions, target) = small_field(bg_color), small_batch()
+    torch.manual_seed(5)
+    error, loss = InstantNGP.objective(field, (origins, directions, target), 0.02)
+    torch.manual_seed(5)
+    shown = field(origins, directions, jitter=True)
+    expected_error = expected = 0.0
+    for ray in range(len(origins)):
+        squares = (shown.color[ray] - target[ray]).pow(2).mean().item()
+        opacity = shown.weights[shown.ray_index == ray].sum().item() + 1e-10
+        expected_error += squares
+        expected += squares - 0.02 * opacity * math.log(opacity)
+    assert error.item() == pytest.approx(expected_error, rel=1e-9)
+    assert loss.item() == pytest.approx(expected, rel=1e-9) and loss - error > 0.01
+    assert (shown.final_transmittance == 1).any() and (shown.final_transmittance < 0.9).any()
+    torch.manual_seed(6)
+    assert InstantNGP.objective(field, (origins, directions, target), 0.02)[0] != error  # the jitter is another
+
+
+def test_the_gradient_is_finite_where_nothing_is_seen():
+    field, (origins, directions, target) = small_field(), small_batch()
+    torch.nn.init.zeros_(field.density_mlp[2].weight)
+    torch.nn.init.constant_(field.density_mlp[2].bias, -200)  # samples, but nothing in them
+    error, loss = InstantNGP.objective(field, (origins, directions, target), 1e-3)
+    loss.backward()
+    assert error.item() == pytest.approx((1 - target).square().mean(1).sum().item())
+    assert (loss - error).item() == pytest.approx(-60 * 1e-3 * 1e-10 * math.log(1e-10), abs=1e-12)
+    assert all(parameter.grad.isfinite().all() for parameter in field.parameters())
+    assert field.density_mlp[2].bias.grad[0] != 0
+
+    field.occupancy.occupied.zero_()  # no samples at all
+    _, loss = InstantNGP.objective(field, (origins, directions, target), 1e-3)
+    field.zero_grad()
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad is None or (parameter.grad == 0).all() for parameter in field.parameters())
+
+
+def test_parts_of_a_batch_add_up_to_the_step_of_the_whole(tmp_path):
+    # On the CPU the random numbers are the same however many are drawn at a time, and so is the jitter.
+    found = []
+    for name, chunk in {"whole": None, "parts": 23}.items():
+        steps = []
+        with before_each_step(lambda adam, steps=steps: steps.append(
+                [parameter.grad.clone() for parameter in adam.param_groups[0]["params"]])):
+            path = train(tmp_path / name, "relu+fr", epochs=1, chunk=chunk)
+        found.append((steps, np.load(path.with_suffix(".npz"))["mse"]))
+    (whole, whole_mse), (parts, parts_mse) = found
+    assert len(whole) == len(parts) == 4
+    for expected, got in zip(whole[0], parts[0], strict=True):
+        assert torch.allclose(got, expected, rtol=1e-3, atol=1e-5 * expected.abs().max().item())
+        assert expected.abs().max() > 0
+    assert parts_mse == pytest.approx(whole_mse, rel=1e-3) and whole_mse.min() > 0
+
+
+def test_a_run_leaves_a_record_and_all_that_it_tells_of(trained):
+    truth = on_background(load_scene("toy", trained, 4).test.images, 1.0)
+    for mode in InstantNGP.PAPER:
+        path, made = stem(trained, *RUN, mode), record(trained, *RUN, mode)
+        metrics, arrays = made["metrics"], np.load(path.with_suffix(".npz"))
+        # A field that is not trained has 11.1 dB here, a plain picture of the mean color 10.8 dB.
+        assert metrics["psnr"] > 15.5 and metrics["psnr_8bit"] == pytest.approx(metrics["psnr"], abs=0.1)
+        assert 0.3 < metrics["ssim"] < 1 and metrics["views"] == [f"test_{view:02d}" for view in range(8)]
+        assert made["config"]["scene"]["train"] == [60, 32, 32, 4] and made["config"]["background"] == "white"
+        errors = np.square(arrays["images"] / 255 - truth).mean((1, 2, 3))
+        assert metrics["psnr_8bit"] == pytest.approx(-10 * np.log10(errors).mean(), abs=1e-6)
+        assert arrays["mse"].shape == (42,) and arrays["mse"][-10:].mean() < 0.5 * arrays["mse"][:5].mean()
+        depth = iio.imread(path / "depths" / "test_03.png")
+        assert depth.shape == (32, 32) and depth.max() == 255
+        assert iio.imread(path / "turntable.gif").shape == (3, 32, 32, 3)
+        weights = torch.load(path.with_suffix(".pt"), weights_only=True)["field"]
+        assert weights["color.2.weight"].shape == (64, 64) and not any("coefficients" in name for name in weights)
+    assert not list(trained.rglob("*.ckpt"))
+    assert {file.name for file in (trained / "figures" / "quick").iterdir()} == {"ngp_toy.png", "ngp_toy_psnr.png"}
+
+
+@pytest.mark.parametrize("bg_color", [1.0, 0.0])
+def test_the_background_is_that_of_the_option(bg_color, tmp_path):
+    views = load_scene("toy", tmp_path, 8).test.images
+    path = train(tmp_path, epochs=1, lr=1e-9, bg_color=bg_color)
+    arrays, metrics = np.load(path.with_suffix(".npz")), record(tmp_path, *RUN, "relu")["metrics"]
+    # A field of density 1, and grey, hides less than 80 % of what is behind it.
+    assert np.abs(arrays["images"][:, 0, 0] / 255 - bg_color).mean() < 0.25
+    errors = np.square(arrays["images"] / 255 - on_background(views, bg_color)).mean((1, 2, 3))
+    assert metrics["psnr_8bit"] == pytest.approx(-10 * np.log10(errors).mean(), abs=1e-6)
+    # As it is hardly trained, the training views are no better; were they on the other grey they would be far off.
+    assert 0.6 * errors.mean() < arrays["mse"].mean() < 1.6 * errors.mean()
+
+
+def test_a_seed_draws_pixels_of_its_own_from_all_views(tmp_path, monkeypatch):
+    drawn, rays = [], RayDataset.rays
+    monkeypatch.setattr(RayDataset, "rays", lambda views, pixels: (drawn.append(pixels), rays(views, pixels))[1])
+    first, second = (np.load(train(tmp_path, seed=seed, epochs=1).with_suffix(".npz")) for seed in (1, 2))
+    assert not np.isclose(first["mse"], second["mse"], rtol=1e-6).any()
+    parts = torch.stack(drawn) / (60 * 16 * 16)
+    assert parts.shape == (8, 32) and parts.unique().numel() > 240
+    assert 0 <= parts.min() < 0.05 and 0.95 < parts.max() < 1 and 0.4 < parts.mean() < 0.6
+
+
+def test_a_resumed_run_has_the_same_bits(tmp_path, monkeypatch):
+    rates, looks, update = [], [], InstantNGPField.update_occupancy
+    monkeypatch.setattr(InstantNGPField, "update_occupancy", lambda field, everywhere: (
+        looks.append((len(rates), everywhere)), update(field, everywhere)))
+    with before_each_step(lambda adam: rates.append(adam.param_groups[0]["lr"])):
+        whole = train(tmp_path / "whole", "relu+fr")
+        assert looks == [(0, True), (4, False), (8, False)]  # after so many steps, in all cells or in some
+        with ended_at_checkpoint(), pytest.raises(SystemExit):
+            train(tmp_path / "resumed", "relu+fr", checkpoint_every=6)
+        assert len(rates) == 12 + 6 and not list(tmp_path.glob("resumed/**/*.json"))
+        resumed = train(tmp_path / "resumed", "relu+fr", checkpoint_every=6)
+    assert_same_run(resumed, whole)
+    expected = [InstantNGP.learning_rate(epoch, 3, FEW["lr"]) for epoch in range(3) for _ in range(4)]
+    assert rates == expected + expected and expected[0] == FEW["lr"]
+    assert looks[3:] == [(12 + steps, everywhere) for steps, everywhere in looks[:3]]
+    mse = np.load(whole.with_suffix(".npz"))["mse"]
+    assert (mse > 0).all() and mse.shape == (12,)
+    occupied = torch.load(whole.with_suffix(".pt"), weights_only=True)["field"]["occupancy.occupied"]
+    assert 0.01 < occupied.float().mean() < 0.99
+
+
+def test_a_cell_that_no_camera_sees_stays_empty(toy_rays):
+    two_views = RayDataset(toy_rays.images[:2], toy_rays.poses[:2] * torch.tensor([1, 1, 1, 1.5 / 4]),
+                           toy_rays.intrinsics[:2], 1.0)
+    field = InstantNGP.make_field("relu", {**InstantNGP.PAPER["relu"], **FEW}, two_views)
+    hidden = ~visible_cells(16, 0.5, two_views.poses, two_views.intrinsics, 16, 16)
+    optimizer = torch.optim.Adam(field.parameters(), lr=1e-2)
+    for step in range(8):
+        InstantNGP.training_iteration(field, optimizer, two_views, step, {**InstantNGP.PAPER["relu"], **FEW},
+                                      contextlib.nullcontext())
+    assert (field.occupancy.density[hidden] == -1).all() and not field.occupancy.occupied[hidden].any()
+    assert field.occupancy.occupied.any() and 0.01 < hidden.float().mean() < 0.9
+
+
+def test_render_only_trains_nothing(trained, tmp_path, call, refused):
+    shutil.copytree(trained / "results", tmp_path / "results")
+    path = stem(tmp_path, *RUN, "relu+fr")
+    shutil.rmtree(path)
+    before = {file: file.read_bytes() for file in path.parent.glob("*.*")}
+    done = call(NGP, *options(tmp_path, "--frames", 2, "--modes", "relu+fr", "--render-only"))
+    assert done.returncode == 0, done.stderr
+    stored = np.load(path.with_suffix(".npz"))["images"].astype(int)
+    for view, image in enumerate(stored):
+        again = iio.imread(path / f"test_{view:02d}.png").astype(int)
+        assert np.abs(again - image).max() <= 1  # the number of threads is another
+    assert len(iio.imread(path / "turntable.gif")) == 2
+    value = record(tmp_path, *RUN, "relu+fr")["metrics"]["psnr"]
+    measured = float(done.stdout.split(" dB")[0].split()[-1])
+    assert measured == pytest.approx(value, abs=0.011) and str(path) in done.stdout
+    assert {file: file.read_bytes() for file in path.parent.glob("*.*")} == before
+    assert not (tmp_path / "figures").exists() and len(done.stdout.splitlines()) == 1
+    assert "other settings" in refused(NGP, *options(tmp_path, "--modes", "relu", "--epochs", 2, "--render-only"))
+
+
+def test_the_script_draws_both_radiance_fields(trained, tmp_path, call):
+    shutil.copytree(trained / "results", tmp_path / "results")
+    picture = tmp_path / "figures" / "quick" / "radiance_fields_toy.png"
+    done = call(NGP, *options(tmp_path))
+    assert done.returncode == 0 and done.stdout.count("finished before") == 2 and not picture.exists()
+    shutil.copytree(stem(tmp_path, "ngp", "toy", "relu").parent, stem(tmp_path, "dvgo", "toy", "relu").parent)
+    done = call(NGP, *options(tmp_path))
+    assert done.returncode == 0 and f"wrote {picture}" in done.stdout
+    assert iio.imread(picture).shape[1] > 1000
+
+
+def test_bad_input_gets_one_line_and_status_2(refused, tmp_path):
+    assert "--chunk" in refused(NGP, *options(tmp_path, "--chunk", 0))

@@ -1,0 +1,106 @@
+"""DVGO's optimizer against loops over single elements in float64."""
+
+import math
+
+import pytest
+import torch
+
+from models.nerf.masked_adam import MaskedAdam
+
+
+def masked_adam_by_definition(p, gradients, lrs, factor=1.0, skip=False, beta1=0.9, beta2=0.99, eps=1e-8):
+    """One element, all steps."""
+    m = v = 0.0
+    for t, (g, lr) in enumerate(zip(gradients, lrs), start=1):
+        if skip and g == 0:
+            continue
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        p -= lr * factor * math.sqrt(1 - beta2**t) / (1 - beta1**t) * m / (math.sqrt(v) + eps)
+    return p
+
+
+def parameters_and_gradients(steps=30):
+    torch.manual_seed(2)
+    gradients = torch.randn(steps, 5, 4).double() * 10.0 ** torch.randint(-9, 2, (5, 4))
+    gradients *= torch.rand(steps, 5, 4) < 0.4
+    gradients[:, 0, 0] = 0
+    return torch.randn(5, 4).double(), gradients
+
+
+@pytest.mark.parametrize("skip", [False, True])
+@pytest.mark.parametrize("with_factor", [False, True])
+def test_it_follows_the_definition(skip, with_factor):
+    start, gradients = parameters_and_gradients()
+    factor = torch.rand(5, 4) if with_factor else None
+    p = torch.nn.Parameter(start.clone())
+    optimizer = MaskedAdam([{"params": [p], "skip_zero_grad": skip, "lr_factor": factor}], lr=0.1)
+    lrs = [0.1 * 0.97**i for i in range(len(gradients))]
+    for g, lr in zip(gradients, lrs):
+        optimizer.param_groups[0]["lr"] = lr
+        before, moments = p.detach().clone(), {k: v.clone() for k, v in optimizer.state[p].items() if k != "step"}
+        p.grad = g.clone()
+        optimizer.step()
+        if skip and moments:
+            still = g == 0
+            assert torch.equal(p[still], before[still])
+            assert all(torch.equal(optimizer.state[p][name][still], old[still]) for name, old in moments.items())
+    expected = [[masked_adam_by_definition(start[i, j].item(), gradients[:, i, j].tolist(), lrs,
+                                           factor[i, j].item() if with_factor else 1.0, skip)
+                 for j in range(4)] for i in range(5)]
+    assert torch.allclose(p.detach(), torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
+    assert p[0, 0] == start[0, 0] and not torch.equal(p, start)
+
+
+def test_it_differs_from_adam_in_epsilon_alone():
+    start, gradients = parameters_and_gradients()
+    ends = []
+    for make, eps in ((MaskedAdam, 1e-8), (MaskedAdam, 0.0), (torch.optim.Adam, 0.0)):
+        p = torch.nn.Parameter(start.clone())
+        optimizer = make([p], lr=0.01, betas=(0.9, 0.99), eps=eps)
+        for g in gradients + 1e-9:
+            p.grad = g.clone()
+            optimizer.step()
+        ends.append(p.detach())
+    assert torch.allclose(ends[1], ends[2], rtol=1e-10) and not torch.allclose(ends[0], ends[2], rtol=1e-3)
+
+
+def test_it_goes_on_from_a_file(tmp_path):
+    start, gradients = parameters_and_gradients()
+
+    def setup(values):
+        p, q = torch.nn.Parameter(values.clone()), torch.nn.Parameter(values.clone())
+        return p, q, MaskedAdam([{"params": [p], "skip_zero_grad": True, "lr_factor": torch.rand(5, 4)},
+                                 {"params": [q], "lr": 0.5}], lr=0.1)
+
+    def train(p, q, optimizer, steps):
+        for g in steps:
+            p.grad, q.grad = g.clone(), -g
+            optimizer.step()
+
+    p, q, optimizer = setup(start)
+    train(p, q, optimizer, gradients[:15])
+    torch.save({"p": p.detach(), "q": q.detach(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
+    train(p, q, optimizer, gradients[15:])
+
+    saved = torch.load(tmp_path / "a.pt", weights_only=True)
+    p2, q2, optimizer = setup(start)
+    with torch.no_grad():
+        p2.copy_(saved["p"]), q2.copy_(saved["q"])
+    optimizer.load_state_dict(saved["optimizer"])
+    train(p2, q2, optimizer, gradients[15:])
+    assert torch.equal(p, p2) and torch.equal(q, q2)
+
+
+def test_it_passes_over_what_has_no_gradient_and_takes_a_closure():
+    p, q = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    optimizer = MaskedAdam([p, q], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = p.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure) == 2
+    assert torch.allclose(p, torch.full((2,), 0.9)) and torch.equal(q, torch.ones(2))

@@ -1,0 +1,136 @@
+"""Rays, and the samples along them, against loops over single ones in float64."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import camera_at
+
+from models.nerf.rays import (
+    RayDataset,
+    box_intersection,
+    inside_box,
+    pixel_rays,
+    points_along,
+    ragged_indices,
+    uniform_samples,
+)
+
+TARGET = (0.1, -0.2, 0.3)
+
+
+def test_a_projected_point_lies_on_the_ray_through_its_pixel():
+    intrinsics = torch.tensor([[40, 40, 25, 15], [60, 30, 20, 18], [35.5, 50, 31, 9.25]])
+    poses = torch.stack([camera_at(position, TARGET) for position in ((4, 1, 2), (-1, 3, 1.5), (0.5, -3, 2))])
+    views, rows, columns = torch.tensor([0, 2, 1, 2]), torch.tensor([0, 29, 7, 3]), torch.tensor([0, 49, 31, 44])
+    origins, directions = pixel_rays(poses, intrinsics, views, rows, columns)
+    assert origins.dtype == directions.dtype == torch.float64
+    for i, view in enumerate(views):
+        rotation, position = poses[view, :, :3], poses[view, :, 3]
+        fx, fy, cx, cy = intrinsics[view].tolist()
+        x, y, z = rotation.T @ (origins[i] + 3 * directions[i] - position)  # in the camera's axes
+        assert z.item() == pytest.approx(-3)  # depth counts along the viewing axis
+        assert (fx * x / -z + cx).item() == pytest.approx(columns[i].item() + 0.5)  # to the right
+        assert (fy * -y / -z + cy).item() == pytest.approx(rows[i].item() + 0.5)  # downwards
+
+
+def test_rays_of_a_centered_camera_are_those_of_its_focal_length_to_the_bit():
+    poses = torch.stack([camera_at((4, 1, 2), TARGET), camera_at((-1, 3, 1.5), TARGET)]).float()
+    views, rows, columns = (torch.randint(high, (1000,)) for high in (2, 75, 101))
+    for focal in (138.8888788, 1111.1110311937682, 66.78306554149866):
+        intrinsics = torch.tensor([[focal, focal, 101 / 2, 75 / 2]], dtype=torch.float64).repeat(2, 1)
+        _, directions = pixel_rays(poses, intrinsics, views, rows, columns)
+        right, down = (columns.float() + 0.5 - 101 / 2) / focal, (rows.float() + 0.5 - 75 / 2) / focal
+        in_camera = torch.stack([right, -down, -torch.ones(1000)], dim=-1)
+        assert torch.equal(directions, (poses[views, :, :3] * in_camera[:, None]).sum(-1))
+
+
+def test_the_middle_of_the_image_looks_at_the_target():
+    pose = camera_at((4, 1, 2), TARGET)[None]
+    _, directions = pixel_rays(pose, torch.tensor([[20, 20, 2.5, 2.5]]), torch.tensor([0]), torch.tensor([2]),
+                               torch.tensor([2]))
+    towards = torch.tensor(TARGET, dtype=torch.float64) - pose[0, :, 3]
+    assert torch.allclose(directions[0], towards / towards.norm())
+
+
+def test_box_intersection():
+    lower, upper = torch.tensor([-1.0, -2, -3]), torch.tensor([1.0, 2, 3])
+    origins = torch.tensor([[-5.0, 0, 0], [0, 0, 0], [0, 0, 9], [5, 5, 5], [0, 9, 0], [-5, 0, 0]])
+    directions = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, -1], [0, 0, -1], [0, 1, 0], [0, 1, 0]])
+    t_min, t_max = box_intersection(origins, directions, lower, upper, 0.5)
+    assert t_min[:3].tolist() == pytest.approx([2, 0.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2, 12])
+    assert (t_max[3:] <= t_min[3:]).all()  # beside it, behind, beside it and parallel
+    t_min, t_max = box_intersection(origins, directions, lower, upper, 2.5, far=7)
+    assert t_min[:3].tolist() == pytest.approx([2.5, 2.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2.5, 7])
+
+
+def test_a_ray_within_a_face_has_an_intersection_and_no_nan():
+    lower, upper = torch.zeros(3), torch.tensor([1.0, 2, 3])
+    origins, directions = torch.tensor([[0.0, -1, 1], [-1, 1, 0]]), torch.tensor([[0.0, 1, 0], [1, 0, 0]])
+    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
+    assert t_min.tolist() == pytest.approx([1, 1]) and t_max.tolist() == pytest.approx([3, 2])
+
+
+def test_box_intersection_of_random_rays_against_points_along_them():
+    torch.manual_seed(0)
+    lower, upper = torch.tensor([-1, -0.5, 0]).double(), torch.tensor([1, 1.5, 0.7]).double()
+    origins = 2 * torch.randn(200, 3).double()
+    directions = (torch.randn(200, 3).double() - origins) * torch.rand(200, 1)
+    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
+    t = torch.linspace(0.005, 8, 800, dtype=torch.float64)
+    inside = inside_box(origins[:, None] + t[:, None] * directions[:, None], lower, upper)
+    between = (t > t_min[:, None] + 1e-9) & (t < t_max[:, None] - 1e-9)
+    assert 20 < inside.any(1).sum() < 180 and torch.equal(inside, between)
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0], [], [1], [0, 4, 0, 0, 1, 0]])
+def test_ragged_indices(counts):
+    ray_index, step_index = ragged_indices(torch.tensor(counts, dtype=torch.long))
+    pairs = [(ray, step) for ray, count in enumerate(counts) for step in range(count)]
+    assert list(zip(ray_index.tolist(), step_index.tolist())) == pairs
+    assert ray_index.dtype == step_index.dtype == torch.long
+
+
+def test_samples_at_a_metric_step():
+    torch.manual_seed(1)
+    lower, upper, near, step = torch.tensor([-1, -1.5, -1]).double(), torch.tensor([1.2, 1, 1]).double(), 0.5, 0.1
+    origins = 2 * torch.randn(40, 3).double()
+    directions = (torch.randn(40, 3).double() - origins) * torch.rand(40, 1)
+    t_min, t_max = box_intersection(origins, directions, lower, upper, near)
+    t, ray_index, step_index = uniform_samples(t_min, t_max, step / directions.norm(dim=1))
+    points = points_along(origins, directions, t, ray_index)
+
+    position = 0
+    for ray in range(40):
+        length = directions[ray].norm()
+        for k in range(max(0, math.ceil((t_max[ray] - t_min[ray]) * length / step))):
+            expected = origins[ray] + directions[ray] * t_min[ray] + directions[ray] / length * k * step
+            assert ray_index[position] == ray and step_index[position] == k
+            assert torch.allclose(points[position], expected)
+            position += 1
+    assert position == len(points)
+    missed = t_max <= t_min
+    assert 5 < missed.sum() < 35
+    assert inside_box(points, lower - 1e-9, upper + 1e-9).all() and not missed[ray_index].any()
+
+
+@pytest.mark.parametrize("bg_color", [1.0, 0.0])
+def test_a_data_set_composites_its_pixels_and_knows_their_rays(bg_color):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 5, 7, 4), dtype=np.uint8)
+    images[0, 0, :2, 3] = 0, 255
+    turns = [np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
+    poses = np.stack([np.column_stack([q * np.sign(np.linalg.det(q)), rng.normal(size=3)]) for q in turns])
+    intrinsics = np.array([(6, 6, 3.5, 2.5), (5, 7, 4, 2), (8, 4, 3, 3)])
+    dataset = RayDataset(torch.from_numpy(images), torch.from_numpy(poses), torch.from_numpy(intrinsics), bg_color)
+    assert dataset.pixels == 3 * 5 * 7
+    pixels = torch.randperm(dataset.pixels)
+    for pixel, origin, direction, color in zip(pixels, *dataset.rays(pixels)):
+        view, row, column = np.unravel_index(pixel.item(), (3, 5, 7))
+        r, g, b, a = (images[view, row, column] / 255).tolist()
+        assert color.tolist() == pytest.approx([c * a + (1 - a) * bg_color for c in (r, g, b)])
+        x, y, z = poses[view, :, :3].T @ ((origin + 3 * direction).numpy() - poses[view, :, 3])  # in camera axes
+        fx, fy, cx, cy = intrinsics[view]
+        assert (fx * x / -z + cx, fy * -y / -z + cy, z) == pytest.approx((column + 0.5, row + 0.5, -3))
+    assert dataset.rays(pixels[:0])[2].shape == (0, 3)

@@ -1,0 +1,100 @@
+"""The tables that are made from records."""
+
+import json
+
+import pytest
+from conftest import write_record
+
+from experiment import published, tables
+from experiment.errors import UserError
+from experiment.records import Run
+
+
+def test_means_spreads_gains_and_published_values(tmp_path):
+    for seed, (plain, fr) in enumerate([(20.0, 22.0), (22.0, 25.0)]):
+        write_record(tmp_path / "paper", "sin", seed, plain)
+        write_record(tmp_path / "paper", "sin+fr", seed, fr)
+    write_record(tmp_path / "quick", "sin+fr", 0, 40.0, steps=100)
+    table = tables.images(tables.read_records(tmp_path))
+    assert table.columns[3:8] == ["PSNR (dB)", "published", "FR gain", "best", "SSIM"]
+    baseline, fr, quick = table.rows
+    assert baseline == ["kodim05", "768 × 512, 10,000 steps", "sin", "21.00 ± 1.41", "33.05", "–", "22.00 ± 1.41",
+                        "0.500 ± 0.000", "0 1", "cpu, fp32", "10"]
+    assert fr[3:6] == ["23.50 ± 2.12", "34.64", "+2.50"]
+    assert quick[3:6] == ["40.00", "–", "–"]  # no published value for another size, and no baseline in the same folder
+    gaps = table.unmeasured
+    assert [row[2] for row in gaps] == ["relu", "relu+fr", "relu+pe", "relu+pe+fr"]  # published, and not run here
+    assert gaps[0] == ["kodim05", "768 × 512, 10,000 steps", "relu", tables.NOT_RUN, "17.31", *6 * ["–"]]
+
+
+def test_a_page_says_once_what_all_rows_share(tmp_path):
+    for mode, psnr in (("sin", 20.0), ("sin+fr", 21.5)):
+        write_record(tmp_path / "paper", mode, 0, psnr)
+    table = tables.images(tables.read_records(tmp_path))
+    assert tables.markdown(table).splitlines() == [
+        "All rows: image kodim05, size 768 × 512, 10,000 steps.", "",
+        "| network | PSNR (dB) | published | FR gain | best | SSIM | seeds | device | seconds |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| sin | 20.00 | 33.05 | – | 21.00 | 0.500 | 0 | cpu, fp32 | 10 |",
+        "| sin+fr | 21.50 | 34.64 | +1.50 | 22.50 | 0.500 | 0 | cpu, fp32 | 10 |",
+        *(f"| {mode} | {tables.NOT_RUN} | {published.PSNR_KODAK_05[mode]:.2f} | – | – | – | – | – | – |"
+          for mode in ("relu", "relu+fr", "relu+pe", "relu+pe+fr"))]
+    assert tables.markdown(tables.Table(["network", "loss"], [["sin", "1"], ["sin+fr", "1"]])).splitlines() == [
+        "| network | loss |", "| --- | --- |", "| sin | 1 |", "| sin+fr | 1 |"]  # a result is said of each
+
+
+def test_the_table_of_a_terminal(tmp_path, capsys):
+    runs = [Run(tmp_path, "2d", "kodim05", mode, 0, {"steps": 100, "shape": [20, 30, 3]}) for mode in ("sin", "sin+fr")]
+    for run, psnr in zip(runs, (20.0, 21.5)):
+        run.finish(metrics={"psnr": psnr, "psnr_best": psnr, "ssim": 0.5}, seconds=3, steps=100, arrays={})
+    tables.print_table("images", runs)
+    assert capsys.readouterr().out.splitlines() == [
+        "", "image kodim05, size 30 × 20, 100 steps, seeds 0, device cpu, fp32",
+        "network  PSNR (dB)  published  FR gain  best   SSIM   seconds",
+        "sin      20.00      –          –        20.00  0.500  3",
+        "sin+fr   21.50      –          +1.50    21.50  0.500  3"]
+
+
+def test_the_gain_of_fr_is_over_the_same_settings_and_the_seeds_of_both(tmp_path):
+    for seed, psnr in enumerate((20.0, 30.0)):
+        write_record(tmp_path / "a", "sin", seed, psnr, network={"hidden_features": 256})
+    # The learning rate and the basis may be others.
+    write_record(tmp_path / "a", "sin+fr", 1, 33.0, lr=5e-3, network={"hidden_features": 256, "alpha": 0.1})
+    write_record(tmp_path / "a", "relu", 0, 10.0, steps=100)
+    write_record(tmp_path / "a", "relu+fr", 0, 18.0)
+    write_record(tmp_path / "a", "relu+pe", 0, 10.0, network={"hidden_features": 256})
+    write_record(tmp_path / "a", "relu+pe+fr", 0, 18.0, network={"hidden_features": 128, "alpha": 0.1})
+    gains = {row[2]: row[5] for row in tables.images(tables.read_records(tmp_path)).rows}
+    assert gains == {**dict.fromkeys(("relu", "relu+fr", "sin", "relu+pe", "relu+pe+fr"), "–"), "sin+fr": "+3.00"}
+
+
+def test_the_largest_size_is_of_one_folder_and_case(tmp_path):
+    for folder, case, settings in (("a", "kodim05", {"shape": [8, 8, 3]}), ("b", "kodim05", {"shape": [9, 9, 3]}),
+                                   ("c", "kodim05", {"shape": [9, 9, 3], "steps": 20_000}),
+                                   ("c", "other", {"shape": [9, 9, 3], "steps": 15_000})):
+        for mode in ("sin", "sin+fr"):
+            write_record(tmp_path / folder, mode, 0, 20.0, case, **settings)
+    records = tables.read_records(tmp_path)
+    chosen = {(record["set"], record["case"], record["mode"]) for record in tables.largest(records, "2d")}
+    assert chosen == {("c", "kodim05", "sin"), ("c", "kodim05", "sin+fr")}
+    assert tables.largest(records, "3d") == []
+
+
+def test_the_status_has_each_experiment_with_the_papers_values_beside_ours(tmp_path):
+    write_record(tmp_path / "quick", "sin", 0, 40.0, steps=100)
+    for mode, psnr in (("sin", 20.0), ("sin+fr", 21.5), ("relu+fr", 10.0)):
+        write_record(tmp_path / "paper", mode, 0, psnr)
+    rows = tables.status(tables.read_records(tmp_path)).rows
+    assert [row[0].split(",")[0] for row in rows] == ["1D function", "2D", "3D", "DVGO", "Instant-NGP"]
+    assert rows[0][1].startswith("relu 1.79 → 0.25; ") and "sin 33.05 → 34.64" in rows[1][1]
+    assert rows[1][2:] == ["sin 20.00 → 21.50", "kodim05, 768 × 512, 10,000 steps"]
+    assert rows[2][2:] == ["", "–"]
+
+
+def test_the_coarse_stage_belongs_to_no_network_and_a_damaged_record_is_named(tmp_path):
+    write_record(tmp_path / "a", "coarse", 0, 20.0)
+    assert tables.read_records(tmp_path) == []
+    path = write_record(tmp_path / "a", "sin", 0, 20.0)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": None}))
+    with pytest.raises(UserError, match="sin-seed0.json is damaged"):
+        tables.read_records(tmp_path)
