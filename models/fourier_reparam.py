@@ -14,7 +14,6 @@ import operator
 
 import torch
 from torch import Tensor, nn
-from torch.amp import is_autocast_available
 from torch.nn import functional as F
 from torch.nn.utils.parametrize import is_parametrized
 
@@ -164,7 +163,7 @@ class FourierReparamLinear(nn.Module):
     def weight(self) -> Tensor:
         """W = Λ B, shape (out_features, in_features), differentiable with respect to Λ; not subject to autocast."""
         device = self.coefficients.device.type
-        if is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self._compose()
         return self._compose()
