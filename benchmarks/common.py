@@ -30,7 +30,7 @@ def with_full_products(model: nn.Module) -> nn.Module:
     """`model` itself, its FR layers as published: the basis is stored, and W = Λ B is formed from all M rows of it."""
     for layer in model.modules():
         if isinstance(layer, FourierReparamLinear):
-            setattr(layer, "_compose", functools.partial(torch.matmul, layer.coefficients, layer.basis))
+            layer._compose = functools.partial(torch.matmul, layer.coefficients, layer.basis)  # type: ignore
     return model
 
 
