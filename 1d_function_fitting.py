@@ -18,6 +18,7 @@ frequency heat maps from the same records.
 
 import argparse
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import matplotlib
@@ -27,16 +28,17 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from data.signals import FREQUENCIES, POINTS, square_like_wave
-from experiment import cli, figures
-from experiment.device import Stopwatch
+from experiment import cli, figures, metrics, tables, training
 from experiment.errors import UserError
-from experiment.labels import LABELS
-from experiment.metrics import relative_spectral_error
 from experiment.records import Run, planned_runs
 from experiment.sweep import slow_runs, sweep
-from experiment.tables import print_table
-from experiment.training import CUDAGraphStep, prepare, training_blocks
-from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
+from models import (
+    MODES,
+    FourierReparamLinear,
+    build_inr,
+    empirical_ntk,
+    parameter_groups,
+)
 
 # Section 4. `network` is what build_inr takes. α and the learning rate belong together (see FourierReparamLinear).
 MLP = {"in_features": 1, "out_features": 1, "hidden_features": 128, "hidden_layers": 3}
@@ -59,10 +61,10 @@ LARGEST = 4  # of the NTK's eigenvalues, whose shares are reported one by one
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network, write its record, return the line that sums it up."""
     # A second thread gains a network of this size next to nothing, a second run beside it nearly all.
-    device, autocast = prepare(args, run.seed, one_thread=True)
+    device, autocast = training.prepare(args, run.seed, one_thread=True)
     model = build_inr(run.mode, **run.config["network"]).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=run.config["lr"], fused=True,
-                                 capturable=device.type == "cuda")
+    groups = parameter_groups(model, run.config["lr"], run.config.get("hidden_lr", 1.0))
+    optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
     x, target = (values.to(device) for values in square_like_wave())  # (300, 1) each
 
     steps = run.config["steps"]
@@ -82,9 +84,9 @@ def train(run: Run, args: argparse.Namespace) -> str:
         losses.index_copy_(0, row, loss.detach()[None])
         row.add_(1)
 
-    advance, clock = CUDAGraphStep(training_step, device), Stopwatch(device)
+    advance, clock = training.CUDAGraphStep(training_step, device), training.Stopwatch(device)
     state = {"model": model, "optimizer": optimizer, "outputs": outputs, "eigenvalues": eigenvalues}
-    for block in training_blocks(run, args, clock, losses, state, "loss {:.4f}".format, stop_every=ntk_every):
+    for block in training.blocks(run, args, clock, losses, state, "loss {:.4f}".format, stop_every=[ntk_every]):
         if block.start % ntk_every == 0:
             eigenvalues[block.start // ntk_every] = ntk_spectrum(model, x)
         row.fill_(block.start)
@@ -97,10 +99,10 @@ def train(run: Run, args: argparse.Namespace) -> str:
     hidden = [layer for layer in model if isinstance(layer, FourierReparamLinear)]
     if hidden:
         arrays["coefficients"] = hidden[len(hidden) // 2].coefficients.detach().cpu().numpy()
-    metrics = {"loss": losses[-1].item(),
-               **measure(arrays["outputs"], arrays["ntk_eigenvalues"], target.cpu().numpy()[:, 0], ntk_every)}
-    run.finish(metrics=metrics, arrays=arrays, seconds=clock.seconds, steps=steps)
-    return f"loss {metrics['loss']:.4f} in {clock.seconds:.1f} s"
+    measured = {"loss": losses[-1].item(),
+                **measure(arrays["outputs"], arrays["ntk_eigenvalues"], target.cpu().numpy()[:, 0], ntk_every)}
+    run.finish(metrics=measured, arrays=arrays, seconds=clock.seconds, steps=steps)
+    return f"loss {measured['loss']:.4f} in {clock.seconds:.1f} s"
 
 
 def ntk_spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -113,7 +115,7 @@ def ntk_spectrum(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 def measure(outputs: np.ndarray, eigenvalues: np.ndarray, target: np.ndarray, ntk_every: int) -> dict:
     """The other metrics of a record, from the outputs (steps, 300) and the NTK's eigenvalues (times, 300)."""
-    error = relative_spectral_error(outputs, target, list(FREQUENCIES.values()))
+    error = metrics.relative_spectral_error(outputs, target, list(FREQUENCIES.values()))
     shares = (eigenvalues / eigenvalues.sum(axis=1, keepdims=True))[:, :LARGEST].tolist()
     return {"relative_error": dict(zip(FREQUENCIES, error[-1].tolist())),
             "relative_error_at": {str(at): dict(zip(FREQUENCIES, error[at].tolist()))
@@ -138,7 +140,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
                       transform=axis.transAxes)
             if run is runs[0]:
                 axis.set_title(f"step {step:,}")
-        line[0].set_ylabel(LABELS[run.mode], fontsize=11, fontweight="bold")
+        line[0].set_ylabel(figures.LABELS[run.mode], fontsize=11, fontweight="bold")
     for axis in axes[-1]:
         axis.set_xlabel("x")
     figure.suptitle("1D function fitting: the network's output in color, the target in grey"
@@ -159,7 +161,7 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
         for i, name in enumerate(names):
             axis.bar(steps, heights[:, i], bottom=bottoms[:, i], width=0.8 * (steps[1] - steps[0]), color=shades[i],
                      label=name)
-        axis.set_title(f"{LABELS[run.mode]}: the four hold {heights[-1, :LARGEST].sum():.0f} % at the end")
+        axis.set_title(f"{figures.LABELS[run.mode]}: the four hold {heights[-1, :LARGEST].sum():.0f} % at the end")
         axis.set_ylabel("share of the sum (%)")
         axis.xaxis.set_major_formatter(figures.THOUSANDS)
         axis.set_xlabel("step")
@@ -205,23 +207,34 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
         rows.text(width + 3, -i, label, va="center", fontsize=9)
     rows.set_title("some of these, cos(f x)")
     rows.set_axis_off()
-    figure.suptitle(f"W = Λ B: the middle hidden layer of {LABELS[run.mode]}, trained"
+    figure.suptitle(f"W = Λ B: the middle hidden layer of {figures.LABELS[run.mode]}, trained"
                     + figures.title_suffix([run.seed], args.quick, run.config, PAPER[run.mode]))
     figures.save(figure, args.figures / "1d_fr_layer.png")
 
 
-def main() -> None:
-    args = cli.parse(cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500))
-    runs = planned_runs(args, "1d", {"function": {mode: cli.settings(PAPER[mode], QUICK, args, "steps", "lr")
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
+    parser = cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500)
+    return cli.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
+    return planned_runs(args, "1d", {"function": {mode: cli.settings(PAPER[mode], QUICK, args, "steps", "lr")
                                                   for mode in args.modes}})
+
+
+def main() -> None:
+    args = parse()
+    runs = plan(args)
     if slow_runs(runs, args):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
     sweep(train, [runs], args, parallel=True)
     first = [run for run in runs if run.seed == args.seeds[0]]
     figures.draw_each(partial(draw_fits, first, args), partial(draw_spectra, first, args),
                       *[partial(draw_layer, run, args) for run in first if run.mode.endswith("+fr")][:1],
-                      partial(print_table, "loss", runs))
+                      partial(tables.print_table, "loss", runs))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    training.run(main)

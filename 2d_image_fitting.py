@@ -20,6 +20,7 @@ On two CPU cores --quick takes about a minute and the paper's size days; the scr
 import argparse
 import functools
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -28,17 +29,13 @@ import skimage.transform
 import torch
 from matplotlib.ticker import NullLocator
 
-from data.images import load_image
-from experiment import cli, figures
-from experiment.device import Stopwatch, memory_bytes
+from data.images import describe, load_image
+from experiment import cli, figures, metrics, tables, training
+from experiment.device import memory_bytes
 from experiment.errors import UserError
-from experiment.labels import LABELS
-from experiment.metrics import SSIM_WINDOW, psnr, radial_spectrum, ssim
 from experiment.records import Run, digest, planned_runs
 from experiment.sweep import say_how_long, sweep
-from experiment.tables import print_table
-from experiment.training import CUDAGraphStep, prepare, training_blocks
-from models import MODES, build_inr, fold
+from models import MODES, build_inr, fold, parameter_groups
 
 # Section 5. `network` is what build_inr takes; all pixels in one batch; the learning rate × 0.1 once, as
 # torch.optim.lr_scheduler.MultiStepLR has it.
@@ -57,55 +54,105 @@ DECAY = 0.1
 # A smaller image and fewer steps at the first learning rate; the same networks.
 QUICK = {"steps": 100, "decay_at": 100}
 QUICK_SIDE = 72  # pixels of the longer side
+LOOKS = 20  # at the whole image, in a training of batches
+IN_CACHE = 8_192  # pixels
 
 Images = dict[str, np.ndarray]
 
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network on one image, write its record and reconstruction, return the line that sums it up."""
-    device, autocast = prepare(args, run.seed, one_thread=args.quick)
+    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
     image, config = load_images(args)[run.case], run.config
     model = build_inr(run.mode, **config["network"]).to(device)
-    # A tensor, so that a captured step sees it change.
-    optimizer = torch.optim.Adam(model.parameters(), lr=torch.tensor(config["lr"], device=device), fused=True,
-                                 capturable=device.type == "cuda")
+    groups = parameter_groups(model, config["lr"], config.get("hidden_lr", 1.0))
+    for group in groups:
+        group["lr"] = torch.tensor(group["lr"], device=device)  # a tensor, so that a captured step sees it change
+    optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
     x, target = pixel_grid(image, device)
-    chunk = args.chunk or fitting_chunk(len(x), config["network"], device)
-    chunks = list(zip(x.split(chunk), target.split(chunk)))
+    batches = PixelBatches(len(x), config.get("batch"), run.seed, device)
+    chunk = args.chunk or fitting_chunk(batches.size, config["network"], device)
     mse = torch.zeros(config["steps"], device=device)
     row = torch.zeros(1, dtype=torch.long, device=device)  # the step, where a captured graph can count it
 
     def training_step() -> None:
         optimizer.zero_grad()
-        for x_chunk, target_chunk in chunks:  # the gradients add up to those of the whole batch
+        for pixels in batches.next().split(chunk):  # the gradients add up to those of the whole batch
             with autocast:
-                output = model(x_chunk)
-            loss = (output.float() - target_chunk).square().sum() / target.numel()
+                output = model(x.index_select(0, pixels))
+            loss = (output.float() - target.index_select(0, pixels)).square().sum() / (3 * batches.size)
             loss.backward()
             mse.index_add_(0, row, loss.detach()[None])
         optimizer.step()
         row.add_(1)
 
-    advance, clock = CUDAGraphStep(training_step, device), Stopwatch(device)
-    state = {"model": model, "optimizer": optimizer}
-    for block in training_blocks(run, args, clock, mse, state, lambda loss: f"{psnr(loss):.2f} dB",
-                                 stop_every=config["decay_at"]):
-        optimizer.param_groups[0]["lr"].fill_(config["lr"] * (1 if block.start < config["decay_at"] else DECAY))
+    advance, clock = training.CUDAGraphStep(training_step, device), training.Stopwatch(device)
+    look_every = max(1, len(mse) // LOOKS)
+    whole = torch.zeros(len(mse) // look_every)
+    state = {"model": model, "optimizer": optimizer, "whole": whole}
+    for block in training.blocks(run, args, clock, mse, state, lambda loss: f"{metrics.psnr(loss):.2f} dB",
+                                 stop_every=[config["decay_at"], look_every]):
+        for group in optimizer.param_groups:
+            group["lr"].fill_(group["initial_lr"] * (1 if block.start < config["decay_at"] else DECAY))
         row.fill_(block.start)
+        batches.draw(block)
         with clock:
             advance(len(block))
+        if block.stop % look_every == 0:
+            whole[block.stop // look_every - 1] = image_psnr(reconstruct(model, x, chunk, autocast, image), image)
 
-    plain = fold(model)
-    with torch.no_grad(), autocast:
-        output = torch.cat([plain(x_chunk).float() for x_chunk, _ in chunks])
-    reconstruction = output.reshape(image.shape).cpu().numpy()
-    curve, clamped = psnr(mse.cpu().numpy()), reconstruction.clip(0, 1)
-    final = float(psnr(np.square(reconstruction.astype(np.float64) - image).mean()))
+    reconstruction = reconstruct(fold(model), x, chunk, autocast, image)
+    clamped, final = reconstruction.clip(0, 1), image_psnr(reconstruction, image)
+    arrays = {"reconstruction": reconstruction, "psnr": metrics.psnr(mse.cpu().numpy()), "psnr_whole": whole.numpy()}
+    best = max(final, float(arrays["psnr_whole" if "batch" in config else "psnr"].max()))
     figures.write_picture(np.rint(255 * clamped).astype(np.uint8), run.path(".png"))
-    run.finish(metrics={"psnr": final, "psnr_best": max(final, float(curve.max())), "ssim": ssim(clamped, image)},
-               arrays={"reconstruction": reconstruction, "psnr": curve}, seconds=clock.seconds, steps=len(mse))
-    chunked = f", in {len(chunks)} chunks a step" if len(chunks) > 1 else ""
-    return f"{final:.2f} dB in {clock.seconds:.1f} s, {len(mse) / clock.seconds:.1f} steps a second{chunked}"
+    run.finish(metrics={"psnr": final, "psnr_best": best, "ssim": metrics.ssim(clamped, image)}, arrays=arrays,
+               seconds=clock.seconds, steps=len(mse))
+    chunks = f", in {math.ceil(batches.size / chunk)} chunks a step" if chunk < batches.size else ""
+    return f"{final:.2f} dB in {clock.seconds:.1f} s, {len(mse) / clock.seconds:.1f} steps a second{chunks}"
+
+
+class PixelBatches:
+    """The pixels of each step: all, in their order, or `batch` of them, drawn in each epoch without replacement.
+
+    What an epoch's last batch lacks is left out. The order follows from seed and epoch, so that a resumed training
+    draws the same; it lies on the device for a block of steps at a time, where a captured graph finds it.
+    """
+
+    def __init__(self, pixels: int, batch: int | None, seed: int, device: torch.device):
+        self.pixels, self.size, self.seed = pixels, batch or pixels, seed
+        self.drawn = batch is not None
+        self.order = torch.arange(pixels, device=device).expand(1, -1) if batch is None else torch.zeros(
+            training.LONGEST_BLOCK, batch, dtype=torch.long, device=device)
+        self.place = torch.zeros(1, dtype=torch.long, device=device)
+
+    def draw(self, block: range) -> None:
+        """Draw the pixels of a block of steps."""
+        per_epoch = self.pixels // self.size
+        self.place.zero_()
+        for step in block if self.drawn else ():
+            epoch, place = divmod(step, per_epoch)
+            if place == 0 or step == block.start:
+                order = training.random_order(self.pixels, self.seed, epoch, self.order.device)
+            self.order[step - block.start] = order[place * self.size:(place + 1) * self.size]
+
+    def next(self) -> torch.Tensor:
+        """The pixels (size,) of the next step of the block."""
+        pixels = self.order.index_select(0, self.place)[0]
+        if self.drawn:
+            self.place.add_(1)
+        return pixels
+
+
+def reconstruct(model: torch.nn.Module, x: torch.Tensor, chunk: int, autocast, image: np.ndarray) -> np.ndarray:
+    """The network's image, float32 of the shape of `image`."""
+    with torch.no_grad(), autocast:
+        return torch.cat([model(part).float() for part in x.split(chunk)]).cpu().numpy().reshape(image.shape)
+
+
+def image_psnr(reconstruction: np.ndarray, image: np.ndarray) -> float:
+    """PSNR in dB, as a float64 mean over all pixels and channels."""
+    return float(metrics.psnr(np.square(reconstruction.astype(np.float64) - image).mean()))
 
 
 def pixel_grid(image: np.ndarray, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,7 +167,8 @@ def fitting_chunk(pixels: int, network: dict, device: torch.device) -> int:
     # A layer keeps its output, the activation's output and, on the way back, the gradient of one of them.
     bytes_per_pixel = 3 * 4 * network["hidden_features"] * (network["hidden_layers"] + 1)
     parts = math.ceil(2 * pixels * bytes_per_pixel / memory_bytes(device))
-    return math.ceil(pixels / parts)
+    # On a CPU no more than stay in its cache: there the whole image at once takes more than twice as long.
+    return math.ceil(pixels / parts) if device.type == "cuda" else min(math.ceil(pixels / parts), IN_CACHE)
 
 
 @functools.cache
@@ -130,19 +178,25 @@ def load_once(source: str, folder: Path, downscale: float | None, quick: bool) -
     if downscale is None:
         downscale = max(1, max(image.shape) / QUICK_SIDE) if quick else 1
     if downscale > 1:
-        shape = [max(SSIM_WINDOW, round(side / downscale)) for side in image.shape[:2]]
+        shape = [max(metrics.SSIM_WINDOW, round(side / downscale)) for side in image.shape[:2]]
         image = skimage.transform.resize(image, shape, anti_aliasing=True).astype(np.float32)
     return case, image
 
 
+def sources(args: argparse.Namespace) -> list[str]:
+    """What --image names, each once."""
+    return list(map(str, range(1, 25))) if args.image == ["all"] else list(dict.fromkeys(args.image))
+
+
 def load_images(args: argparse.Namespace) -> Images:
     """The images that the options ask for, by case."""
-    sources = list(map(str, range(1, 25))) if args.image == ["all"] else args.image
-    images = {}
-    for source in dict.fromkeys(sources):
+    images: Images = {}
+    for source in sources(args):
         case, image = load_once(source, args.data, args.downscale, args.quick)
         if case in images:
             raise UserError(f"--image gives two images of the name {case}; rename one")
+        if args.batch and args.batch > (pixels := image.shape[0] * image.shape[1]):
+            raise UserError(f"--batch {args.batch:,} is more than the {pixels:,} pixels of {case}")
         images[case] = image
     return images
 
@@ -157,15 +211,14 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
     window = figures.busiest_window(image)
     shown = [("ground truth", "", image)]
     for run in runs:
-        shown.append((LABELS[run.mode], f"{run.metric('psnr'):.2f} dB",
+        shown.append((figures.LABELS[run.mode], f"{run.metric('psnr'):.2f} dB",
                       run.arrays(reconstruction=image.shape)["reconstruction"].clip(0, 1)))
     width = 2.4
     height = width * image.shape[0] / image.shape[1]
     figure, axes = figures.subplots(2, len(shown), width * len(shown), 2 * height + 1.1)
     for (name, value, pixels), (whole, crop) in zip(shown, axes.T):
         figures.show_with_crop(whole, crop, pixels, window, name, value)
-    figure.suptitle(f"{runs[0].case}, {image.shape[1]} × {image.shape[0]} pixels, "
-                    f"{runs[0].config['steps']:,} steps{title_suffix(runs[0], args)}", fontsize=13)
+    figure.suptitle(f"{runs[0].case}, {tables.image_size(runs[0].config)}{title_suffix(runs[0], args)}", fontsize=13)
     figures.save(figure, args.figures / f"2d_{runs[0].case}.png")
 
 
@@ -174,8 +227,14 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     figure, axis = figures.curves("step", "PSNR (dB)")
     for run in runs:
         curve = run.arrays(psnr=(run.config["steps"],))["psnr"]
-        axis.plot(np.arange(len(curve)), curve, **figures.line_style(run.mode),
-                  label=f"{LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
+        label = f"{figures.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB"
+        if "batch" in run.config:  # of the pixels of each step, pale, and of the whole image at some
+            axis.plot(curve, color=figures.line_style(run.mode)["color"], alpha=0.15, linewidth=0.5)
+            whole = run.arrays()["psnr_whole"]
+            axis.plot(np.arange(1, len(whole) + 1) * (len(curve) // len(whole)), whole, marker="o", markersize=3,
+                      **figures.line_style(run.mode), label=label)
+        else:
+            axis.plot(curve, **figures.line_style(run.mode), label=label)
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
     figures.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
@@ -185,10 +244,10 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
 def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """The power of the error at each spatial frequency, beside that of the image itself."""
     figure, axis = figures.curves("frequency (cycles per pixel)", "power of the error")
-    axis.loglog(*radial_spectrum(image), color="0.75", linewidth=4, label="the image")
+    axis.loglog(*metrics.radial_spectrum(image), color="0.75", linewidth=4, label="the image")
     for run in runs:
-        frequency, power = radial_spectrum(run.arrays(reconstruction=image.shape)["reconstruction"] - image)
-        axis.loglog(frequency, power, **figures.line_style(run.mode), label=LABELS[run.mode])
+        frequency, power = metrics.radial_spectrum(run.arrays(reconstruction=image.shape)["reconstruction"] - image)
+        axis.loglog(frequency, power, **figures.line_style(run.mode), label=figures.LABELS[run.mode])
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
@@ -196,28 +255,43 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
                       args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, steps=10_000, checkpoint_every=1_000)
     parser.add_argument("--image", nargs="+", default=["5"], metavar="I",
                         help="Kodak numbers, all, a bundled picture's name, or paths (default: 5)")
     parser.add_argument("--downscale", type=cli.whole(1, 64), metavar="D",
                         help="make the images smaller by this factor (default: 1)")
+    parser.add_argument("--batch", type=cli.whole(1), metavar="N",
+                        help="pixels a step, drawn afresh without replacement (default: all, as published)")
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="pixels at a time; the step stays the full-batch step (default: what fits in memory)")
-    args = cli.parse(parser)
+    return cli.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
     images = load_images(args)
-    runs = planned_runs(args, "2d", {
-        case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "steps", "lr"), "shape": list(image.shape),
+    return planned_runs(args, "2d", {
+        case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "batch"), "shape": list(image.shape),
                       "pixels": digest(image)} for mode in args.modes} for case, image in images.items()})
-    say_how_long(runs, args, lambda config: math.prod(config["shape"][:2]) * config["steps"])
+
+
+def main() -> None:
+    args = parse()
+    images = load_images(args)
+    for source in sources(args):
+        print(describe(source, args.data))
+    runs = plan(args)
+    say_how_long(runs, args, lambda config: config.get("batch", math.prod(config["shape"][:2])) * config["steps"])
     sweep(train, [runs], args, parallel=args.quick)
     drawings = []
     for case, image in images.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
         drawings += [partial(draw_images, image, first, args), partial(draw_curves, first, args),
                      partial(draw_spectra, image, first, args)]
-    figures.draw_each(*drawings, partial(print_table, "images", runs))
+    figures.draw_each(*drawings, partial(tables.print_table, "images", runs))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    training.run(main)

@@ -20,6 +20,7 @@ On two CPU cores --quick takes about a minute, and the paper's size weeks; the s
 import argparse
 import functools
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -30,26 +31,13 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from data.volumes import SHA256, load_volume, shorten
-from experiment import cli, figures
-from experiment.device import Stopwatch
+from data.volumes import SHA256, load_volume, shorten, summary
+from experiment import cli, figures, meshes, metrics, tables, training
 from experiment.errors import UserError
-from experiment.labels import LABELS
-from experiment.meshes import (
-    VIEW,
-    VIEWS,
-    extract_mesh,
-    render_with_close_up,
-    surface_distance,
-    unpack_voxels,
-    write_mesh,
-)
-from experiment.metrics import iou
 from experiment.records import Run, digest, planned_runs
 from experiment.sweep import say_how_long, sweep
-from experiment.tables import print_table
-from experiment.training import prepare, random_order, training_blocks
-from models import MODES, build_inr, fold
+from models import MODES, build_inr, fold, parameter_groups
+from models.encodings import voxel_coordinates
 
 # Section 5. `network` is what build_inr takes. The release gives one learning rate, 5e-3 for sin+fr. At it sin ends in
 # an empty volume (IoU 0); its 5e-4 and the 2e-3 of the ReLU networks are those of a later work of the same authors.
@@ -70,51 +58,39 @@ QUICK_SIDE = 28  # voxels of the longest side
 PERFECT = 1e-6  # of 1 − IoU, where a logarithmic axis has an IoU of 1
 
 
-def coordinates(index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The positions of voxels in [−1, 1]³, both ends in: along axis 1, then 0, then 2 (the release's order).
-
-    Args:
-        index: the voxels' places in the flattened volume, shape (N,).
-        shape: the volume's.
-    """
-    places = (index // shape[2] % shape[1], index // (shape[1] * shape[2]), index % shape[2])
-    # Filled on the device: for the copy of a tensor of numbers the host would wait.
-    last = [index.new_full((), side - 1) for side in (shape[1], shape[0], shape[2])]
-    return torch.stack([2 * place / end - 1 for place, end in zip(places, last)], dim=-1)
-
-
 def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int) -> Tensor:
     """Whether each of the voxels, given by its place in the flattened volume, is full: output ≥ 0.5."""
     with torch.no_grad():
-        return torch.cat([model(coordinates(index, shape))[:, 0] >= 0.5 for index in voxels.split(chunk)])
+        return torch.cat([model(voxel_coordinates(index, shape))[:, 0] >= 0.5 for index in voxels.split(chunk)])
 
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network on one volume, write its record, return the line that sums it up."""
-    device, autocast = prepare(args, run.seed, one_thread=args.quick)
+    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
     volume, config = load_volumes(args)[run.case], run.config
     model = build_inr(run.mode, **config["network"]).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=config["lr"], fused=True)
+    optimizer = torch.optim.Adam(parameter_groups(model, config["lr"], config.get("hidden_lr", 1.0)), fused=True)
 
     full = torch.from_numpy(volume).flatten().to(device)
     epochs, chunk = config["epochs"], config["chunk"]
     steps_per_epoch = math.ceil(len(full) / chunk)
     mse = torch.zeros(epochs * steps_per_epoch, device=device)
     # What the curve is measured on: two chunks of voxels, always the same.
-    sample = random_order(len(full), run.seed, -1, device)[:2 * chunk]
+    sample = training.random_order(len(full), run.seed, -1, device)[:2 * chunk]
     curve = torch.zeros(epochs)
-    clock = Stopwatch(device)
+    clock = training.Stopwatch(device)
     state = {"model": model, "optimizer": optimizer, "curve": curve}
-    for block in training_blocks(run, args, clock, mse, state, lambda _: f"best IoU {curve.max():.4f}",
-                                 stop_every=steps_per_epoch):
+    for block in training.blocks(run, args, clock, mse, state, lambda _: f"best IoU {curve.max():.4f}",
+                                 stop_every=[steps_per_epoch]):
         epoch, place = divmod(block.start, steps_per_epoch)
-        optimizer.param_groups[0]["lr"] = config["lr"] * DECAY ** (epoch / epochs)
-        batches = random_order(len(full), run.seed, epoch, device).split(chunk)[place:]
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * DECAY ** (epoch / epochs)
+        batches = training.random_order(len(full), run.seed, epoch, device).split(chunk)[place:]
         with clock:
             for step, index in zip(block, batches):
                 optimizer.zero_grad()
                 with autocast:
-                    output = model(coordinates(index, volume.shape))
+                    output = model(voxel_coordinates(index, volume.shape))
                 loss = F.mse_loss(output.float()[:, 0], full[index].float())
                 loss.backward()
                 optimizer.step()
@@ -122,13 +98,14 @@ def train(run: Run, args: argparse.Namespace) -> str:
         if block.stop % steps_per_epoch == 0:
             with autocast:
                 found = predict(model, sample, volume.shape, chunk)
-            curve[epoch] = iou(found.cpu().numpy(), full[sample].cpu().numpy())
+            curve[epoch] = metrics.iou(found.cpu().numpy(), full[sample].cpu().numpy())
 
     with autocast:
         found = predict(fold(model), torch.arange(len(full), device=device), volume.shape, chunk)
     predicted = found.cpu().numpy().reshape(volume.shape)
-    final = iou(predicted, volume)
-    chamfer, f_score = surface_distance(extract_mesh(predicted), extract_mesh(volume)) or (None, None)
+    final = metrics.iou(predicted, volume)
+    distances = meshes.surface_distance(meshes.extract_mesh(predicted), meshes.extract_mesh(volume))
+    chamfer, f_score = distances or (None, None)
     run.finish(metrics={"iou": final, "chamfer": chamfer, "f_score": f_score},
                arrays={"predicted": np.packbits(predicted), "iou": curve.numpy()}, seconds=clock.seconds,
                steps=len(mse))
@@ -160,12 +137,12 @@ def load_volumes(args: argparse.Namespace) -> dict[str, np.ndarray]:
 def predicted_voxels(run: Run) -> np.ndarray:
     """The voxels that a finished run predicts to be full."""
     shape = run.config["shape"]
-    return unpack_voxels(run.arrays(predicted=(math.ceil(math.prod(shape) / 8),))["predicted"], shape)
+    return meshes.unpack_voxels(run.arrays(predicted=(math.ceil(math.prod(shape) / 8),))["predicted"], shape)
 
 
 def write_surface(run: Run, smooth: float) -> None:
     """Write the surface that a run predicts."""
-    write_mesh(extract_mesh(predicted_voxels(run), smooth), run.path(".ply"))
+    meshes.write_mesh(meshes.extract_mesh(predicted_voxels(run), smooth), run.path(".ply"))
 
 
 def title_suffix(run: Run, args: argparse.Namespace) -> str:
@@ -178,16 +155,16 @@ def title_suffix(run: Run, args: argparse.Namespace) -> str:
 def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """Ground truth and the networks' surfaces from one camera, baseline left of FR, and a close-up under each."""
     case = runs[0].case
-    truth = extract_mesh(volume, args.smooth)
-    write_mesh(truth, runs[0].path(".ply").with_name("ground-truth.ply"))
+    truth = meshes.extract_mesh(volume, args.smooth)
+    meshes.write_mesh(truth, runs[0].path(".ply").with_name("ground-truth.ply"))
     shown = [("ground truth", "", truth)]
     for run in runs:
-        mesh = extract_mesh(predicted_voxels(run), args.smooth)
-        write_mesh(mesh, run.path(".ply"))
-        shown.append((LABELS[run.mode], f"IoU {run.metric('iou'):.4f}", mesh))
+        mesh = meshes.extract_mesh(predicted_voxels(run), args.smooth)
+        meshes.write_mesh(mesh, run.path(".ply"))
+        shown.append((figures.LABELS[run.mode], f"IoU {run.metric('iou'):.4f}", mesh))
 
-    meshes = [mesh for _, _, mesh in shown]
-    pictures, window, crops = render_with_close_up(meshes, VIEWS.get(case, VIEW), pixels=384)
+    surfaces = [mesh for _, _, mesh in shown]
+    pictures, window, crops = meshes.render_with_close_up(surfaces, meshes.VIEWS.get(case, meshes.VIEW), pixels=384)
     panel = 2.4
     height = panel * pictures[0].shape[0] / pictures[0].shape[1]
     figure, axes = figures.subplots(2, len(shown), panel * len(shown), 2 * height + 1.1)
@@ -204,7 +181,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     for run in runs:
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]
         axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(PERFECT), **figures.line_style(run.mode),
-                  label=f"{LABELS[run.mode]}: {run.metric('iou'):.4f}")
+                  label=f"{figures.LABELS[run.mode]}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
     ticks = [error for error in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 5e-4, 2e-4, 1e-4, 1e-5)
@@ -218,7 +195,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
 
 def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """The voxels that each network got wrong, counted along the line of sight, over the volume's silhouette."""
-    up = VIEWS.get(runs[0].case, VIEW)[2]
+    up = meshes.VIEWS.get(runs[0].case, meshes.VIEW)[2]
     across, along = (axis for axis in range(3) if axis != up)
 
     def seen(voxels: np.ndarray) -> np.ndarray:
@@ -236,7 +213,7 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     for mode, (missed, added) in wrong.items():
         ink = sum((counts / most).clip(0, 1)[..., None] * (1 - color) for counts, color in zip((missed, added), colors))
         panels[mode].imshow((1 - silhouette - ink).clip(0, 1), interpolation="nearest")
-        panels[mode].set_title(f"{LABELS[mode]}\n{missed.sum():,} missed, {added.sum():,} added", fontsize=10)
+        panels[mode].set_title(f"{figures.LABELS[mode]}\n{missed.sum():,} missed, {added.sum():,} added", fontsize=10)
         panels[mode].set_axis_off()
     figure.suptitle(f"{runs[0].case}: wrong voxels, of {volume.sum():,} full\nmissed blue, added orange"
                     f"{title_suffix(runs[0], args)}", fontsize=11)
@@ -251,7 +228,8 @@ def scale(text: str) -> float:
     return value
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, epochs=200, checkpoint_every=1_000)
     parser.add_argument("--shape", nargs="+", metavar="V",
                         help="thai_statue, dragon, gyroid, torus_knot, holed_sphere, or paths of .mat, .npy or mesh "
@@ -262,12 +240,24 @@ def main() -> None:
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N", help="points a step (the paper: 500,000)")
     parser.add_argument("--smooth", type=cli.positive, default=0.0, metavar="SIGMA",
                         help="smooth the drawn and written surfaces by a Gaussian of so many voxels (default: not)")
-    args = cli.parse(parser)
+    return cli.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
     volumes = load_volumes(args)
-    runs = planned_runs(args, "3d", {
+    return planned_runs(args, "3d", {
         case: {mode: {**cli.settings(PAPER[mode], QUICK, args, "epochs", "lr", "chunk"), "shape": list(volume.shape),
                       "voxels": digest(np.packbits(volume))} for mode in args.modes}
         for case, volume in volumes.items()})
+
+
+def main() -> None:
+    args = parse()
+    volumes = load_volumes(args)
+    for case, volume in volumes.items():
+        print(summary(case, volume))
+    runs = plan(args)
     say_how_long(runs, args, lambda config: math.prod(config["shape"]) * config["epochs"])
     sweep(train, [runs], args, parallel=args.quick)
     drawings = []
@@ -277,9 +267,9 @@ def main() -> None:
         drawings += [partial(draw_surfaces, volume, first, args), partial(draw_curves, first, args),
                      partial(draw_errors, volume, first, args)]
         drawings += [partial(write_surface, run, args.smooth) for run in of_case if run not in first]
-    figures.draw_each(*drawings, partial(print_table, "volumes", runs))
+    figures.draw_each(*drawings, partial(tables.print_table, "volumes", runs))
     print("Chamfer distance in voxels; F-score at one voxel")
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    training.run(main)

@@ -11,7 +11,7 @@ of rays are plain PyTorch. Writes
 
     results/ngp/<scene>/<mode>-seed<k>.json     PSNR and SSIM on the test views
     results/ngp/<scene>/<mode>-seed<k>.npz, .pt renderings and training curve; the field, FR folded
-    results/ngp/<scene>/<mode>-seed<k>/         test views and their depth as .png, an orbit as turntable.gif
+    results/ngp/<scene>/<mode>-seed<k>/         views/ and depths/ of the test views as .png, an orbit as turntable.gif
     figures/ngp_<scene>.png, …_psnr.png         two test views with their errors; PSNR over the iterations
     figures/radiance_fields_<scene>.png         this and DVGO, both networks, where the records of dvgo.py are there
 
@@ -22,21 +22,19 @@ import argparse
 import dataclasses
 import functools
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from data.scenes import Scene
-from experiment import cli, figures, radiance_fields
-from experiment.device import Stopwatch, choose_device, peak_memory, set_precision
+from data.scenes import Scene, describe, loaded_once
+from experiment import cli, figures, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
 from experiment.sweep import slow_runs, sweep
-from experiment.tables import print_table
-from experiment.training import prepare, training_blocks
-from models import fold
+from models import fold, parameter_groups
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.occupancy_grid import visible_cells
@@ -84,7 +82,7 @@ def make_field(mode: str, config: dict, dataset: RayDataset) -> InstantNGPField:
     """The field of a run before training, without the cells that no camera sees."""
     field = InstantNGPField(mode, bg_color=dataset.bg_color, **config["field"], **config["network"])
     field = field.to(dataset.poses.device)
-    cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, dataset.poses, dataset.focal,
+    cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, dataset.poses, dataset.intrinsics,
                           dataset.height, dataset.width)
     field.occupancy.exclude(~cells)
     return field
@@ -120,55 +118,74 @@ def training_iteration(field: InstantNGPField, optimizer: torch.optim.Adam, data
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one field, write its record and renderings, return the line that sums it up."""
-    device, autocast = prepare(args, run.seed, one_thread=args.quick)
-    scene, config = normalize_poses(radiance_fields.load(args)), run.config
-    dataset = radiance_fields.ray_dataset(scene.train, args, device)
+    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
+    scene, config = normalize_poses(load(args)), run.config
+    dataset = RayDataset.from_views(scene.train, args.bg_color, device)
     field = make_field(run.mode, config, dataset)
-    optimizer = torch.optim.Adam(field.parameters(), lr=config["lr"], eps=config["eps"], fused=True)
+    groups = parameter_groups(field, config["lr"], config.get("hidden_lr", 1.0), network=field.color)
+    optimizer = torch.optim.Adam(groups, eps=config["eps"], fused=True)
     mse = torch.zeros(config["epochs"] * config["iterations"], device=device)
-    clock = Stopwatch(device)
+    clock = training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
-    for block in training_blocks(run, args, clock, mse, state, radiance_fields.decibels,
-                                 stop_every=config["iterations"]):
+    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels,
+                                 stop_every=[config["iterations"]]):
         epoch = block.start // config["iterations"]
-        optimizer.param_groups[0]["lr"] = learning_rate(epoch, config["epochs"], config["lr"])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(epoch, config["epochs"], group["initial_lr"])
         with clock:
             for step in block:
                 mse[step] = training_iteration(field, optimizer, dataset, step, config, autocast, args.chunk)
 
     plain = fold(field).requires_grad_(False)
     radiance_fields.save_field(run, field=plain.state_dict())
-    metrics, images = evaluate(plain, run, args, autocast)
-    run.finish(metrics=metrics, arrays={"images": images, "mse": mse.cpu().numpy()}, seconds=clock.seconds,
+    measured, images = evaluate(plain, run, args, autocast)
+    run.finish(metrics=measured, arrays={"images": images, "mse": mse.cpu().numpy()}, seconds=clock.seconds,
                steps=len(mse))
-    return (f"{metrics['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
-            f"{len(mse) * config['rays'] / clock.seconds:,.0f} rays a second{peak_memory(device)}")
+    return (f"{measured['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
+            f"{len(mse) * config['rays'] / clock.seconds:,.0f} rays a second{training.peak_memory(device)}")
 
 
 def evaluate(field: InstantNGPField, run: Run, args: argparse.Namespace, autocast):
     """Render and measure the test views, write them and the turntable."""
     render = functools.partial(render_image, field, device=field.occupancy.density.device)
-    return radiance_fields.evaluate(run, render, autocast, normalize_poses(radiance_fields.load(args)).test, args)
+    return radiance_fields.evaluate(run, render, autocast, normalize_poses(load(args)).test, args)
 
 
 def render_again(run: Run, args: argparse.Namespace) -> dict:
     """The test views and the turntable of a field that was trained before; its FR layer was folded."""
-    device = choose_device(args.device)
+    device, autocast = training.prepare(args, run.seed, one_thread=False)
     field = InstantNGPField("relu", bg_color=args.bg_color, **run.config["field"], **run.config["network"])
     field.load_state_dict(radiance_fields.load_field(run)["field"])
-    return evaluate(field.requires_grad_(False).to(device), run, args, set_precision(args.precision, device))[0]
+    return evaluate(field.requires_grad_(False).to(device), run, args, autocast)[0]
 
 
-def main() -> None:
+def load(args: argparse.Namespace) -> Scene:
+    """The scene that the options ask for, read once in a process."""
+    return loaded_once(args.scene, args.data, args.downscale)
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, epochs=30, checkpoint_every=5_000)
     radiance_fields.add_options(parser)
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="rays at a time, where memory is short; the step stays that of the whole batch")
-    args = radiance_fields.parse(parser)
-    scene = radiance_fields.load(args)
-    runs = planned_runs(args, "ngp", {scene.name: {mode: {
-        **cli.settings(PAPER[mode], QUICK, args, "epochs", "lr"), **radiance_fields.scene_config(scene, args)}
-        for mode in args.modes}})
+    return radiance_fields.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
+    scene = load(args)
+    return planned_runs(args, "ngp", {scene.name: {mode: {
+        **cli.settings(PAPER[mode], QUICK, args, "epochs", "lr"),
+        **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
+
+
+def main() -> None:
+    args = parse()
+    scene = load(args)
+    print(describe(scene))
+    runs = plan(args)
     if args.render_only:
         radiance_fields.render_only(runs, partial(render_again, args=args))
         return
@@ -177,8 +194,8 @@ def main() -> None:
     sweep(train, [runs], args, parallel=args.quick)
     figures.draw_each(*radiance_fields.drawings("Instant-NGP", runs, scene.test, args, PAPER),
                       partial(radiance_fields.draw_comparison, runs, scene.test, args),
-                      partial(print_table, "radiance fields", runs))
+                      partial(tables.print_table, "radiance fields", runs))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    training.run(main)

@@ -11,7 +11,7 @@ First a coarse field finds where the scene is, the same for both networks; then 
     results/dvgo/<scene>/coarse-seed<k>.json, .npz   the coarse field, reused by every run of the same seed
     results/dvgo/<scene>/<mode>-seed<k>.json         PSNR and SSIM on the test views
     results/dvgo/<scene>/<mode>-seed<k>.npz, .pt     renderings and training curve; the field, FR folded
-    results/dvgo/<scene>/<mode>-seed<k>/             test views and their depth as .png, an orbit as turntable.gif
+    results/dvgo/<scene>/<mode>-seed<k>/             the test views and their depths as .png, an orbit as turntable.gif
     figures/dvgo_<scene>.png, …_psnr.png             two test views with their errors; PSNR over the iterations
 
 --steps and --lr are the fine stage's iterations and the color network's learning rate. On two CPU cores --quick takes
@@ -20,24 +20,22 @@ one to two minutes; the full size takes days there.
 
 import argparse
 import functools
+from collections.abc import Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from data.scenes import FAR, NEAR
-from experiment import cli, figures, radiance_fields
-from experiment.device import Stopwatch, choose_device, peak_memory, set_precision
+from data.scenes import Scene, describe, loaded_once, near_far
+from experiment import cli, figures, metrics, radiance_fields, tables, training
 from experiment.errors import UserError
-from experiment.metrics import psnr
 from experiment.records import Run, planned_runs
 from experiment.sweep import slow_runs, sweep, unfinished
-from experiment.tables import print_table
-from experiment.training import prepare, random_order, training_blocks
-from models import fold
+from models import fold, parameter_groups
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import (
     FILLED,
+    SEEN_BY,
     DVGOField,
     coarse_field,
     fine_field,
@@ -91,7 +89,7 @@ def make_optimizer(field: DVGOField, config: dict, factors: Tensor | None) -> Ma
     groups = [{"params": [field.density.values], "lr": config["grid_lr"], "skip_zero_grad": skip, "lr_factor": factors},
               {"params": [field.features.values], "lr": config["grid_lr"], "skip_zero_grad": skip}]
     if field.color is not None:
-        groups.append({"params": list(field.color.parameters()), "lr": config["lr"]})
+        groups += parameter_groups(field.color, config["lr"], config.get("hidden_lr", 1.0))
     return MaskedAdam(groups, lr=config["grid_lr"])
 
 
@@ -102,13 +100,14 @@ def mask_renewal_due(step: int, config: dict) -> bool:
 
 def train_coarse(run: Run, args: argparse.Namespace) -> str:
     """Train the coarse field, which finds where the scene is; write its record, return the line that sums it up."""
-    device, autocast = prepare(args, run.seed, one_thread=args.quick)
-    dataset, config = radiance_fields.ray_dataset(radiance_fields.load(args).train, args, device), run.config
-    field, factors = coarse_field(dataset, config, NEAR, FAR)
+    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
+    views, config = load(args).train, run.config
+    dataset = RayDataset.from_views(views, args.bg_color, device)
+    field, factors = coarse_field(dataset, config, *near_far(views.poses))
     optimizer = make_optimizer(field, config, factors)
-    mse, clock = torch.zeros(config["steps"], device=device), Stopwatch(device)
+    mse, clock = torch.zeros(config["steps"], device=device), training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
-    for block in training_blocks(run, args, clock, mse, state, radiance_fields.decibels):
+    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels):
         with clock:
             for step in block:
                 if mask_renewal_due(step, config):
@@ -118,33 +117,34 @@ def train_coarse(run: Run, args: argparse.Namespace) -> str:
 
     opacity = field.node_opacity().cpu().numpy()
     recent = mse[-min(100, max(1, len(mse) // 20)):].mean().item()
-    run.finish(metrics={"training_psnr": float(psnr(recent)), "filled": float((opacity > FILLED).mean())},
+    run.finish(metrics={"training_psnr": float(metrics.psnr(recent)), "filled": float((opacity > FILLED).mean())},
                arrays={"mse": mse.cpu().numpy(), "opacity": opacity, "lower": field.density.lower.cpu().numpy(),
                        "upper": field.density.upper.cpu().numpy()}, seconds=clock.seconds, steps=len(mse))
-    return f"{psnr(recent):.2f} dB on training rays in {clock.seconds:.1f} s{peak_memory(device)}"
+    return f"{metrics.psnr(recent):.2f} dB on training rays in {clock.seconds:.1f} s{training.peak_memory(device)}"
 
 
 def train_fine(run: Run, args: argparse.Namespace) -> str:
     """Train the fine field where the coarse one found something; write its record and renderings, return a line."""
-    device, autocast = prepare(args, run.seed, one_thread=args.quick)
-    scene, config = radiance_fields.load(args), run.config
-    dataset = radiance_fields.ray_dataset(scene.train, args, device)
+    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
+    scene, config = load(args), run.config
+    dataset = RayDataset.from_views(scene.train, args.bg_color, device)
     found = coarse_run(run).arrays()
     if not (found["opacity"] > FILLED).any():
         raise UserError("the coarse field is empty, so that there is nothing to refine; "
                         "are the cameras right, and the --background?")
     opacity, lower, upper = (torch.from_numpy(found[name]).to(device) for name in ("opacity", "lower", "upper"))
-    field = fine_field(opacity, lower, upper, run.mode, config, NEAR, args.bg_color)
+    near, _ = near_far(scene.train.poses)
+    field = fine_field(opacity, lower, upper, run.mode, config, near, args.bg_color)
     pool = pixels_in_sight(field, dataset)
     if not len(pool):
         raise UserError("no pixel sees what the coarse field found; are the cameras right?")
     optimizer = make_optimizer(field, config, None)
-    mse, clock = torch.zeros(config["steps"], device=device), Stopwatch(device)
+    mse, clock = torch.zeros(config["steps"], device=device), training.Stopwatch(device)
     state = {"field": field, "optimizer": optimizer}
     batches = max(1, len(pool) // config["rays"])  # of an epoch, whose incomplete last one is left out
-    for block in training_blocks(run, args, clock, mse, state, radiance_fields.decibels, stop_every=batches):
+    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels, stop_every=[batches]):
         epoch, place = divmod(block.start, batches)
-        order = pool[random_order(len(pool), run.seed, epoch, device)][place * config["rays"]:]
+        order = pool[training.random_order(len(pool), run.seed, epoch, device)][place * config["rays"]:]
         with clock:
             for step, pixels in zip(block, order.split(config["rays"])):
                 if config["mask_renew"] and mask_renewal_due(step, config):
@@ -157,11 +157,11 @@ def train_fine(run: Run, args: argparse.Namespace) -> str:
 
     plain = fold(field).requires_grad_(False)
     radiance_fields.save_field(run, field=plain.state_dict(), lower=field.density.lower, upper=field.density.upper)
-    metrics, images = evaluate(plain, run, args, autocast)
-    run.finish(metrics=metrics, arrays={"mse": mse.cpu().numpy(), "images": images}, seconds=clock.seconds,
+    measured, images = evaluate(plain, run, args, autocast)
+    run.finish(metrics=measured, arrays={"mse": mse.cpu().numpy(), "images": images}, seconds=clock.seconds,
                steps=len(mse))
-    return (f"{metrics['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
-            f"{len(mse) / clock.seconds:.1f} iterations a second{peak_memory(device)}")
+    return (f"{measured['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
+            f"{len(mse) / clock.seconds:.1f} iterations a second{training.peak_memory(device)}")
 
 
 def train(run: Run, args: argparse.Namespace) -> str:
@@ -172,18 +172,19 @@ def train(run: Run, args: argparse.Namespace) -> str:
 def evaluate(field: DVGOField, run: Run, args: argparse.Namespace, autocast):
     """Render and measure the test views, write them and the turntable."""
     render = functools.partial(render_image, field, device=field.density.lower.device)
-    return radiance_fields.evaluate(run, render, autocast, radiance_fields.load(args).test, args)
+    return radiance_fields.evaluate(run, render, autocast, load(args).test, args)
 
 
 def render_again(run: Run, args: argparse.Namespace) -> dict:
     """The test views and the turntable of a field that was trained before; its FR layer was folded."""
-    device = choose_device(args.device)
+    device, autocast = training.prepare(args, run.seed, one_thread=False)
     saved, config = radiance_fields.load_field(run), run.config
-    field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=config["voxels"], near=NEAR,
+    near, _ = near_far(load(args).train.poses)
+    field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=config["voxels"], near=near,
                       alpha_init=config["alpha_init"], threshold=config["threshold"], bg_color=args.bg_color,
                       mode="relu", **config["network"])
     field.load_state_dict(saved["field"])
-    return evaluate(field.requires_grad_(False).to(device), run, args, set_precision(args.precision, device))[0]
+    return evaluate(field.requires_grad_(False).to(device), run, args, autocast)[0]
 
 
 def coarse_run(run: Run) -> Run:
@@ -193,7 +194,13 @@ def coarse_run(run: Run) -> Run:
                run.command)
 
 
-def main() -> None:
+def load(args: argparse.Namespace) -> Scene:
+    """The scene that the options ask for, read once in a process."""
+    return loaded_once(args.scene, args.data, args.downscale)
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, steps=20_000, checkpoint_every=1_000)
     radiance_fields.add_options(parser)
     for name in ("density", "features"):
@@ -203,11 +210,25 @@ def main() -> None:
                         help="do not drop from the fine stage's mask what has become empty")
     parser.add_argument("--no-act-decay", dest="act_decay", action="store_false", default=None,
                         help="keep the shift of the densities' activation in a finer grid")
-    args = radiance_fields.parse(parser)
-    scene = radiance_fields.load(args)
-    runs = planned_runs(args, "dvgo", {scene.name: {mode: {
+    return radiance_fields.parse(parser, argv)
+
+
+def plan(args: argparse.Namespace) -> list[Run]:
+    """The runs that the options ask for."""
+    scene = load(args)
+    return planned_runs(args, "dvgo", {scene.name: {mode: {
         **cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "tv_density", "tv_features", "mask_renew", "act_decay"),
-        **radiance_fields.scene_config(scene, args)} for mode in args.modes}})
+        **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
+
+
+def main() -> None:
+    args = parse()
+    scene = load(args)
+    print(describe(scene))
+    if (views := len(scene.train.images)) < SEEN_BY:
+        raise UserError(f"{scene.name} has {views} training views; DVGO needs {SEEN_BY} or more, as it takes for empty "
+                        "what fewer see")
+    runs = plan(args)
     if args.render_only:
         radiance_fields.render_only(runs, partial(render_again, args=args))
         return
@@ -216,8 +237,8 @@ def main() -> None:
     coarse_runs = list({run.seed: coarse_run(run) for run in unfinished(runs, args)}.values())
     sweep(train, [coarse_runs, runs], args, parallel=args.quick)
     figures.draw_each(*radiance_fields.drawings("DVGO", runs, scene.test, args, PAPER),
-                      partial(print_table, "radiance fields", runs))
+                      partial(tables.print_table, "radiance fields", runs))
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    training.run(main)

@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 from experiment import cli
-from experiment.runtime import choose_device
+from experiment.device import choose_device
 
-# Of each its arguments on a CPU, and on a GPU.
+# The arguments of each on a CPU, and on a GPU.
 ARGUMENTS = {"ntk_1d": ("", ""),
              "step_1d": ("--rounds 5 --block 20", ""),
              "step_2d": ("--side 48 --rounds 3", ""),
              "step_3d": ("--side 24 --chunk 4096 --rounds 2", ""),
-             "renderers": ("", "--full")}
+             "radiance_fields": ("", "--full")}
 
 
 def main() -> None:

@@ -1,13 +1,62 @@
-"""What the benchmarks share: the machine's own rates, timing in turn, and the layer as published."""
+"""What the benchmarks share: the paper's networks, training steps, the machine's own rates, and timing in turn."""
 
+import functools
 import statistics
 from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from experiment.runtime import Stopwatch, matmul_rate, set_precision
+from experiment.device import Stopwatch, matmul_rate, set_precision
+from experiment.records import read_record
+from experiment.training import CUDAGraphStep
 from models import FourierReparamLinear
+
+# Published records that have the paper's networks, whatever the length of their training.
+REFERENCE = Path(__file__).parents[1] / "reference"
+RECORDS = {"1d": "paper/1d/function", "2d": "quick/2d/kodim05", "3d": "quick/3d/holed_sphere"}
+LR = 1e-5  # nothing timed here depends on it
+
+
+def paper_network(experiment: str, mode: str) -> dict[str, Any]:
+    """The arguments of build_inr for a network of the paper, by its experiment: 1d, 2d or 3d."""
+    return read_record(REFERENCE / RECORDS[experiment] / f"{mode}-seed0.json")["config"]["network"]
+
+
+def with_full_products(model: nn.Module) -> nn.Module:
+    """`model` itself, its FR layers as published: the basis is stored, and W = Λ B is formed from all M rows of it."""
+    for layer in model.modules():
+        if isinstance(layer, FourierReparamLinear):
+            layer._compose = functools.partial(torch.matmul, layer.coefficients, layer.basis)  # type: ignore
+    return model
+
+
+def full_batch_steps(model: nn.Module, x: Tensor, target: Tensor, fused: bool = True,
+                     eager: bool = False) -> Callable[[int], None]:
+    """A function that does n training steps, each on all points.
+
+    Args:
+        fused: Adam in one kernel.
+        eager: one kernel at a time also on a GPU, with the loss on the host after every step.
+    """
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=fused or None, capturable=x.is_cuda and not eager)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(x), target)
+        loss.backward()
+        optimizer.step()
+        if eager:
+            loss.item()
+
+    def advance(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    return advance if eager else CUDAGraphStep(step, x.device)
 
 
 def device_name(device: torch.device) -> str:
@@ -36,19 +85,17 @@ def machine_rates(device: torch.device) -> tuple[float, float]:
     return matmul, copy
 
 
-def floor(points: int, inputs: int, outputs: int, config: dict, mode: str) -> tuple[float, float]:
+def floor(points: int, network: dict[str, Any]) -> tuple[float, float]:
     """The operations of a training step's matrix products, and the bytes that its activations move.
 
     Args:
         points: of the step.
-        inputs, outputs: coordinates and values of a point.
-        config: a mode's row of PAPER.
+        network: what build_inr takes.
     """
-    width, hidden = config["hidden_features"], config["hidden_layers"]
-    if "+pe" in mode:
-        inputs += 2 * inputs * config["pe_frequencies"]
+    width, hidden = network["hidden_features"], network["hidden_layers"]
+    inputs = network["in_features"] * (1 + 2 * network.get("pe_frequencies", 0))
     # 2 operations a weight and point, forward and twice back; the first layer's input needs no gradient.
-    operations = 2 * points * (3 * hidden * width**2 + 2 * inputs * width + 3 * outputs * width)
+    operations = 2 * points * (3 * hidden * width**2 + 2 * inputs * width + 3 * network["out_features"] * width)
     # In fp32, each activation is written and read once forward and once back.
     return operations, 4 * 4 * points * width * (hidden + 1)
 
@@ -77,26 +124,3 @@ def interleaved(steps: Mapping[str, Callable[[int], None]], device: torch.device
 def ratio(seconds: list[float], base: list[float]) -> float:
     """The median over the rounds of how much longer one took than the other."""
     return statistics.median(a / b for a, b in zip(seconds, base))
-
-
-class FullProduct(FourierReparamLinear):
-    """The layer as published: the basis is stored, and W = Λ B is formed from all M rows of it."""
-
-    stored: Tensor
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.register_buffer("stored", self.basis, persistent=False)
-
-    def _compose(self) -> Tensor:
-        return self.coefficients @ self.stored
-
-
-def with_full_products(model: nn.Sequential) -> nn.Sequential:
-    """`model` itself, with a new FullProduct in the place of each FR layer."""
-    for i, layer in enumerate(model):
-        if isinstance(layer, FourierReparamLinear):
-            model[i] = FullProduct(layer.in_features, layer.out_features, low_freq_num=layer.low_freq_num,
-                                   high_freq_num=layer.high_freq_num, phase_num=layer.phase_num,
-                                   alpha=layer.alpha, omega=layer.omega)
-    return model

@@ -7,16 +7,14 @@ Prints the seconds and the peak of allocated memory of each, and how far apart t
 
 import resource
 import time
-from importlib import import_module
 
 import torch
 
+from benchmarks.common import device_name, paper_network
 from data.signals import square_like_wave
 from experiment import cli
-from experiment.runtime import choose_device
+from experiment.device import choose_device
 from models import build_inr, empirical_ntk
-
-PAPER = import_module("1d_function_fitting").PAPER
 
 
 def ntk_by_autograd(model: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -40,11 +38,10 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     device = choose_device(parser.parse_args().device)
     torch.manual_seed(0)
-    settings = {key: value for key, value in PAPER.items() if key not in ("lr", "steps")}
-    model = build_inr("relu+fr", in_features=1, out_features=1, **settings).to(device)
+    model = build_inr("relu+fr", **paper_network("1d", "relu+fr")).to(device)
     x = square_like_wave()[0].to(device)
     kernels = []
-    print(f"{device}, {torch.get_num_threads()} threads, relu+fr at the paper's size, {len(x)} points")
+    print(f"{device_name(device)}, relu+fr at the paper's size, {len(x)} points")
     for name, ntk in (("closed form", empirical_ntk), ("autograd", ntk_by_autograd)):  # the small one first: peaks add
         before = peak_megabytes(device)
         started = time.perf_counter()

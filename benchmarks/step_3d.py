@@ -11,61 +11,45 @@ floors that the epochs are held against are those of step_2d.py.
 
 import statistics
 from collections.abc import Callable
-from importlib import import_module
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.common import (
-    floor,
-    interleaved,
-    machine_rates,
-    ratio,
-    with_full_products,
-)
+from benchmarks.common import LR, floor, interleaved, machine_rates, paper_network, ratio, with_full_products
 from experiment import cli
-from experiment.runtime import choose_device, set_precision, random_order
+from experiment.device import choose_device, set_precision
+from experiment.training import random_order
 from models import MODES, build_inr
-
-occupancy = import_module("3D_occupance")
-
-
-def network(mode: str) -> torch.nn.Sequential:
-    """The network of a mode at the paper's size."""
-    torch.manual_seed(0)
-    settings = {key: value for key, value in occupancy.PAPER[mode].items() if key not in ("lr", "epochs", "chunk")}
-    return build_inr(mode, in_features=3, out_features=1, **settings)
+from models.encodings import voxel_coordinates
 
 
-def make_epochs(mode: str, full: Tensor, shape: tuple[int, ...], chunk: int) -> Callable[[int], None]:
+def epochs(model: nn.Module, full: Tensor, shape: tuple[int, ...], chunk: int) -> Callable[[int], None]:
     """A function that trains for n epochs as 3D_occupance.py does; `full` (voxels,) bool is on the device."""
-    model = network(mode).to(full.device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=occupancy.PAPER[mode]["lr"], fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LR, fused=True)
 
-    def advance(epochs: int) -> None:
-        for epoch in range(epochs):
+    def advance(count: int) -> None:
+        for epoch in range(count):
             for index in random_order(len(full), 0, epoch, full.device).split(chunk):
                 optimizer.zero_grad()
-                output = model(occupancy.coordinates(index, shape))
+                output = model(voxel_coordinates(index, shape))
                 F.mse_loss(output[:, 0], full[index].float()).backward()
                 optimizer.step()
 
     return advance
 
 
-def make_published_epochs(mode: str, full: Tensor, coordinates: Tensor, chunk: int) -> Callable[[int], None]:
+def published_epochs(model: nn.Module, full: Tensor, coordinates: Tensor, chunk: int) -> Callable[[int], None]:
     """The same in the published way; `coordinates` (voxels, 3) are on the host."""
-    device = full.device
-    model = with_full_products(network(mode)).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=occupancy.PAPER[mode]["lr"])
+    optimizer = torch.optim.Adam(with_full_products(model).parameters(), lr=LR)
     values = full.float().cpu()
 
-    def advance(epochs: int) -> None:
-        for _ in range(epochs):
+    def advance(count: int) -> None:
+        for _ in range(count):
             for index in torch.randperm(len(values)).split(chunk):
                 optimizer.zero_grad()
-                loss = F.mse_loss(model(coordinates[index].to(device))[:, 0], values[index].to(device))
+                output = model(coordinates[index].to(full.device))
+                loss = F.mse_loss(output[:, 0], values[index].to(full.device))
                 loss.backward()
                 optimizer.step()
                 loss.item()
@@ -77,23 +61,25 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", choices=("fp32", "tf32"), default="fp32")
-    parser.add_argument("--side", type=int, default=342, help="voxels along each axis")
-    parser.add_argument("--chunk", type=int, default=500_000, help="points a step")
-    parser.add_argument("--rounds", type=int, default=3, help="epochs of each that are timed")
+    parser.add_argument("--side", type=cli.whole(2), default=342, help="voxels along each axis")
+    parser.add_argument("--chunk", type=cli.whole(1), default=500_000, help="points a step")
+    parser.add_argument("--rounds", type=cli.whole(1), default=3, help="epochs of each that are timed")
     args = parser.parse_args()
     device = choose_device(args.device)
     matmul, copy = machine_rates(device)
     set_precision(args.precision, device)
     shape = (args.side,) * 3
     full = torch.rand(args.side**3, device=device) < 0.5
-    coordinates = torch.cat([occupancy.coordinates(index, shape) for index in torch.arange(len(full)).split(2**20)])
+    coordinates = torch.cat([voxel_coordinates(index, shape) for index in torch.arange(len(full)).split(2**20)])
     print(f"{len(full):,} voxels, {args.chunk:,} points a step, {args.precision}")
     print(f"{'mode':<12}{'points/s':>14}{'of matmul rate':>16}{'of floor':>10}{'/ published':>13}")
     for mode in MODES:
-        operations, moved = floor(len(full), 3, 1, occupancy.PAPER[mode], mode)
-        times = interleaved({"ours": make_epochs(mode, full, shape, args.chunk),
-                             "published": make_published_epochs(mode, full, coordinates, args.chunk)},
+        network = paper_network("3d", mode)
+        ours, published = (build_inr(mode, **network).to(device) for _ in range(2))
+        times = interleaved({"ours": epochs(ours, full, shape, args.chunk),
+                             "published": published_epochs(published, full, coordinates, args.chunk)},
                             device, args.rounds, block=1)
+        operations, moved = floor(len(full), network)
         seconds = statistics.median(times["ours"])
         print(f"{mode:<12}{len(full) / seconds:>14,.0f}{operations / seconds / matmul:>16.2f}"
               f"{max(operations / matmul, moved / copy) / seconds:>10.2f}"

@@ -1,13 +1,16 @@
 """Images for the 2D experiment: Kodak by number, a file by path, a picture that comes with scikit-image by name."""
 
+import os
 import warnings
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 import skimage.data
+from PIL import Image
+from skimage.color import rgba2rgb
 
 from data.download import DataError, download, sha256
+from data.rgba import read_rgba
 
 KODAK_URL = "https://r0k.us/graphics/kodak/kodak/kodim{:02d}.png"
 # Of the others no checksum is known here; their size is checked.
@@ -22,9 +25,6 @@ KODAK_SHA256 = {
     8: "ba23983c76b4832ee0e8af0592664756841a16779acd69f792e268fb6d13d6e7",
 }
 BUNDLED = ("astronaut", "camera", "chelsea", "coffee", "rocket")  # of scikit-image, with nothing to download
-# EXIF's eight orientations, 1 as it is: whether to mirror, then how many quarters to turn counter-clockwise.
-TURNS = {1: (False, 0), 2: (True, 0), 3: (False, 2), 4: (True, 2),
-         5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
 SMALLEST = 11  # pixels a side: the window of the SSIM
 
 
@@ -37,18 +37,41 @@ def load_image(source: str, folder: Path) -> tuple[str, np.ndarray]:
 
     Returns:
         The case (kodim05, a bundled picture's name, a file's stem) and the image, float32 in [0, 1], shape
-        (rows, columns, 3).
+        (rows, columns, 3). Transparency is composited on white, gray repeated three times.
 
     Raises:
         DataError: no such image, or a file that is not one image of at least 11 × 11 pixels.
     """
-    if source.lstrip("-").isdecimal():
-        path = kodak(int(source), folder)
-    elif source in BUNDLED:
-        return source, as_rgb(getattr(skimage.data, source)(), source)
-    else:
-        path = Path(source)
-    return path.stem, read_image(path)
+    case, pixels = find(source, folder)
+    return case, as_rgb(pixels, source)
+
+
+def describe(source: str, folder: Path) -> str:
+    """One line on what `load_image` reads, which this reads for itself."""
+    case, pixels = find(source, folder)
+    image = as_rgb(pixels, source)
+    kind = "RGB" if np.ptp(pixels[..., :3], axis=-1).any() else "gray"
+    on_white = ", transparency put on white" if pixels[..., 3].min() < np.iinfo(pixels.dtype).max else ""
+    return (f"{case}: {image.shape[1]} × {image.shape[0]} pixels, {kind}, {8 * pixels.itemsize} bits{on_white}, "
+            f"values from {image.min():.3g} to {image.max():.3g}")
+
+
+def find(source: str, folder: Path) -> tuple[str, np.ndarray]:
+    """The case and the pixels, uint8 or uint16 RGBA, of an image named as for `load_image`."""
+    if source in BUNDLED:
+        return source, np.asarray(Image.fromarray(getattr(skimage.data, source)()).convert("RGBA"))
+    path = kodak(int(source), folder) if source.removeprefix("-").isdecimal() else Path(source)
+    if not os.path.isfile(path):  # False, where pathlib's raises, of a name that is too long
+        what = "a folder" if os.path.isdir(path) else "not there"
+        raise DataError(f"{path} is {what}; --image takes a Kodak number, a path, or one of {', '.join(BUNDLED)}")
+    return path.stem, read_pixels(path)
+
+
+def read_pixels(path: Path) -> np.ndarray:
+    """`read_rgba` without Pillow's warnings: it reads on, or what stops it is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return read_rgba(path)
 
 
 def kodak(number: int, folder: Path) -> Path:
@@ -68,53 +91,13 @@ def check_kodak(path: Path, number: int) -> None:
     if number in KODAK_SHA256:
         if sha256(path) != KODAK_SHA256[number]:
             raise DataError(f"{path} has the wrong checksum; delete it to have it fetched again")
-    elif sorted(read_image(path).shape) != [3, 512, 768]:
+    elif sorted(read_pixels(path).shape) != [4, 512, 768]:
         raise DataError(f"{path} is not 768 × 512 or 512 × 768 pixels; delete it to have it fetched again")
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read one image file: PNG, JPEG, TIFF or WebP; grey, RGB or RGBA; 8 or 16 bits.
-
-    An EXIF turn is applied. Transparency is composited on white, grey repeated three times. A PNG of 16 bits and more
-    than one channel is read with 8.
-
-    Returns:
-        float32 in [0, 1], shape (rows, columns, 3).
-
-    Raises:
-        DataError: not a file, or not one image of at least 11 × 11 pixels.
-    """
-    if not path.is_file():
-        raise DataError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; --image takes a Kodak number, a "
-                        f"path, or one of {', '.join(BUNDLED)}")
-    try:
-        if path.suffix.lower() in (".tif", ".tiff"):
-            pixels = iio.imread(path, plugin="tifffile")
-            one = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[-1] <= 4)
-            mirrored, quarters = TURNS[iio.immeta(path, plugin="tifffile", index=0).get("Orientation") or 1]
-            frames = [np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters)] if one else pixels
-        else:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # of Pillow at 90 million pixels, and of trailing junk
-                mode = iio.immeta(path, plugin="pillow", index=0)["mode"]
-                convert = {"mode": "RGB"} if mode in ("CMYK", "YCbCr", "LAB", "HSV") else {}
-                frames = list(iio.imiter(path, plugin="pillow", rotate=True, **convert))
-    except Exception as error:  # a decoder of a damaged file raises nearly anything
-        raise DataError(f"{path} cannot be read as an image; it is damaged, too large, or none") from error
-    if len(frames) != 1:
-        raise DataError(f"{path} has {len(frames)} frames; give one still image")
-    return as_rgb(frames[0], str(path))
-
-
 def as_rgb(pixels: np.ndarray, name: str) -> np.ndarray:
-    """Integer pixels (rows, columns[, 1 to 4 channels]) as float32 RGB in [0, 1], transparency on white."""
-    largest = {"bool": 1, "uint8": 255, "uint16": 65535}.get(str(pixels.dtype))
-    if largest is None:
-        raise DataError(f"{name} has pixels of type {pixels.dtype}; 8 and 16 bits can be read")
+    """RGBA pixels, uint8 or uint16 (rows, columns, 4), as float32 RGB in [0, 1], transparency on white."""
     if min(pixels.shape[:2]) < SMALLEST:
         raise DataError(f"{name} is {pixels.shape[1]} × {pixels.shape[0]} pixels; the SSIM needs {SMALLEST} a side")
-    channels = (pixels if pixels.ndim == 3 else pixels[..., None]).astype(np.float32) / np.float32(largest)
-    if channels.shape[-1] in (2, 4):
-        opacity = channels[..., -1:]
-        channels = channels[..., :-1] * opacity + (1 - opacity)
-    return np.broadcast_to(channels, (*channels.shape[:2], 3)).copy()
+    # Not skimage's img_as_float32: it multiplies with 1 / 255, which is off in the last bit of half the values.
+    return rgba2rgb(pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max), background=(1, 1, 1))

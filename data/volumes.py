@@ -1,7 +1,6 @@
 """Occupancy volumes for the 3D experiment: the paper's two, a file by path, a solid computed here by name."""
 
 import io
-import math
 import zipfile
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import scipy.io
 from scipy.spatial import cKDTree
 
 from data.download import DataError, download, sha256
+from data.voxelize import voxelize
 
 URL = "https://raw.githubusercontent.com/LabShuHangGU/FR-INR/main/images/occupance/{}.mat.zip"
 SHA256 = {
@@ -18,6 +18,7 @@ SHA256 = {
 }
 SOLIDS = ("gyroid", "torus_knot", "holed_sphere")  # with nothing to download
 MESHES = (".ply", ".obj", ".stl", ".glb")
+NUMBERS = "buif"  # the kinds of types that a volume can have
 LARGEST = 2**31  # voxels; also what an archive may unpack to
 
 
@@ -27,7 +28,8 @@ def load_volume(source: str, folder: Path, resolution: int = 256) -> tuple[str, 
     The box is kept whole, to its last slice on each axis.
 
     Args:
-        source: thai_statue or dragon; one of `SOLIDS`; the path of a .mat or .npy volume, or of a mesh.
+        source: thai_statue or dragon; one of `SOLIDS`; the path of a .mat or .npy volume (`occupied` says which of its
+            voxels are full), or of a mesh (`voxelize` says so).
         folder: where data sets lie; a volume that is missing there is fetched into `folder`/occupancy.
         resolution: voxels along the longest side of a solid or a mesh.
 
@@ -35,7 +37,7 @@ def load_volume(source: str, folder: Path, resolution: int = 256) -> tuple[str, 
         The case (the name, or a file's stem) and the volume, bool, shape (X, Y, Z).
 
     Raises:
-        DataError: no such volume, or one that is empty, full, or no volume at all.
+        DataError: no such volume, or one that is empty, full, no volume at all, or not clear.
     """
     if source in SHA256:
         case, volume = source, read_mat(published(source, folder))
@@ -68,10 +70,16 @@ def published(name: str, folder: Path) -> Path:
     return path
 
 
-def read_mat(path: Path) -> np.ndarray:
-    """The volume in a .mat file, or in the only .mat member of a .zip: `hypercube`, or the only array there is.
+def summary(case: str, volume: np.ndarray) -> str:
+    """What was read, in one line: `dragon: 360 × 510 × 228 voxels, 17.7 % full`."""
+    return f"{case}: {' × '.join(map(str, volume.shape))} voxels, {100 * volume.mean():.3g} % full"
 
-    The member is read, not extracted: its name, whatever it is, is no path on this disk.
+
+def read_mat(path: Path) -> np.ndarray:
+    """The volume in a .mat file, or in the only .mat member of a .zip: `hypercube`, or the only one there is.
+
+    What else is in the file, as texts, scalars and tables, does not matter. The member of a .zip is read, not
+    extracted: its name, whatever it is, is no path on this disk.
     """
     try:
         if path.suffix.lower() == ".zip":
@@ -79,17 +87,25 @@ def read_mat(path: Path) -> np.ndarray:
                 member, = (info for info in archive.infolist() if info.filename.lower().endswith(".mat"))
                 if member.file_size > LARGEST:
                     raise ValueError("its member is too large")
-                content = scipy.io.loadmat(io.BytesIO(archive.read(member)))
+                file = io.BytesIO(archive.read(member))
         else:
-            content = scipy.io.loadmat(path)
-        arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
-        if "hypercube" in arrays:
-            return arrays["hypercube"]
-        array, = arrays.values()
-        return array
+            file = io.BytesIO(path.read_bytes())
+        is_hdf5 = b"\x89HDF\r\n\x1a\n" in file.getbuffer()[:1024].tobytes()
+        content = {} if is_hdf5 else scipy.io.loadmat(file)
     except Exception as error:  # a damaged file raises nearly anything
-        raise DataError(f"{path} cannot be read; a .mat file of up to version 7 with one array, or with one of the "
-                        "name hypercube, is expected") from error
+        raise DataError(f"{path} cannot be read; it is damaged, or not a .mat file") from error
+    if is_hdf5:
+        raise DataError(f"{path} is of MATLAB's version 7.3, which cannot be read; save it in version 7, in MATLAB by "
+                        "save(…, '-v7')")
+    arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
+    if "hypercube" in arrays:
+        return arrays["hypercube"]
+    volumes = [name for name, value in arrays.items() if value.ndim == 3 and value.dtype.kind in NUMBERS]
+    if len(volumes) != 1:
+        found = ", ".join(f"{name} ({' × '.join(map(str, arrays[name].shape))})" for name in volumes or arrays)
+        raise DataError(f"{path} must have one array of three dimensions of numbers, or one of the name hypercube; it "
+                        f"has {found or 'no array'}")
+    return arrays[volumes[0]]
 
 
 def read_npy(path: Path) -> np.ndarray:
@@ -101,8 +117,12 @@ def read_npy(path: Path) -> np.ndarray:
 
 
 def occupied(volume: np.ndarray, name: str) -> np.ndarray:
-    """Which voxels are full: those of at least half of the largest value. bool, in the memory order of `volume`."""
-    if volume.ndim != 3 or volume.dtype.kind not in "buif":
+    """Which voxels are full: those of at least half of the largest value. bool, in the memory order of `volume`.
+
+    So one value beside 0 marks the full voxels, whatever it is, and fractions are probabilities, or shares of a voxel.
+    More than one whole value beside 0 is refused: labels or densities, of which half of the largest means nothing.
+    """
+    if volume.ndim != 3 or volume.dtype.kind not in NUMBERS:
         raise DataError(f"{name} holds an array of shape {volume.shape} and type {volume.dtype}; "
                         "three dimensions of numbers are expected")
     if not 0 < volume.size <= LARGEST:
@@ -114,7 +134,24 @@ def occupied(volume: np.ndarray, name: str) -> np.ndarray:
         raise DataError(f"{name} has negative values; occupancies from 0 to their largest value are expected")
     if largest == 0:
         return np.zeros(volume.shape, bool)  # of which `crop` says that it is empty
+    if values := whole_values(volume, largest):
+        raise DataError(f"{name} has more than one whole value beside 0: {', '.join(values)}; save which voxels are "
+                        "full, as volume > 0 says, or fractions from 0 to 1")
     return volume if volume.dtype == bool else volume >= largest / 2
+
+
+def whole_values(volume: np.ndarray, largest: float) -> list[str]:
+    """The first of a volume's values above 0, if there are several and none is a fraction; else an empty list."""
+    found = {float(largest)}
+    flat = volume.ravel(order="K")  # no copy
+    for start in range(0, flat.size, 1 << 20):
+        part = flat[start:start + (1 << 20)]
+        others = part[(part != 0) & (part != largest)]
+        if (others % 1).any():
+            return []
+        found = {*sorted(found.union(np.unique(others).tolist()))[:5]}
+    values = [f"{value:.12g}" for value in sorted(found)]
+    return [] if len(values) == 1 else values[:4] + ["…"] * (len(values) > 4)
 
 
 def crop(volume: np.ndarray, name: str) -> np.ndarray:
@@ -144,21 +181,6 @@ def shorten(volume: np.ndarray, scale: float, name: str) -> np.ndarray:
         return volume
     places = [np.rint(np.linspace(0, side - 1, max(1, round(side * scale)))).astype(int) for side in volume.shape]
     return crop(volume[np.ix_(*places)], f"{name} at a scale of {scale:.3g}")
-
-
-def voxelize(path: Path, resolution: int) -> np.ndarray:
-    """A mesh file as a volume of `resolution` voxels along its longest side; what its surface encloses is full."""
-    import trimesh  # here, as it takes a second that a volume does not need
-
-    try:
-        mesh = trimesh.load_mesh(path)
-        faces = len(mesh.faces)
-        longest = float(mesh.extents.max()) if faces else 0.0
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as a mesh") from error
-    if not (faces and math.isfinite(longest) and longest > 0):
-        raise DataError(f"{path} has no faces, or none that span a volume")
-    return mesh.voxelized(longest / (resolution - 1)).fill().matrix
 
 
 def solid(name: str, resolution: int) -> np.ndarray:

@@ -5,13 +5,11 @@ import math
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from experiment.errors import UserError, describe
-from experiment.ranks import first_rank, store, wait_for
 
 
 class Parser(argparse.ArgumentParser):
@@ -51,7 +49,7 @@ def positive(text: str) -> float:
     return value
 
 
-def options(description: str | None, *, modes: Sequence[str], default_modes: Sequence[str], checkpoint_every: int,
+def options(description: str | None, *, modes: Collection[str], default_modes: Collection[str], checkpoint_every: int,
             steps: int | None = None, epochs: int | None = None) -> argparse.ArgumentParser:
     """The options of every script; the caller adds what selects its data.
 
@@ -73,6 +71,9 @@ def options(description: str | None, *, modes: Sequence[str], default_modes: Seq
     if epochs:
         add("--epochs", type=whole(1), metavar="N", help=f"epochs of training (default: {epochs:,})")
     add("--lr", type=positive, help="learning rate (default: the paper's)")
+    add("--alpha", type=positive, metavar="A", help="scale of the FR layers' basis (default: the paper's)")
+    add("--hidden-lr", type=positive, default=1.0, metavar="F",
+        help="multiply the learning rate of the hidden-to-hidden layers' weights, FR or ordinary (default: 1)")
     add("--quick", action="store_true",
         help="a small version that takes a minute or two on two CPU cores; writes below results/quick")
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)")
@@ -84,9 +85,9 @@ def options(description: str | None, *, modes: Sequence[str], default_modes: Seq
     return parser
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options as given: repeated modes and seeds once, the folders of a quick run below `quick`, the command."""
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     args.modes = list(dict.fromkeys(args.modes))
     args.seeds = list(dict.fromkeys(args.seeds))
     if args.quick:
@@ -96,34 +97,29 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def settings(paper: dict[str, Any], quick: dict[str, Any], args: argparse.Namespace, *names: str) -> dict[str, Any]:
-    """The paper's settings, with those of --quick and then those of the named options in the place of what they change.
+    """The paper's settings of a mode, with those of --quick and of the named options in the place of what they change.
+
+    --alpha, where the mode has an FR layer, and --hidden-lr are among them for every script.
     """
     given = {name: value for name in names if (value := getattr(args, name)) is not None}
-    return {**paper, **(quick if args.quick else {}), **given}
+    chosen = {**paper, **(quick if args.quick else {}), **given}
+    if args.alpha is not None and "alpha" in chosen["network"]:
+        chosen["network"] = {**chosen["network"], "alpha": args.alpha}
+    if args.hidden_lr != 1:
+        chosen["hidden_lr"] = args.hidden_lr
+    return chosen
 
 
 def run(main: Callable[[], None]) -> None:
-    """Call `main`; an error of the user's or the system's becomes one line on stderr and exit status 2.
-
-    Under torchrun the other ranks wait until rank 0 has come to its first sweep, so that a mistake in the options is
-    reported once and a data set fetched once, and what needs no sweep is done by rank 0 alone.
-    """
-    ours = store()
+    """Call `main`; an error of the user's or the system's becomes one line on stderr and exit status 2."""
     try:
-        if ours is not None and not first_rank():
-            wait_for(ours, "sweeping")
         main()
     except KeyboardInterrupt:
-        if first_rank():
-            print("\nstopped: the same command (without --force) goes on from the last checkpoint, if there is one",
-                  file=sys.stderr)
+        print("\nstopped: the same command (without --force) goes on from the last checkpoint, if there is one",
+              file=sys.stderr)
         raise SystemExit(130) from None
     except (UserError, OSError) as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
         print(f"error: {describe(error)}", file=sys.stderr)
         raise SystemExit(2) from None
-    finally:
-        if ours is not None and first_rank():
-            with suppress(RuntimeError):  # of a torchrun that has ended before
-                ours.set("rank 0 ended", "")

@@ -64,11 +64,6 @@ def memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
 
 
-def peak_memory(device: torch.device) -> str:
-    """The most memory that this run has had on a GPU, for its result line; nothing on a CPU."""
-    return f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
-
-
 def matmul_rate(device: torch.device, size: int = 1024) -> float:
     """Operations a second of a product of two size × size matrices, at the precision set; the best of five."""
     a, b = torch.rand(2, size, size, device=device)

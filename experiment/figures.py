@@ -1,6 +1,7 @@
 """How all figures look, and how they are written. Nothing here touches pyplot, its backend or its figures."""
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,13 @@ from scipy.ndimage import uniform_filter
 
 from experiment.errors import UserError, describe
 from experiment.files import write_atomically
-from experiment.labels import baseline
+from experiment.labels import LABELS as LABELS
+from experiment.labels import baseline, step_settings
 
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 # Of the color-blind safe palette of Okabe and Ito: one color a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
-STYLE = {
+STYLE: Any = {
     "font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.dpi": 160, "lines.linewidth": 1.5,
     "text.parse_math": False,  # a $ in the name of a file is a $
@@ -38,7 +40,8 @@ def draw_each(*drawings: Callable[[], None]) -> None:
     failures = []
     for draw in drawings:
         try:
-            with matplotlib.rc_context(STYLE):
+            with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Glyph .* missing from")  # it is drawn as a box
                 draw()
         except Exception as error:  # noqa: BLE001 - whatever it is, hours of training have gone before it
             failures.append(f"{getattr(draw, 'func', draw).__name__}: {describe(error)}")
@@ -148,5 +151,6 @@ def title_suffix(seeds: list[int], quick: bool, config: dict[str, Any], paper: d
     """What a figure's title says of the runs it shows: the seeds, and in what they differ from the paper."""
     shown = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
     changed = [f"{name} {config[name]:,g}" if isinstance(value, (int, float)) else f"{name} {config[name]}"
-               for name, value in paper.items() if config[name] != value]
+               for name, value in paper.items() if name != "network" and config[name] != value]
+    changed += step_settings(config, paper.get("network", {}).get("alpha"))
     return f" ({', '.join([shown, *(['quick'] if quick else changed)])})"

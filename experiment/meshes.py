@@ -85,9 +85,9 @@ def render(mesh: trimesh.Trimesh, camera: np.ndarray, center: np.ndarray, width:
     normals = (mesh.vertex_normals @ camera.T).astype(np.float32)
     faces = mesh.faces[mesh.face_normals @ camera[2] > 0]
     corners, corner_normals = seen[faces], normals[faces]  # (faces, 3 corners, 3)
-    inside = ((corners[..., 0].min(1) < columns / 2) & (corners[..., 0].max(1) > -columns / 2)
-              & (corners[..., 1].min(1) < rows / 2) & (corners[..., 1].max(1) > -rows / 2))
-    corners, corner_normals = corners[inside], corner_normals[inside]
+    shown = ((corners[..., 0].min(1) < columns / 2) & (corners[..., 0].max(1) > -columns / 2)
+             & (corners[..., 1].min(1) < rows / 2) & (corners[..., 1].max(1) > -rows / 2))
+    corners, corner_normals = corners[shown], corner_normals[shown]
     edges = np.linalg.norm(corners[:, [1, 2, 0], :2] - corners[:, :, :2], axis=2).max(1, initial=0)
     parts = np.ceil(1.25 * edges).astype(int).clip(1)  # intervals an edge is divided into
     for count in np.unique(parts):
@@ -109,6 +109,7 @@ def render(mesh: trimesh.Trimesh, camera: np.ndarray, center: np.ndarray, width:
 
 
 def _shade(normals: np.ndarray) -> np.ndarray:
+    """The colors of clay under `LIGHTS` where the surface has such normals, shape (N, 3), of any length."""
     normals = normals / np.linalg.norm(normals, axis=1, keepdims=True).clip(1e-9)
     light = AMBIENT + sum(power * (normals @ (np.array(toward) / np.linalg.norm(toward))).clip(0)
                           for toward, power in LIGHTS)
@@ -118,11 +119,11 @@ def _shade(normals: np.ndarray) -> np.ndarray:
 def look_at(azimuth: float, elevation: float, up: int = 2) -> np.ndarray:
     """The camera of `render` that looks from an azimuth and an elevation in degrees, with axis `up` upward."""
     azimuth, elevation = math.radians(azimuth), math.radians(elevation)
-    near = np.roll([math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth),
-                    math.sin(elevation)], up - 2)
-    right = np.cross(np.eye(3)[up], near)
+    toward = np.roll([math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth),
+                      math.sin(elevation)], up - 2)
+    right = np.cross(np.eye(3)[up], toward)
     right /= np.linalg.norm(right)
-    return np.stack([right, np.cross(near, right), near])
+    return np.stack([right, np.cross(toward, right), toward])
 
 
 def render_with_close_up(meshes: list[trimesh.Trimesh], view: tuple[float, float, int],

@@ -6,7 +6,7 @@ Each with the settings at which it holds, under the names that they have in a re
 from typing import Any
 
 CONFIG_1D = {"steps": 10_000, "lr": 1e-6}
-CONFIG_KODAK_05 = {"shape": [512, 768, 3], "steps": 10_000, "lr": 1e-4}
+CONFIG_KODAK_05 = {"shape": [512, 768, 3], "steps": 10_000, "lr": 1e-4, "batch": None}
 CONFIG_THAI_STATUE = {"shape": [304, 512, 262], "epochs": 200, "chunk": 500_000, "lr": 2e-3}
 CONFIG_DVGO = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "lr": 1e-3}
 CONFIG_NGP = {"epochs": 30, "iterations": 1_000, "rays": 8192, "levels": 16, "lr": 1e-2}
@@ -40,3 +40,9 @@ PSNR_DVGO = {"lego": 34.65, "mic": 33.19, "ship": 29.08}
 # ngp_pl's, on another copy of the scenes (NSVF's); of the copy used here other re-implementations give 35.5 to 35.9.
 PSNR_NGP = {"lego": 35.76, "mic": 35.59, "ficus": 34.13, "chair": 35.28, "hotdog": 37.35, "materials": 29.46,
             "drums": 25.81, "ship": 30.32}
+
+# α of the basis, by experiment and network.
+ALPHA = {"1d": {"relu+fr": 0.05, "relu+pe+fr": 0.05, "sin+fr": 0.05},
+         "2d": {"relu+fr": 0.05, "relu+pe+fr": 0.05, "sin+fr": 0.01},
+         "3d": {"relu+fr": 0.01, "relu+pe+fr": 0.01, "sin+fr": 0.001},
+         "dvgo": {"relu+fr": 0.05}, "ngp": {"relu+fr": 0.01}}

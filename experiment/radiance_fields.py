@@ -4,27 +4,27 @@ import argparse
 import dataclasses
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import imageio.v3 as iio
 import numpy as np
 import torch
 
-from data.scenes import Scene, Views, loaded_once, on_background
 from experiment import cli, figures
 from experiment.errors import UserError
 from experiment.files import write_atomically
 from experiment.labels import LABELS
 from experiment.metrics import SSIM_WINDOW, psnr, ssim
 from experiment.records import Run, digest, read_arrays, read_record
-from models.nerf.rays import RayDataset
 
-# A camera (3, 4), its focal length in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
-Render = Callable[[np.ndarray, float, int, int], tuple[np.ndarray, np.ndarray]]
+WAITING = 4  # views that may wait to be measured
+# A camera (3, 4), its fx, fy, cx, cy in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
+Render = Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -41,9 +41,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="train nothing; render the test views and the turntable of fields trained before")
 
 
-def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options as given, with the defaults that depend on others, and with the grey level `bg_color`."""
-    args = cli.parse(parser)
+    args = cli.parse(parser, argv)
     if args.downscale is None:
         args.downscale = (2 if args.scene == "toy" else 8) if args.quick else 1
     if args.frames is None:
@@ -52,27 +52,32 @@ def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     return args
 
 
-def load(args: argparse.Namespace) -> Scene:
-    """The scene that the options ask for, read once in a process. UserError if its test views are too small."""
-    scene = loaded_once(args.scene, args.data, args.downscale)
-    height, width = scene.test.images.shape[1:3]
+class Views(Protocol):
+    """What is needed here of data.scenes.Views, which has the shapes."""
+
+    @property
+    def images(self) -> np.ndarray: ...
+    @property
+    def poses(self) -> np.ndarray: ...
+    @property
+    def intrinsics(self) -> np.ndarray: ...
+    @property
+    def names(self) -> list[str]: ...
+    def colors(self, views: int | list[int], bg_color: float) -> np.ndarray: ...
+
+
+def scene_config(train: Views, test: Views, args: argparse.Namespace) -> dict[str, Any]:
+    """What a run's config says of its data: the sizes of the splits, a digest of the training views, the background.
+
+    Raises:
+        UserError: the test views are too small for the SSIM.
+    """
+    height, width = test.images.shape[1:3]
     if min(height, width) < SSIM_WINDOW:
         raise UserError(f"the test views are {width} × {height} pixels; at least {SSIM_WINDOW} a side are needed: "
                         "a smaller --downscale?")
-    return scene
-
-
-def ray_dataset(views: Views, args: argparse.Namespace, device: torch.device) -> RayDataset:
-    """Views on the device, on the background that the options ask for."""
-    return RayDataset(torch.from_numpy(views.images).to(device), torch.from_numpy(views.poses).to(device),
-                      views.focal, args.bg_color)
-
-
-def scene_config(scene: Scene, args: argparse.Namespace) -> dict[str, Any]:
-    """What a run's config says of its data: the sizes of the splits, a digest of the training views, the background."""
-    train, test = scene.train, scene.test
     return {"scene": {"train": list(train.images.shape), "test": list(test.images.shape),
-                      "digest": digest(train.images, train.poses)}, "background": args.background}
+                      "digest": digest(train.images, train.poses, train.intrinsics)}, "background": args.background}
 
 
 def decibels(mse: float) -> str:
@@ -84,7 +89,8 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
              args: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
     """Render and measure test views, write each and its depth as PNG, and a turntable.
 
-    PSNR is taken of each view, of the colors as they are, and then averaged; `psnr_8bit` likewise of the PNGs.
+    PSNR is taken of each view, of the colors as they are, and then averaged; `psnr_8bit` likewise of the PNGs. A view
+    is measured and written on a thread while the next is rendered.
 
     Args:
         autocast: the precision to render in.
@@ -92,26 +98,25 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
     Returns:
         The metrics of a record, and the images as uint8 (V, H, W, 3).
     """
-    metrics: dict[str, list[float]] = {"psnr": [], "psnr_8bit": [], "ssim": []}
-    images = []
-    for pose, rgba, name in zip(views.poses, views.images, views.names, strict=True):
-        truth = on_background(rgba, args.bg_color)
-        with autocast:
-            color, depth = render(pose, views.focal, *truth.shape[:2])
+    def finish(view: int, color: np.ndarray, depth: np.ndarray) -> tuple[np.ndarray, float, float, float]:
+        truth, name = views.colors(view, args.bg_color), views.names[view]
         image = np.rint(255 * color.clip(0, 1)).astype(np.uint8)
-        metrics["psnr"].append(_psnr(color, truth))
-        metrics["psnr_8bit"].append(_psnr(image / 255, truth))
-        metrics["ssim"].append(ssim(color.clip(0, 1), truth))
-        images.append(image)
-        figures.write_picture(image, rendering_folder(run) / f"{name}.png")
+        figures.write_picture(image, rendering_folder(run) / "views" / f"{name}.png")
         # From 0, where there is nothing, to the farthest: near is dark.
         figures.write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
-                              rendering_folder(run) / f"{name}-depth.png")
-    with autocast:
+                              rendering_folder(run) / "depths" / f"{name}.png")
+        return image, _psnr(color, truth), _psnr(image / 255, truth), ssim(color.clip(0, 1), truth)
+
+    finished: list[Future] = []
+    with ThreadPoolExecutor(1) as thread, autocast:
+        for view, (pose, camera) in enumerate(zip(views.poses, views.intrinsics, strict=True)):
+            finished.append(thread.submit(finish, view, *render(pose, camera, *views.images.shape[1:3])))
+            if view >= WAITING:
+                finished[view - WAITING].result()  # lest pictures pile up in memory
         write_turntable(run, render, views, args.frames)
-    means = {name: float(np.mean(values)) for name, values in metrics.items()}
-    return ({**means, "views": list(views.names), "psnr_views": metrics["psnr"], "ssim_views": metrics["ssim"]},
-            np.stack(images))
+    images, psnrs, psnrs_8bit, ssims = zip(*(of_view.result() for of_view in finished))
+    return ({"psnr": float(np.mean(psnrs)), "psnr_8bit": float(np.mean(psnrs_8bit)), "ssim": float(np.mean(ssims)),
+             "views": list(views.names), "psnr_views": list(psnrs), "ssim_views": list(ssims)}, np.stack(images))
 
 
 def _psnr(image: np.ndarray, truth: np.ndarray) -> float:
@@ -149,7 +154,10 @@ def write_turntable(run: Run, render: Render, views: Views, frames: int) -> None
         return
     height, width = views.images.shape[1:3]
     shrink = math.ceil(max(height, width) / 400)
-    images = [render(pose, views.focal / shrink, height // shrink, width // shrink)[0]
+    height, width = height // shrink, width // shrink
+    focal = float(np.median(views.intrinsics[:, 0])) / shrink
+    camera = np.array([focal, focal, width / 2, height / 2])
+    images = [render(pose, camera, height, width)[0]
               for pose in orbit(frames, float(np.linalg.norm(views.poses[:, :, 3], axis=1).mean()))]
     packed = io.BytesIO()
     iio.imwrite(packed, np.rint(255 * np.stack(images).clip(0, 1)).astype(np.uint8), extension=".gif", loop=0,
@@ -207,7 +215,7 @@ def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespac
 def draw_views(runs: list[Run], views: Views, args: argparse.Namespace, title: str, path: Path) -> None:
     """Two test views: ground truth, each run and each run's error, the same crop enlarged under each."""
     chosen = [0] if len(views.names) == 1 else [0, len(views.names) // 2]
-    truth = on_background(views.images[chosen], args.bg_color)
+    truth = views.colors(chosen, args.bg_color)
     shape = (*views.images.shape[:3], 3)
     images = [run.arrays(images=shape)["images"][chosen] / 255 for run in runs]
     errors = [np.abs(image - truth).mean(axis=-1) for image in images]
@@ -264,7 +272,7 @@ def draw_comparison(runs: list[Run], views: Views, args: argparse.Namespace) -> 
                               images[view] / 255))
     if len({name.split("\n")[0] for name, _, _ in shown}) < 2:
         return
-    truth = on_background(views.images[view], args.bg_color)
+    truth = views.colors(view, args.bg_color)
     window = figures.busiest_window(truth)
     figure, axes = figures.subplots(2, 1 + len(shown), 2.5 * (1 + len(shown)), 6.2)
     for (name, value, image), (whole, crop) in zip([("ground truth\n", "", truth), *shown], axes.T):

@@ -5,7 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import signal
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,3 +60,40 @@ def wait_for(ours: Store, *keys: str) -> None:
         if ours.check(["rank 0 ended"]):
             raise SystemExit(0)
         time.sleep(0.1)
+
+
+def rank_0_first(main: Callable[[], None]) -> Callable[[], None]:
+    """Let the ranks above 0 call `main` only when rank 0 has come to its sweep in it; else they end when rank 0 ends.
+
+    So a mistake in the options is reported once, a data set fetched once, and what needs no sweep done by rank 0 alone.
+    Without torchrun it changes nothing.
+    """
+    @functools.wraps(main)
+    def in_ranks() -> None:
+        ours = store()
+        if ours is None:
+            return main()
+        end_with(os.getppid())
+        if not first_rank():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once; rank 0 says how to go on
+            wait_for(ours, "sweeping")
+            return main()
+        try:
+            main()
+        finally:
+            with suppress(RuntimeError):  # of a torchrun that has ended before
+                ours.set("rank 0 ended", "")
+    return in_ranks
+
+
+def end_with(parent: int) -> None:
+    """End this process when the one of that number, which started it, has ended.
+
+    A killed parent cannot end its workers, and one that is started again would write the same files beside them.
+    """
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -17,6 +17,7 @@ import torch
 from experiment.device import choose_device, set_precision
 from experiment.errors import UserError, describe
 from experiment.files import write_atomically
+from experiment.labels import step_settings
 
 KEYS = ("experiment", "case", "mode", "seed", "config", "metrics", "time", "environment", "command")
 
@@ -78,7 +79,8 @@ class Run:
         return self.results / self.experiment / self.case / f"{self.mode}-seed{self.seed}{suffix}"
 
     def __str__(self) -> str:
-        return f"{self.experiment} {self.case} {self.mode} seed {self.seed}"
+        return ", ".join([f"{self.experiment} {self.case} {self.mode} seed {self.seed}",
+                          *step_settings(self.config, None)])
 
     def _check_same(self, path: Path, found: dict[str, Any]) -> None:
         wanted = {**self.config, "precision": self.precision}

@@ -31,7 +31,8 @@ def adopt(source: Path, target: Path) -> int:
 
 def page_tables(page: str, reference: Path) -> dict[str, str]:
     """The tables of a page, by name."""
-    records = read_records(reference)
+    # Those of studies/ are not of the paper's settings.
+    records = [record for record in read_records(reference) if not record["set"].startswith("step_size")]
     # The tables of section 4 have no column for the size of an experiment: there it is the paper's alone.
     records = [record for record in records if record["experiment"] != "1d" or record["set"] == "paper"]
     if page == "README.md":

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiment import published
-from experiment.labels import LABELS, baseline
+from experiment.labels import LABELS, baseline, step_settings
 from experiment.metrics import mean_and_spread
 from experiment.records import Run, read_record
 
@@ -63,7 +63,7 @@ def without_shared(table: Table) -> tuple[str, Table]:
         return [[line[i] for i in kept] for line in lines]
 
     line = ", ".join(f"{columns[i]} {rows[0][i]}" for i in shared) if rows else ""
-    return line, Table(*chosen([columns]), chosen(rows), chosen(unmeasured))
+    return line, Table(chosen([columns])[0], chosen(rows), chosen(unmeasured))
 
 
 def markdown(table: Table) -> str:
@@ -132,6 +132,12 @@ def ran_on(group: list[Record]) -> list[str]:
             f"{np.mean([record['time']['train_seconds'] for record in group]):.0f}"]
 
 
+def network(record: Record) -> str:
+    """The mode, and what is not the paper's about the steps of its hidden weights."""
+    alpha = published.ALPHA.get(record["experiment"], {}).get(record["mode"])
+    return ", ".join([record["mode"], *step_settings(record["config"], alpha)])
+
+
 def unmeasured_row(columns: list[str], **cells: str) -> list[str]:
     """A row of which only some cells are known, by the first words of their columns."""
     return [cells.get(column.split()[0], "–") for column in columns]
@@ -141,7 +147,7 @@ def relative_error(records: list[Record]) -> Table:
     """Section 4: the error in frequency at three steps, of the first seed, as the released code's is of one."""
     rows = []
     for group in (group[:1] for group in groups(records, "1d")):
-        config, mode = group[0]["config"], group[0]["mode"]
+        config, mode = group[0]["config"], network(group[0])
         known = published.RELATIVE_ERROR_1D.get(mode, {}) if published.at(published.CONFIG_1D, config) else {}
         metrics = group[0]["metrics"]
         last = str(config["steps"] - 1)
@@ -164,8 +170,9 @@ def loss(records: list[Record]) -> Table:
         known = published.LOSS_1D if published.at(published.CONFIG_1D, config) else {}
         last = max(first["metrics"]["ntk_eigenvalue_shares"], key=int)
         share = np.mean([1 - record["metrics"]["ntk_eigenvalue_shares"][last][-1] for record in group])
-        rows.append([f"{config['steps']:,}", first["mode"], mean(group, "loss", 4), f"{known.get(first['mode'], '–')}",
-                     gain(group, of, "loss", 4), f"{100 * share:.0f} %", *ran_on(group)])
+        rows.append([f"{config['steps']:,}", network(first), mean(group, "loss", 4),
+                     f"{known.get(network(first), '–')}", gain(group, of, "loss", 4), f"{100 * share:.0f} %",
+                     *ran_on(group)])
     return Table(["steps", "network", "loss at the end", "released", "FR gain", "four largest NTK eigenvalues",
                   *RAN_ON], rows)
 
@@ -177,11 +184,11 @@ def images(records: list[Record]) -> Table:
     rows, missing = [], dict(published.PSNR_KODAK_05)
     for group in of:
         first, config = group[0], group[0]["config"]
-        known = first["case"] == "kodim05" and published.at(published.CONFIG_KODAK_05, config)
+        known = (first["case"] == "kodim05" and network(first) == first["mode"]
+                 and published.at(published.CONFIG_KODAK_05, config))
         if known:
             missing.pop(first["mode"], None)
-        rows.append([first["case"], image_size(config),
-                     first["mode"], mean(group, "psnr", 2),
+        rows.append([first["case"], image_size(config), network(first), mean(group, "psnr", 2),
                      f"{published.PSNR_KODAK_05[first['mode']]:.2f}" if known else "–",
                      gain(group, of, "psnr", 2), mean(group, "psnr_best", 2), mean(group, "ssim", 3), *ran_on(group)])
     size = image_size(published.CONFIG_KODAK_05)
@@ -201,8 +208,8 @@ def volumes(records: list[Record]) -> Table:
         known = published.IOU_THAI_STATUE if statue else {}
         if statue:
             missing.pop(first["mode"], None)
-        rows.append([first["case"], volume_size(config), first["mode"], f"{config['lr']:g}",
-                     mean(group, "iou", 4), f"{known.get(first['mode'], '–')}", gain(group, of, "iou", 4),
+        rows.append([first["case"], volume_size(config), network(first), f"{config['lr']:g}",
+                     mean(group, "iou", 4), f"{known.get(network(first), '–')}", gain(group, of, "iou", 4),
                      mean(group, "chamfer", 3), mean(group, "f_score", 3), *ran_on(group)])
     size = volume_size(published.CONFIG_THAI_STATUE)
     return Table(columns, rows, [unmeasured_row(columns, volume="thai_statue", size=size, network=mode,
@@ -226,10 +233,10 @@ def radiance_fields(records: list[Record]) -> Table:
             first, config = group[0], group[0]["config"]
             height, width = config["scene"]["test"][1:3]
             as_published = height == width == published.VIEW and published.at(wanted, config)
-            value = known.get(first["case"]) if as_published and first["mode"] == "relu" else None
+            value = known.get(first["case"]) if as_published and network(first) == "relu" else None
             if value:
                 missing.pop(first["case"], None)
-            rows.append([name, first["case"], f"{width} × {height}, {training_length(config)}", first["mode"],
+            rows.append([name, first["case"], f"{width} × {height}, {training_length(config)}", network(first),
                          mean(group, "psnr", 2), f"{value:.2f}" if value else "–", gain(group, of, "psnr", 2),
                          mean(group, "ssim", 3), f"{len(first['metrics']['views'])}", *ran_on(group)])
         size = f"{published.VIEW} × {published.VIEW}, {training_length(wanted)}"
@@ -240,7 +247,8 @@ def radiance_fields(records: list[Record]) -> Table:
 
 def image_size(config: dict[str, Any]) -> str:
     """Pixels of an image and steps of training."""
-    return f"{config['shape'][1]} × {config['shape'][0]}, {config['steps']:,} steps"
+    of_batch = f" of {config['batch']:,} pixels" if config.get("batch") else ""
+    return f"{config['shape'][1]} × {config['shape'][0]}, {config['steps']:,} steps{of_batch}"
 
 
 def volume_size(config: dict[str, Any]) -> str:
@@ -274,7 +282,8 @@ def status(records: list[Record]) -> Table:
     def text(values: dict[str, float], digits: int) -> dict[str, str]:
         return {mode: f"{value:.{digits}f}" for mode, value in values.items()}
 
-    rows = [["1D function, loss", pairs(text(published.LOSS_1D, 2)), ours("1d", "loss", 3), "the paper's"],
+    released = f"its released code: {pairs(text(published.LOSS_1D, 2))}"
+    rows = [["1D function, loss", released, ours("1d", "loss", 3), "the paper's"],
             ["2D, PSNR in dB", f"Kodak 05: {pairs(text(published.PSNR_KODAK_05, 2))}", ours("2d", "psnr", 2),
              size("2d", image_size)],
             ["3D, IoU", "pictures only", ours("3d", "iou", 3), size("3d", volume_size)],

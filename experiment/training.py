@@ -4,16 +4,25 @@ import argparse
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from experiment import cli
 from experiment.device import Stopwatch, choose_device, set_precision
 from experiment.errors import UserError
+from experiment.ranks import rank_0_first
 from experiment.records import Run
 from experiment.sweep import progress
+
+LONGEST_BLOCK = 100  # steps between two looks at the loss
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call a script's `main` as `cli.run` does, under torchrun in all its ranks."""
+    cli.run(rank_0_first(main))
 
 
 def prepare(args: argparse.Namespace, seed: int,
@@ -34,11 +43,11 @@ def prepare(args: argparse.Namespace, seed: int,
     return device, autocast
 
 
-def training_blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses: Tensor, state: dict[str, Any],
-                    merit: Callable[[float], str], stop_every: int | None = None) -> Iterator[range]:
+def blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses: Tensor, state: dict[str, Any],
+                    merit: Callable[[float], str], stop_every: Sequence[int] = ()) -> Iterator[range]:
     """The steps of a training, in blocks after each of which the progress is shown and the loss has to be finite.
 
-        for block in training_blocks(run, args, clock, losses, state, merit):
+        for block in training.blocks(run, args, clock, losses, state, merit):
             with clock:
                 for step in block:
                     ...  # forward, loss, backward, step; losses[step] = loss.detach()
@@ -51,17 +60,17 @@ def training_blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses
         state: what a checkpoint keeps beside `clock` and `losses`: tensors, and whatever has a state_dict. Read at
             each checkpoint, so that an entry may be replaced during the training.
         merit: the text of the progress bar, from the mean loss of the last block.
-        stop_every: a number of steps of which no block crosses a multiple.
+        stop_every: numbers of steps of which no block crosses a multiple.
     """
     steps = len(losses)
     # Often enough for the eye, but no shorter than the graph that CUDAGraphStep captures.
-    show_every = min(100, max(CUDAGraphStep.TOGETHER, steps // 100))
+    show_every = min(LONGEST_BLOCK, max(CUDAGraphStep.TOGETHER, steps // 100))
     state["clock"], state["losses"] = clock, losses
     step = run.restore(**state)
-    with progress(steps, step, f"{run.case} {run.mode} seed {run.seed}") as bar:
+    with progress(steps, step, str(run)) as bar:
         while step < steps:
             stop = min(steps, *(step - step % every + every
-                                for every in (show_every, args.checkpoint_every, stop_every or steps)))
+                                for every in (show_every, args.checkpoint_every, *stop_every)))
             yield range(step, stop)
             loss = losses[step:stop].mean().item()
             if not math.isfinite(loss):
@@ -72,6 +81,11 @@ def training_blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses
             step = stop
             if step % args.checkpoint_every == 0 and step < steps:
                 run.checkpoint(step, **state)
+
+
+def peak_memory(device: torch.device) -> str:
+    """The most memory that this run has had on a GPU, for its result line; nothing on a CPU."""
+    return f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
 
 
 def random_order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
@@ -87,7 +101,11 @@ class CUDAGraphStep:
     steps run as usual, on a side stream; then 20 steps, and one for the remainder, are captured, and from there on 20
     steps are one launch. The kernels are the same, and so are the numbers. `step` must therefore do everything on the
     device, at fixed addresses: no .item(), no Python number that changes from step to step.
+
+    An error during a capture can leave the allocator as if it went on; no step of this process is captured after it.
     """
+
+    capture_failed = False
 
     WARM_UP = 3  # as many as the capture of an autograd graph needs before it (torch.cuda.graph)
     TOGETHER = 20
@@ -99,7 +117,7 @@ class CUDAGraphStep:
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
 
     def __call__(self, count: int) -> None:
-        if self.device.type != "cuda":
+        if self.device.type != "cuda" or CUDAGraphStep.capture_failed:
             for _ in range(count):
                 self.step()
             return
@@ -120,8 +138,12 @@ class CUDAGraphStep:
                 # One pool of memory for both: a step leaves nothing in it that a later one needs.
                 pool = next((graph.pool() for graph in self.graphs.values()), None)
                 self.graphs[size] = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(self.graphs[size], pool=pool):
-                    for _ in range(size):
-                        self.step()
+                try:
+                    with torch.cuda.graph(self.graphs[size], pool=pool):
+                        for _ in range(size):
+                            self.step()
+                except BaseException:
+                    CUDAGraphStep.capture_failed = True
+                    raise
             for _ in range(times):
                 self.graphs[size].replay()

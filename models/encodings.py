@@ -72,3 +72,16 @@ class SphericalHarmonics(nn.Module):
             1.44530572 * z * (xx - yy),
             0.59004359 * x * (3 * yy - xx),
         ], dim=-1)
+
+
+def voxel_coordinates(index: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The positions (N, 3) of voxels in [−1, 1]³, both ends in: along axis 1, then 0, then 2, the release's order.
+
+    Args:
+        index: the voxels' places in the flattened volume, shape (N,).
+        shape: the volume's.
+    """
+    places = (index // shape[2] % shape[1], index // (shape[1] * shape[2]), index % shape[2])
+    # Filled on the device: for the copy of a tensor of numbers the host would wait.
+    last = [index.new_full((), side - 1) for side in (shape[1], shape[0], shape[2])]
+    return torch.stack([2 * place / end - 1 for place, end in zip(places, last)], dim=-1)

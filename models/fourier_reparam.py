@@ -14,8 +14,10 @@ import operator
 
 import torch
 from torch import Tensor, nn
-from torch.amp import is_autocast_available
 from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
+
+SETTINGS = ("in_features", "low_freq_num", "high_freq_num", "phase_num", "alpha", "omega")  # what Λ is made for
 
 
 class FourierReparamLinear(nn.Module):
@@ -42,12 +44,16 @@ class FourierReparamLinear(nn.Module):
         high_freq_num: H, the number of whole frequencies from 1.
         phase_num: P, the number of phases.
         alpha: α, the scale of the basis. It cancels from W at the start; under Adam it then scales W's steps, so that
-            it says something only together with the learning rate.
+            it says something only together with the learning rate, see `step_scale`.
         omega: ω₀ of the sine activation that follows, by which Λ is divided at the start; 1 for any other activation.
 
     Attributes:
         coefficients: Λ, a Parameter of shape (out_features, M).
         bias: a Parameter of shape (out_features,), zeros at the start.
+
+    A state_dict holds these two and, as its extra state, d_in and the last five arguments, without which Λ means
+    nothing: loading one of another basis is a RuntimeError that names what differs. One without them, as earlier
+    versions of this layer wrote it, is taken to be of this layer's basis.
 
     Raises:
         ValueError: a size or count that is not a whole number in range, an α or ω₀ that is not finite and positive.
@@ -68,7 +74,7 @@ class FourierReparamLinear(nn.Module):
         frequencies = self.low_freq_num + self.high_freq_num
         self.coefficients = nn.Parameter(torch.empty(self.out_features, frequencies * self.phase_num))
         self.bias = nn.Parameter(torch.empty(self.out_features))
-        # Not persistent: both follow from the arguments, so a state_dict holds what is trained and nothing else.
+        # Not persistent: both follow from the arguments.
         self.register_buffer("phases", None, persistent=False)
         self.register_buffer("waves", None, persistent=False)
         self._set_factors()
@@ -102,9 +108,34 @@ class FourierReparamLinear(nn.Module):
             self._set_factors()
         return self
 
-    def _load_from_state_dict(self, *args, **kwargs):
+    def get_extra_state(self) -> dict[str, float]:
+        """What a state_dict says of the basis: plain numbers by the names of the arguments."""
+        return {name: getattr(self, name) for name in SETTINGS}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Set nothing; ValueError if `state` is that of another basis."""
+        settings = ((name, getattr(self, name), state.get(name, getattr(self, name))) for name in SETTINGS)
+        differences = [f"{name} is {saved!r} in the state_dict and {here!r} here"
+                       for name, here, saved in settings if not math.isclose(here, saved)]
+        if differences:
+            raise ValueError("; ".join(differences))
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                              error_msgs):
+        # The dictionary is load_state_dict's own copy. Without this, strict would miss what earlier versions left out.
+        state = state_dict.setdefault(prefix + "_extra_state", self.get_extra_state())
+        columns = state_dict.get(prefix + "coefficients", self.coefficients).shape[1:].numel()
+        try:
+            self.set_extra_state(state)
+            if columns != self.coefficients.shape[1]:
+                raise ValueError(f"M = (low_freq_num + high_freq_num) phase_num is {columns} in the state_dict and "
+                                 f"({self.low_freq_num} + {self.high_freq_num}) {self.phase_num} here")
+        except ValueError as error:
+            error_msgs.append(f"another basis for {prefix}coefficients: {error}")
+            return
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
+                                      error_msgs)
         # With assign=True the parameters take the dtype and the device of what is loaded.
-        super()._load_from_state_dict(*args, **kwargs)
         if not self.coefficients.is_meta:
             self._set_factors()
 
@@ -132,7 +163,7 @@ class FourierReparamLinear(nn.Module):
     def weight(self) -> Tensor:
         """W = Λ B, shape (out_features, in_features), differentiable with respect to Λ; not subject to autocast."""
         device = self.coefficients.device.type
-        if is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if device != "meta" and torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self._compose()
         return self._compose()
@@ -146,13 +177,66 @@ class FourierReparamLinear(nn.Module):
         """Map (..., in_features) to (..., out_features)."""
         return F.linear(x, self.weight, self.bias)
 
+    def step_scale(self) -> float:
+        """κ: how far Adam's first step moves W, root mean square over its elements, in units of the learning rate.
+
+        That step moves each coefficient by ± lr, against the sign of its gradient, and so W by −lr sign(G Bᵀ) B, G the
+        gradient with respect to W. An ordinary layer's W moves by −lr sign(G), where κ = 1. For a G of independent
+        normal numbers those in a row of G Bᵀ are normal, too, with the correlations C of B's rows, and the covariance
+        of their signs is S = (2/π) arcsin C. So
+
+            κ² = trace(Bᵀ S B) / d_in,
+
+        which this computes. Rule of thumb: κ ≈ 0.65 α M / sqrt(d_in). The d_in points tell about d_in / 2 frequencies
+        apart, on which the others alias. Where they do so evenly, as at the paper's settings, n = 2 M / d_in rows share
+        each, of norm α sqrt(d_in / 2), and S is zero between rows of different ones. Two that share one, at phases
+        δ apart, have C = cos δ and S = 1 − 2|δ| / π, and the mean of S C over all δ is 4 / π². Thus
+
+            κ² ≈ (1 / d_in) (d_in / 2) (n² α² d_in / 2) (4 / π²) = (2/π α M)² / d_in,
+
+        and 2/π = 0.637 becomes 0.64 to 0.66 as the last point repeats the first and P is finite. With fewer frequencies
+        than half d_in κ is larger.
+        """
+        phases, waves = self._factors()
+        opposites = self.phase_num % 2 == 0  # where φ + π is there with φ, as a row and its negative move W alike
+        if opposites:
+            phases = phases[:, :self.phase_num // 2]
+        gram = torch.einsum("cfj,dgj->fgcd", waves, waves)
+        norms = torch.einsum("cp,ffcd,dp->fp", phases, gram, phases).clamp(min=0).sqrt()
+        norms = norms.clamp(min=1e-6 * self.alpha)  # of rows that are zero but for rounding, see reset_parameters
+        trace = 0.0
+        for f in range(len(gram)):  # one after another, as M × M numbers are too many
+            products = torch.einsum("cp,gcd,dq->pgq", phases, gram[f, f:], phases)  # of f's rows of B with later rows
+            correlations = (products / (norms[f, :, None, None] * norms[f:])).clamp(-1, 1)
+            with_each = 2 / math.pi * (correlations.asin() * products).sum((0, 2))
+            trace += 2 * with_each.sum().item() - with_each[0].item()
+        return (2 if opposites else 1) * math.sqrt(trace / self.in_features)
+
     def fold(self) -> nn.Linear:
-        """The ordinary linear layer with this layer's current W and bias: the same output, and no cost beyond it."""
+        """The ordinary linear layer with this layer's current W and bias: the same output, and no cost beyond it.
+
+        What was frozen, Λ or the bias, is frozen in it. A subclass may compose another W, which is folded as it is.
+
+        Raises:
+            ValueError: the layer does more than x Wᵀ + b, or has hooks or parametrizations, which would be lost.
+        """
+        obstacles = {
+            "a forward of its own": getattr(self.forward, "__func__", None) is not FourierReparamLinear.forward
+            or type(self).__call__ is not nn.Module.__call__,
+            "hooks (pruning and the like are hooks, too)": self._forward_hooks or self._forward_pre_hooks
+            or self._backward_hooks or self._backward_pre_hooks,
+            "parametrizations": is_parametrized(self),
+        }
+        for obstacle, found in obstacles.items():
+            if found:
+                raise ValueError(f"a {type(self).__name__} with {obstacle} cannot be folded into a linear layer")
         linear = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features,
                                     device=self.bias.device, dtype=self.bias.dtype)
         with torch.no_grad():
             linear.weight.copy_(self.weight)
             linear.bias.copy_(self.bias)
+        linear.weight.requires_grad_(self.coefficients.requires_grad)
+        linear.bias.requires_grad_(self.bias.requires_grad)
         return linear.train(self.training)
 
     def extra_repr(self) -> str:

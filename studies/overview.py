@@ -18,7 +18,13 @@ from data.signals import FREQUENCIES, square_like_wave
 from experiment import cli, figures
 from experiment.errors import UserError
 from experiment.labels import LABELS
-from experiment.meshes import VIEW, VIEWS, extract_mesh, render_with_close_up, unpack_voxels
+from experiment.meshes import (
+    VIEW,
+    VIEWS,
+    extract_mesh,
+    render_with_close_up,
+    unpack_voxels,
+)
 from experiment.metrics import relative_spectral_error
 from experiment.records import read_arrays, read_record
 

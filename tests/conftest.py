@@ -171,4 +171,4 @@ def one_process(monkeypatch):
 def toy_rays():
     """The training views of the toy scene at 16 × 16 pixels, on white."""
     views = load_scene("toy", Path("nowhere"), 8).train
-    return RayDataset(torch.from_numpy(views.images), torch.from_numpy(views.poses), views.focal, 1.0)
+    return RayDataset.from_views(views, 1.0, torch.device("cpu"))

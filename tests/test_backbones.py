@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from models import MODES, FourierReparamLinear, PositionalEncoding, build_inr, fold
+from models import MODES, FourierReparamLinear, build_inr, fold
 
 SETTINGS = {"out_features": 3, "hidden_features": 32, "hidden_layers": 2, "low_freq_num": 6, "high_freq_num": 6,
             "phase_num": 4, "alpha": 0.05, "first_omega": 20.0, "hidden_omega": 10.0}
@@ -98,13 +98,6 @@ def test_initial_weights(mode):
         bounds.append((hidden.weight, he / SETTINGS["hidden_omega"] if sine else 1 / math.sqrt(256)))
     for values, bound in bounds:
         assert 0.97 * bound < values.abs().max() <= bound * (1 + 1e-6)
-
-
-def test_positional_encoding_order():
-    x = torch.rand(4, 3) * 2 - 1
-    encoding = PositionalEncoding(3, 5)
-    assert torch.allclose(encoding(x), encoded(x, 5), atol=1e-5)
-    assert encoding(x).shape[-1] == encoding.out_features
 
 
 @pytest.mark.parametrize("in_features, frequencies", [(1, 6), (2, 6), (3, 10)])

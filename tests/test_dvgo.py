@@ -64,7 +64,7 @@ def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
         assert arrays["mse"].shape == (STEPS,) and arrays["images"].shape == truth.shape
         psnr = [-10 * math.log10(np.square(image / 255 - t).mean()) for image, t in zip(arrays["images"], truth)]
         assert metrics["psnr_8bit"] == pytest.approx(np.mean(psnr)) == pytest.approx(metrics["psnr"], abs=0.05)
-        depth = iio.imread(path / f"{scene.test.names[0]}-depth.png")
+        depth = iio.imread(path / "depths" / f"{scene.test.names[0]}.png")
         assert depth.shape == (32, 32) and depth[0, 0] == 0 and depth[16, 16] > 100
         assert iio.imread(path / "turntable.gif").shape[:3] == (2, 32, 32)
         assert not path.with_suffix(".ckpt").exists()

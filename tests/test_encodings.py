@@ -1,4 +1,4 @@
-"""The spherical harmonics against their definition by Legendre functions."""
+"""The encodings of coordinates and directions against their definitions, computed the plain way."""
 
 import math
 
@@ -7,7 +7,35 @@ import pytest
 import torch
 from scipy.special import factorial, lpmv
 
+from models import PositionalEncoding
 from models.encodings import SphericalHarmonics
+
+
+@pytest.mark.parametrize("base", [math.pi, 1.0])
+@pytest.mark.parametrize("in_features", [1, 3])
+def test_positional_encoding_order(in_features, base):
+    encoding = PositionalEncoding(in_features, 5, base=base)
+    x = torch.rand(4, in_features, dtype=torch.float64) * 2 - 1
+    expected = [[*point, *(wave(2**i * base * c) for i in range(5) for c in point for wave in (math.sin, math.cos))]
+                for point in x.tolist()]
+    assert (encoding(x) - torch.tensor(expected, dtype=torch.float64)).abs().max() < 1e-12
+    assert (encoding(x.float()) - encoding(x)).abs().max() < 1e-5 and encoding(x.float()).dtype == torch.float32
+    assert encoding.out_features == in_features * 11 and not encoding.state_dict()
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 4, 3), (0, 3)])
+def test_positional_encoding_of_any_leading_shape(shape):
+    encoding = PositionalEncoding(3, 2)
+    x = torch.rand(shape)
+    assert encoding(x).shape == (*shape[:-1], 15)
+    assert torch.equal(encoding(x).reshape(-1, 15), encoding(x.reshape(-1, 3)))
+
+
+@pytest.mark.parametrize("name, value", [("in_features", 0), ("num_frequencies", 2.5), ("base", -1.0),
+                                         ("base", math.nan)])
+def test_a_bad_argument_is_named_with_its_value(name, value):
+    with pytest.raises(ValueError, match=f"{name} .*{value}"):
+        PositionalEncoding(**{"in_features": 3, "num_frequencies": 4, name: value})
 
 
 def directions_and_weights():

@@ -2,11 +2,14 @@
 
 import copy
 import math
+import pickle
 
 import pytest
 import torch
+import torch.nn.utils.prune
+from torch.nn import functional as F
 
-from models import FourierReparamLinear
+from models import FourierReparamLinear, fold
 
 PAPER = {
     "1D": {"in_features": 128, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 16, "alpha": 0.05},
@@ -65,6 +68,33 @@ def test_the_two_ranks_that_the_weights_lack(name):
     assert sums.min() > 1e-6 if lacking == 1 else sums.max() < 1e-10
 
 
+@pytest.mark.parametrize("settings", [*SETTINGS[:3], {**SETTINGS[0], "phase_num": 1}, {**SETTINGS[0], "phase_num": 6},
+                                      {**PAPER["3D relu"], "phase_num": 4}])  # its cos(255 x_j + π/2) vanishes
+def test_step_scale_is_the_arcsine_law_s(settings):
+    basis = basis_by_definition(**settings)
+    basis = basis[basis.norm(dim=1) > 1e-6 * settings["alpha"]]
+    signs = 2 / math.pi * torch.asin((F.normalize(basis) @ F.normalize(basis).T).clamp(-1, 1))
+    expected = math.sqrt(torch.trace(basis.T @ signs @ basis) / settings["in_features"])
+    assert layer_of(settings).step_scale() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name, measured", [("1D", 5.9), ("2D relu", 16.4), ("2D sin", 3.3), ("3D relu", 1.7),
+                                            ("3D sin", 0.17), ("DVGO", 23.4), ("Instant-NGP", 3.3)])
+def test_step_scale_is_that_of_adam_s_first_step_and_near_the_rule(name, measured):
+    settings = PAPER[name]
+    layer = layer_of(settings, out_features=64)
+    scale = layer.step_scale()
+    assert scale == pytest.approx(measured, rel=0.02)
+    rows = (settings["low_freq_num"] + settings["high_freq_num"]) * settings["phase_num"]
+    assert scale == pytest.approx(0.65 * settings["alpha"] * rows / math.sqrt(settings["in_features"]), rel=0.02)
+
+    start = layer.weight.detach()
+    gradient = torch.randn_like(start)
+    (layer.weight * gradient).sum().backward()
+    torch.optim.Adam(layer.parameters(), lr=1e-3).step()
+    assert (layer.weight.detach() - start).square().mean().sqrt().item() == pytest.approx(1e-3 * scale, rel=0.01)
+
+
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("omega", [1.0, 30.0])
 def test_initial_coefficients(settings, omega):
@@ -111,12 +141,62 @@ def test_forward_is_x_times_weight_plus_bias_for_any_leading_shape():
 def test_only_coefficients_and_bias_are_trained_and_saved():
     layer = layer_of(SETTINGS[0])
     assert {name for name, _ in layer.named_parameters()} == {"coefficients", "bias"}
-    assert set(layer.state_dict()) == {"coefficients", "bias"}
+    assert set(layer.state_dict()) == {"coefficients", "bias", "_extra_state"}
     other = FourierReparamLinear(out_features=6, **SETTINGS[0])
     assert not torch.equal(other.coefficients, layer.coefficients)
     other.load_state_dict(copy.deepcopy(layer.state_dict()))
     x = torch.randn(4, 7)
     assert torch.equal(other(x), layer(x))
+
+
+@pytest.mark.parametrize("name, value", [
+    ("in_features", 8), ("low_freq_num", 4), ("high_freq_num", 3), ("phase_num", 7), ("alpha", 0.01), ("omega", 30.0)])
+def test_a_state_of_another_basis_is_refused_by_name(name, value):
+    layer = layer_of(SETTINGS[0])
+    other = torch.nn.Sequential(layer_of({**SETTINGS[0], name: value}))
+    torch.nn.init.zeros_(other[0].coefficients)
+    state = torch.nn.Sequential(layer).state_dict()
+    message = rf"0\.coefficients: {name} is {getattr(layer, name)} in the state_dict and {value} here"
+    for strict in (True, False):
+        with pytest.raises(RuntimeError, match=message):
+            other.load_state_dict(state, strict=strict)
+    assert other[0].coefficients.eq(0).all()  # nothing of it was taken
+    with pytest.raises(ValueError, match=f"{name} is"):
+        other[0].set_extra_state(layer.get_extra_state())
+
+
+def test_all_that_differs_is_named_also_where_the_shape_fits():
+    settings = {"in_features": 7, "low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
+    other = layer_of({**settings, "low_freq_num": 4, "high_freq_num": 3, "alpha": 0.05 * (1 + 1e-6)})
+    with pytest.raises(RuntimeError, match="low_freq_num is 3 .* and 4 here; high_freq_num is 4 .*; alpha is 0.05 "):
+        other.load_state_dict(layer_of(settings).state_dict())
+
+
+@pytest.mark.parametrize("strict", [True, False])
+@pytest.mark.parametrize("assign", [True, False])
+def test_a_state_from_before_the_settings_were_in_it(strict, assign):
+    x, layer = torch.randn(4, 7), layer_of(SETTINGS[0])
+    torch.nn.init.normal_(layer.bias)
+    old = {f"0.{name}": parameter.detach().clone() for name, parameter in layer.named_parameters()}
+    other = torch.nn.Sequential(FourierReparamLinear(out_features=6, **SETTINGS[0]))
+    assert not any(other.load_state_dict(old, strict=strict, assign=assign))
+    assert set(old) == {"0.coefficients", "0.bias"}
+    assert torch.equal(other(x), layer(x))
+    with pytest.raises(RuntimeError, match=r"low_freq_num \+ high_freq_num\) phase_num is 35 .* \(3 \+ 5\) 5 here"):
+        torch.nn.Sequential(layer_of({**SETTINGS[0], "high_freq_num": 5})).load_state_dict(old, strict, assign)
+    del old["0.bias"]
+    assert other.load_state_dict(old, strict=False).missing_keys == ["0.bias"]
+    with pytest.raises(RuntimeError, match="size mismatch for coefficients"):  # of its rows, which are not the basis'
+        layer_of(SETTINGS[0], out_features=5).load_state_dict(dict(layer.named_parameters()))
+
+
+def test_the_state_survives_files_and_the_layer_copies(tmp_path):
+    x, layer = torch.randn(4, 7), layer_of(SETTINGS[0])
+    torch.save(layer.state_dict(), tmp_path / "layer.pt")
+    other = FourierReparamLinear(out_features=6, **SETTINGS[0])
+    other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
+    for same in (other, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert torch.equal(same(x), layer(x)) and same.state_dict()["_extra_state"] == layer.get_extra_state()
 
 
 def test_gradient_is_that_of_the_full_product():
@@ -138,6 +218,64 @@ def test_fold_is_a_linear_layer_with_the_same_output():
     assert torch.equal(folded(x), layer(x))
     layer.coefficients.data.zero_()
     assert not torch.equal(folded(x), layer(x))  # a copy, not a view
+
+
+@pytest.mark.parametrize("coefficients, bias", [(True, False), (False, True), (False, False)])
+def test_fold_keeps_what_is_frozen_and_the_mode(coefficients, bias):
+    layer = layer_of(SETTINGS[0]).eval()
+    layer.coefficients.requires_grad_(coefficients)
+    layer.bias.requires_grad_(bias)
+    for folded in (layer.fold(), fold(torch.nn.Sequential(layer))[0]):
+        assert (folded.weight.requires_grad, folded.bias.requires_grad) == (coefficients, bias)
+        assert folded.weight.is_leaf and not folded.training and layer.train().fold().training
+        layer.eval()
+
+
+class Doubled(FourierReparamLinear):
+    def _compose(self):
+        return 2 * super()._compose()
+
+
+class Squared(FourierReparamLinear):
+    def forward(self, x):
+        return super().forward(x).square()
+
+
+class Called(FourierReparamLinear):
+    def __call__(self, x):
+        return super().__call__(x) + x.sum()
+
+
+def patched(layer):
+    layer.forward = lambda x: FourierReparamLinear.forward(layer, 2 * x)
+
+
+@pytest.mark.parametrize("cls, change, obstacle", [
+    (Squared, lambda layer: None, "Squared with a forward"), (Called, lambda layer: None, "Called with a forward"),
+    (FourierReparamLinear, patched, "forward of its own"),
+    (FourierReparamLinear, lambda layer: layer.register_forward_hook(lambda layer, x, y: -y), "hooks"),
+    (FourierReparamLinear, lambda layer: layer.register_forward_pre_hook(lambda layer, x: (-x[0],)), "hooks"),
+    (FourierReparamLinear, lambda layer: layer.register_full_backward_hook(lambda layer, x, y: None), "hooks"),
+    (FourierReparamLinear, lambda layer: layer.register_full_backward_pre_hook(lambda layer, y: None), "hooks"),
+    (FourierReparamLinear, lambda layer: torch.nn.utils.prune.random_unstructured(layer, "coefficients", 0.5), "hooks"),
+    (FourierReparamLinear, lambda layer: torch.nn.utils.parametrizations.weight_norm(layer, "coefficients"),
+     "parametrizations"),
+])
+def test_what_does_more_than_a_linear_layer_is_not_folded(cls, change, obstacle):
+    layer = cls(out_features=6, **SETTINGS[0])
+    change(layer)
+    for broken in (layer, torch.nn.Sequential(torch.nn.Linear(3, 7), layer)):
+        with pytest.raises(ValueError, match=obstacle) as error:
+            fold(broken)
+        assert "cannot be folded" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_another_way_to_the_weight_is_folded_and_so_is_what_pruning_has_left():
+    layer, x = Doubled(out_features=6, **SETTINGS[0]), torch.randn(3, 7)
+    assert torch.equal(fold(layer)(x), layer(x))
+    torch.nn.utils.prune.random_unstructured(layer, "coefficients", 0.5)
+    torch.nn.utils.prune.remove(layer, "coefficients")
+    assert torch.equal(fold(layer)(x), layer(x)) and (layer.coefficients == 0).float().mean() > 0.4
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])

@@ -115,7 +115,7 @@ def test_the_learning_rate_is_that_of_cosine_annealing_once_an_epoch():
 
 
 def test_the_settings_are_those_of_the_published_recipe(toy_rays):
-    one_view = RayDataset(toy_rays.images[:1], toy_rays.poses[:1], toy_rays.focal, 1.0)
+    one_view = RayDataset(toy_rays.images[:1], toy_rays.poses[:1], toy_rays.intrinsics[:1], 1.0)
     for mode, settings in InstantNGP.PAPER.items():
         field = InstantNGP.make_field(mode, settings, one_view)
         assert field.encoding.table.shape == (5_710_032, 2) and field.occupancy.resolution == 128
@@ -192,7 +192,7 @@ def test_a_run_leaves_a_record_and_all_that_it_tells_of(trained):
         errors = np.square(arrays["images"] / 255 - truth).mean((1, 2, 3))
         assert metrics["psnr_8bit"] == pytest.approx(-10 * np.log10(errors).mean(), abs=1e-6)
         assert arrays["mse"].shape == (42,) and arrays["mse"][-10:].mean() < 0.5 * arrays["mse"][:5].mean()
-        depth = iio.imread(path / "test_03-depth.png")
+        depth = iio.imread(path / "depths" / "test_03.png")
         assert depth.shape == (32, 32) and depth.max() == 255
         assert iio.imread(path / "turntable.gif").shape == (3, 32, 32, 3)
         weights = torch.load(path.with_suffix(".pt"), weights_only=True)["field"]
@@ -246,10 +246,10 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, monkeypatch):
 
 
 def test_a_cell_that_no_camera_sees_stays_empty(toy_rays):
-    two_views = RayDataset(toy_rays.images[:2], toy_rays.poses[:2] * torch.tensor([1, 1, 1, 1.5 / 4]), toy_rays.focal,
-                           1.0)
+    two_views = RayDataset(toy_rays.images[:2], toy_rays.poses[:2] * torch.tensor([1, 1, 1, 1.5 / 4]),
+                           toy_rays.intrinsics[:2], 1.0)
     field = InstantNGP.make_field("relu", {**InstantNGP.PAPER["relu"], **FEW}, two_views)
-    hidden = ~visible_cells(16, 0.5, two_views.poses, two_views.focal, 16, 16)
+    hidden = ~visible_cells(16, 0.5, two_views.poses, two_views.intrinsics, 16, 16)
     optimizer = torch.optim.Adam(field.parameters(), lr=1e-2)
     for step in range(8):
         InstantNGP.training_iteration(field, optimizer, two_views, step, {**InstantNGP.PAPER["relu"], **FEW},

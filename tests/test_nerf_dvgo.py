@@ -302,13 +302,13 @@ def test_autocast_reaches_the_color_network_alone():
 
 
 def test_an_image_is_that_of_its_pixels():
-    field, height, width, focal = small_field("relu", bg_color=0.0), 7, 10, 9.0
+    field, height, width, intrinsics = small_field("relu", bg_color=0.0), 7, 10, np.array([9, 8, 5.5, 3])
     pose = np.array([[1, 0, 0, 0.1], [0, 0, -1, -2.5], [0, 1, 0, 0.2]], np.float32)  # looks along y
-    color, depth = render_image(field, pose, focal, height, width, torch.device("cpu"), chunk=16)
+    color, depth = render_image(field, pose, intrinsics, height, width, torch.device("cpu"), chunk=16)
     assert color.shape == (7, 10, 3) and depth.shape == (7, 10) and color.dtype == depth.dtype == np.float32
     assert 0.2 < (depth > 0).mean() < 1
     for row, column in itertools.product(range(height), range(width)):
-        alone = field(*pixel_rays(torch.from_numpy(pose)[None], focal, height, width, torch.tensor([0]),
+        alone = field(*pixel_rays(torch.from_numpy(pose)[None], torch.from_numpy(intrinsics)[None], torch.tensor([0]),
                                   torch.tensor([row]), torch.tensor([column])))
         assert np.allclose(color[row, column], alone.color[0].detach(), atol=1e-5)
         assert depth[row, column] == pytest.approx(alone.depth.item(), abs=1e-5)
@@ -319,7 +319,7 @@ def test_depth_counts_along_the_viewing_axis():
                        threshold=1e-4, near=0.1)
     field.density.values.data[0] = grid_points((9, 9, 9), *(field.density.lower, field.density.upper))[..., 1] * 200
     pose = np.array([[1, 0, 0, 0], [0, 0, -1, -1.9], [0, 1, 0, 0]], np.float32)  # a wall at y = 0, seen from y = −1.9
-    _, depth = render_image(field, pose, 20.0, 15, 15, torch.device("cpu"))
+    _, depth = render_image(field, pose, np.array([20, 20, 7.5, 7.5]), 15, 15, torch.device("cpu"))
     assert np.abs(depth - 1.9).max() < 0.25 and np.ptp(depth) < 0.25  # the corner's distance is 1.9 × 1.12
 
 
@@ -328,7 +328,7 @@ def corners_of(field):
 
 
 def test_the_coarse_box_holds_all_that_the_cameras_see(toy_rays):
-    across = (np.arange(16) + 0.5 - 8) / toy_rays.focal
+    across = (np.arange(16) + 0.5 - 8) / toy_rays.intrinsics[0, 0].item()
     x, y = np.meshgrid(across, -across)
     in_camera = np.stack([x, y, -np.ones_like(x)], axis=-1)
     in_camera /= np.linalg.norm(in_camera, axis=-1, keepdims=True)

@@ -199,32 +199,33 @@ def test_a_bad_argument_is_named_with_its_value(name, value):
 
 def test_visible_cells_against_a_projection_of_each():
     rng = np.random.default_rng(0)
-    focal, height, width, near, resolution, half_extent = 40.0, 24, 36, 0.25, 9, 0.6
+    height, width, near, resolution, half_extent = 24, 36, 0.25, 9, 0.6
+    intrinsics = np.array([(40, 40, 18, 12), (50, 30, 14, 13), (40, 45, 20, 9)])
     poses = np.stack([camera_at(position, rng.normal(size=3) / 5).numpy()
                       for position in [(1.5, 0.2, 0.1), (-0.4, 1.0, 0.7), (0.1, 0.05, 0.3)]])
     expected = np.zeros((resolution,) * 3, dtype=bool)
     for index in np.ndindex(expected.shape):
         world = (2 * np.array(index) / (resolution - 1) - 1) * (half_extent - half_extent / resolution)
         depths = []
-        for pose in poses:
+        for pose, (fx, fy, cx, cy) in zip(poses, intrinsics):
             x, y, z = pose[:, :3].T @ (world - pose[:, 3])
             if z >= 0:
                 continue  # behind the camera
-            column, row = width / 2 + focal * x / -z, height / 2 - focal * y / -z
+            column, row = cx + fx * x / -z, cy - fy * y / -z
             if 0 <= column < width and 0 <= row < height:
                 depths.append(-z)
         expected[index] = bool(depths) and min(depths) >= near
-    seen = visible_cells(resolution, half_extent, torch.from_numpy(poses), focal, height, width, near)
+    arguments = resolution, half_extent, torch.from_numpy(poses), torch.from_numpy(intrinsics), height, width
+    seen = visible_cells(*arguments, near)
     assert np.array_equal(seen.numpy(), expected) and 50 < expected.sum() < 9**3 - 50
-    nearer = visible_cells(resolution, half_extent, torch.from_numpy(poses), focal, height, width, near=1e-3)
-    assert nearer.sum() > expected.sum()  # so `near` did leave out some
+    assert visible_cells(*arguments, near=1e-3).sum() > expected.sum()  # so `near` did leave out some
 
 
 def test_a_cell_at_the_camera_is_not_seen_by_it():
     pose = torch.eye(3, 4)
-    seen = visible_cells(5, 0.5, pose[None], focal=50.0, height=100, width=100)
+    seen = visible_cells(5, 0.5, pose[None], torch.tensor([[50, 50, 50, 50]]), height=100, width=100)
     assert not seen[2, 2, 2] and seen[2, 2, 0] and not seen[2, 2, 3:].any() and seen.dtype == torch.bool
-    assert not visible_cells(5, 0.5, torch.empty(0, 3, 4), 50.0, 100, 100).any()
+    assert not visible_cells(5, 0.5, torch.empty(0, 3, 4), torch.empty(0, 4), 100, 100).any()
 
 
 @pytest.mark.gpu
@@ -241,5 +242,6 @@ def test_the_same_on_a_gpu():
         each.update(lambda points: 50 * points[:, 1].exp(), False, torch.Generator("cuda").manual_seed(0))
     assert torch.equal(repeated[0].density, repeated[1].density)
     poses = camera_at((1.5, 0.2, 0.1), (0, 0, 0))[None]
-    seen = visible_cells(9, 0.5, poses, 40.0, 24, 36)
-    assert torch.equal(visible_cells(9, 0.5, poses.cuda(), 40.0, 24, 36).cpu(), seen)
+    camera = torch.tensor([[40.0, 40, 18, 12]])
+    seen = visible_cells(9, 0.5, poses, camera, 24, 36)
+    assert torch.equal(visible_cells(9, 0.5, poses.cuda(), camera, 24, 36).cpu(), seen)

@@ -5,15 +5,53 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import camera_at
 
 from models.nerf.rays import (
     RayDataset,
     box_intersection,
     inside_box,
+    pixel_rays,
     points_along,
     ragged_indices,
     uniform_samples,
 )
+
+TARGET = (0.1, -0.2, 0.3)
+
+
+def test_a_projected_point_lies_on_the_ray_through_its_pixel():
+    intrinsics = torch.tensor([[40, 40, 25, 15], [60, 30, 20, 18], [35.5, 50, 31, 9.25]])
+    poses = torch.stack([camera_at(position, TARGET) for position in ((4, 1, 2), (-1, 3, 1.5), (0.5, -3, 2))])
+    views, rows, columns = torch.tensor([0, 2, 1, 2]), torch.tensor([0, 29, 7, 3]), torch.tensor([0, 49, 31, 44])
+    origins, directions = pixel_rays(poses, intrinsics, views, rows, columns)
+    assert origins.dtype == directions.dtype == torch.float64
+    for i, view in enumerate(views):
+        rotation, position = poses[view, :, :3], poses[view, :, 3]
+        fx, fy, cx, cy = intrinsics[view].tolist()
+        x, y, z = rotation.T @ (origins[i] + 3 * directions[i] - position)  # in the camera's axes
+        assert z.item() == pytest.approx(-3)  # depth counts along the viewing axis
+        assert (fx * x / -z + cx).item() == pytest.approx(columns[i].item() + 0.5)  # to the right
+        assert (fy * -y / -z + cy).item() == pytest.approx(rows[i].item() + 0.5)  # downwards
+
+
+def test_rays_of_a_centered_camera_are_those_of_its_focal_length_to_the_bit():
+    poses = torch.stack([camera_at((4, 1, 2), TARGET), camera_at((-1, 3, 1.5), TARGET)]).float()
+    views, rows, columns = (torch.randint(high, (1000,)) for high in (2, 75, 101))
+    for focal in (138.8888788, 1111.1110311937682, 66.78306554149866):
+        intrinsics = torch.tensor([[focal, focal, 101 / 2, 75 / 2]], dtype=torch.float64).repeat(2, 1)
+        _, directions = pixel_rays(poses, intrinsics, views, rows, columns)
+        right, down = (columns.float() + 0.5 - 101 / 2) / focal, (rows.float() + 0.5 - 75 / 2) / focal
+        in_camera = torch.stack([right, -down, -torch.ones(1000)], dim=-1)
+        assert torch.equal(directions, (poses[views, :, :3] * in_camera[:, None]).sum(-1))
+
+
+def test_the_middle_of_the_image_looks_at_the_target():
+    pose = camera_at((4, 1, 2), TARGET)[None]
+    _, directions = pixel_rays(pose, torch.tensor([[20, 20, 2.5, 2.5]]), torch.tensor([0]), torch.tensor([2]),
+                               torch.tensor([2]))
+    towards = torch.tensor(TARGET, dtype=torch.float64) - pose[0, :, 3]
+    assert torch.allclose(directions[0], towards / towards.norm())
 
 
 def test_box_intersection():
@@ -84,7 +122,8 @@ def test_a_data_set_composites_its_pixels_and_knows_their_rays(bg_color):
     images[0, 0, :2, 3] = 0, 255
     turns = [np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
     poses = np.stack([np.column_stack([q * np.sign(np.linalg.det(q)), rng.normal(size=3)]) for q in turns])
-    dataset = RayDataset(torch.from_numpy(images), torch.from_numpy(poses), 6.0, bg_color)
+    intrinsics = np.array([(6, 6, 3.5, 2.5), (5, 7, 4, 2), (8, 4, 3, 3)])
+    dataset = RayDataset(torch.from_numpy(images), torch.from_numpy(poses), torch.from_numpy(intrinsics), bg_color)
     assert dataset.pixels == 3 * 5 * 7
     pixels = torch.randperm(dataset.pixels)
     for pixel, origin, direction, color in zip(pixels, *dataset.rays(pixels)):
@@ -92,5 +131,6 @@ def test_a_data_set_composites_its_pixels_and_knows_their_rays(bg_color):
         r, g, b, a = (images[view, row, column] / 255).tolist()
         assert color.tolist() == pytest.approx([c * a + (1 - a) * bg_color for c in (r, g, b)])
         x, y, z = poses[view, :, :3].T @ ((origin + 3 * direction).numpy() - poses[view, :, 3])  # in camera axes
-        assert (6 * x / -z + 3.5, 6 * -y / -z + 2.5, z) == pytest.approx((column + 0.5, row + 0.5, -3))
+        fx, fy, cx, cy = intrinsics[view]
+        assert (fx * x / -z + cx, fy * -y / -z + cy, z) == pytest.approx((column + 0.5, row + 0.5, -3))
     assert dataset.rays(pixels[:0])[2].shape == (0, 3)

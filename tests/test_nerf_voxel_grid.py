@@ -143,14 +143,14 @@ def test_a_mask_is_looked_up_at_the_nearest_node():
     assert set(grid.state_dict()) == {"mask", "lower", "upper"}
 
 
-def views_by_definition(poses, focal, height, width, near, step, shape, stride):
+def views_by_definition(poses, intrinsics, height, width, near, step, shape, stride):
     """Splat every sample of a fixed number of steps, enough to cross the box, also those outside."""
     seen = torch.zeros(shape, dtype=torch.long)
     for view in range(len(poses)):
         weights = dict.fromkeys(itertools.product(*map(range, shape)), 0.0)
         for row, column in itertools.product(range(0, height, stride), range(0, width, stride)):
             origin, direction = (x[0].tolist() for x in pixel_rays(
-                poses, focal, height, width, torch.tensor([view]), torch.tensor([row]), torch.tensor([column])))
+                poses, intrinsics, torch.tensor([view]), torch.tensor([row]), torch.tensor([column])))
             t_min = max(near, *(min((a - o) / d, (b - o) / d)
                                 for a, b, o, d in zip(LOWER.tolist(), UPPER.tolist(), origin, direction)))
             length = math.hypot(*direction)
@@ -180,9 +180,9 @@ def cameras():
 
 def test_view_counts_follow_the_definition(cameras):
     # The last is a wide angle, at which directions are longer than 1.
-    for stride, focal in ((1, 45.0), (2, 60.0), (1, 6.0)):
-        arguments = {"focal": focal, "height": 9, "width": 7, "near": 0.8, "step": 0.15, "shape": SHAPE,
-                     "stride": stride}
+    for stride, camera in ((1, (45, 45, 3.5, 4.5)), (2, (60, 50, 3.0, 5.0)), (1, (6, 6, 3.5, 4.5))):
+        arguments = {"intrinsics": torch.tensor([camera] * 4), "height": 9, "width": 7, "near": 0.8, "step": 0.15,
+                     "shape": SHAPE, "stride": stride}
         expected = views_by_definition(cameras, **arguments)
         counts = count_views(cameras, lower=LOWER, upper=UPPER, **arguments)
         assert counts.dtype == torch.long and torch.equal(counts, expected)
@@ -190,8 +190,8 @@ def test_view_counts_follow_the_definition(cameras):
 
 
 def test_every_fourth_pixel_counts_about_what_all_do(cameras):
-    arguments = {"poses": cameras, "focal": 200.0, "height": 80, "width": 60, "lower": LOWER, "upper": UPPER,
-                 "shape": (6, 5, 8), "near": 0.8, "step": 0.1}
+    arguments = {"poses": cameras, "intrinsics": torch.tensor([[200, 200, 30, 40]] * 4), "height": 80, "width": 60,
+                 "lower": LOWER, "upper": UPPER, "shape": (6, 5, 8), "near": 0.8, "step": 0.1}
     with torch.no_grad():
         exact, sparse = count_views(**arguments, stride=1), count_views(**arguments)
     assert (exact == sparse).double().mean() > 0.9 and len(exact.unique()) > 3
@@ -221,6 +221,7 @@ def test_on_a_gpu(cameras):
     expected = grid(points), mask(points)
     assert torch.allclose(grid.cuda()(points.cuda()).cpu(), expected[0])
     assert torch.equal(mask.cuda()(points.cuda()).cpu(), expected[1])
-    arguments = {"focal": 30.0, "height": 14, "width": 10, "near": 0.8, "step": 0.15, "shape": SHAPE}
+    arguments = {"intrinsics": torch.tensor([[30.0, 30, 5, 7]] * 4), "height": 14, "width": 10, "near": 0.8,
+                 "step": 0.15, "shape": SHAPE}
     assert torch.equal(count_views(cameras.cuda(), lower=LOWER.cuda(), upper=UPPER.cuda(), **arguments).cpu(),
                        count_views(cameras, lower=LOWER, upper=UPPER, **arguments))

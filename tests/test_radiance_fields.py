@@ -20,7 +20,7 @@ from experiment.records import Run
 RNG = np.random.default_rng(0)
 VIEWS = Views(RNG.integers(0, 256, (3, 16, 20, 4), dtype=np.uint8),
               np.stack([np.column_stack([np.eye(3), [0, 0, distance]]) for distance in (1, 2, 3)]).astype(np.float32),
-              20.0, ["a", "b", "c"])
+              np.array([[20.0, 20, 10, 8]] * 3), ["a", "b", "c"])
 
 
 def test_an_orbit_looks_at_the_origin():
@@ -41,8 +41,8 @@ def test_views_are_measured_and_written(bg_color, tmp_path):
     truth, cameras = on_background(VIEWS.images, bg_color), []
     shown = truth + np.array([0.1, 0.2, 0.05], np.float32)[:, None, None, None]  # some of it above 1
 
-    def render(pose, focal, height, width):
-        cameras.append((pose[:, 3], focal, height, width))
+    def render(pose, camera, height, width):
+        cameras.append((pose[:, 3], *camera, height, width))
         depth = np.tile(np.linspace(0, 2, width, dtype=np.float32), (height, 1))
         return shown[len(cameras) - 1] if len(cameras) <= 3 else shown[0] / len(cameras), depth
 
@@ -58,26 +58,28 @@ def test_views_are_measured_and_written(bg_color, tmp_path):
     assert metrics["ssim_views"] == [ssim(image.clip(0, 1), t) for image, t in zip(shown, truth)]
     assert metrics["ssim"] == pytest.approx(np.mean(metrics["ssim_views"]))
     folder = radiance_fields.rendering_folder(run)
-    assert {file.name for file in folder.iterdir()} == {"turntable.gif", *(f"{name}{end}.png" for name in VIEWS.names
-                                                                          for end in ("", "-depth"))}
+    assert {str(file.relative_to(folder)) for file in folder.rglob("*.*")} == {
+        "turntable.gif", *(f"{kind}/{name}.png" for name in VIEWS.names for kind in ("views", "depths"))}
     assert np.array_equal(images, clamped)
-    assert all(np.array_equal(iio.imread(folder / f"{name}.png"), image) for name, image in zip(VIEWS.names, images))
-    depth = iio.imread(folder / "b-depth.png")
+    assert all(np.array_equal(iio.imread(folder / "views" / f"{name}.png"), image)
+               for name, image in zip(VIEWS.names, images))
+    depth = iio.imread(folder / "depths" / "b.png")
     assert depth.shape == (16, 20) and depth[0, 0] == 0 and depth[0, -1] == 255
-    assert [camera[1:] for camera in cameras] == 7 * [(20.0, 16, 20)]
+    assert [camera[1:] for camera in cameras] == 7 * [(20.0, 20.0, 10.0, 8.0, 16, 20)]
     assert np.allclose([np.linalg.norm(position) for position, *_ in cameras[3:]], 2)  # the mean distance
     assert iio.imread(folder / "turntable.gif").shape == (4, 16, 20, 3)
 
 
 def test_a_turntable_is_no_larger_than_400_pixels(tmp_path):
-    large, sizes = Views(np.zeros((1, 600, 900, 4), np.uint8), VIEWS.poses[:1], 900.0, ["a"]), []
+    camera, sizes = np.array([[900.0, 900, 450, 300]]), []
+    large = Views(np.zeros((1, 600, 900, 4), np.uint8), VIEWS.poses[:1], camera, ["a"])
 
-    def render(pose, focal, height, width):
-        sizes.append((focal, height, width))
+    def render(pose, camera, height, width):
+        sizes.append((*camera, height, width))
         return np.zeros((height, width, 3)), np.zeros((height, width))
 
     radiance_fields.write_turntable(Run(tmp_path, "ngp", "toy", "relu", 0, {}), render, large, 2)
-    assert sizes == 2 * [(300.0, 200, 300)]
+    assert sizes == 2 * [(300.0, 300.0, 150.0, 100.0, 200, 300)]
 
 
 def test_a_field_is_stored_with_its_settings(tmp_path):

@@ -1,4 +1,4 @@
-"""Sweeps that the ranks of torchrun share, on the CPU."""
+"""Sweeps that several processes share, on the CPU: the ranks of torchrun, or those that a sweep starts itself."""
 
 import argparse
 import json
@@ -6,32 +6,36 @@ import os
 import re
 import subprocess
 import sys
+import threading
+import time
 import weakref
 from pathlib import Path
 
 import pytest
 import torch
+from experiment.runtime import choose_device, cpu_count
+from torch.distributed import HashStore
 
 from experiment.errors import UserError
 from experiment.ranks import first_rank, store
 from experiment.records import Run
-from experiment.runtime import choose_device, cpu_count
 from experiment.sweep import sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # An experiment of two stages, the second from the first's records, as dvgo.py's. A run whose case begins with "kill"
-# kills its own rank the first time that it is trained, after a checkpoint; log.txt has a line for each training.
+# kills its own process the first time that it is trained, after a checkpoint; one whose case is "wait" goes on when
+# that has happened. log.txt has a line for each training.
 SCRIPT = """
 import os, signal, time
 from pathlib import Path
 from experiment import cli
 from experiment.errors import UserError
-from experiment.ranks import first_rank
+from experiment.ranks import rank_0_first
 from experiment.records import Run
 from experiment.sweep import progress, sweep
 
-HERE = Path(__file__).parent
+HERE, RANK = Path(__file__).parent, os.environ.get("RANK", "0")
 
 
 def log(*words):
@@ -45,48 +49,63 @@ def train(run, args):
     if run.case.startswith("kill") and not step:
         run.checkpoint(7)
         os.kill(os.getpid(), signal.SIGKILL)
+    while run.case == "wait" and "began kill" not in (HERE / "log.txt").read_text():
+        time.sleep(0.1)
+    if run.case == "bug":
+        1 / 0
     if (run.case, run.mode) == ("fail", "fine"):
         raise UserError("no such thing")
     if run.mode == "fine":
         Run(args.results, "tiny", run.case, "coarse", run.seed, {}).arrays()
     with progress(1, 0, "tiny"):
-        time.sleep(0.25)
-    run.finish(metrics={"rank": int(os.environ["RANK"])}, seconds=1, steps=1, arrays={},
+        time.sleep(60 if run.case == "minute" else 0.25)
+    run.finish(metrics={"rank": int(RANK)}, seconds=1, steps=1, arrays={},
                environment={"precision": "fp32"})
     log("finished", run.case, run.mode, run.seed)
-    return f"by rank {os.environ['RANK']}"
+    return f"by rank {RANK}"
 
 
+@rank_0_first
 def main():
     parser = cli.options("", modes=("coarse", "fine"), default_modes=("coarse", "fine"), checkpoint_every=1)
     parser.add_argument("--cases", nargs="+")
     args = cli.parse(parser)
     log("loaded")
     sweep(train, [[Run(args.results, "tiny", case, mode, seed, {}) for seed in args.seeds for case in args.cases]
-                  for mode in args.modes], args, parallel=False)
-    if not first_rank():
-        return
-    log("drawn", os.environ["RANK"])
+                  for mode in args.modes], args, parallel=True)
+    log("drawn", RANK)
     print("the table")
 
 
-cli.run(main)
+if __name__ == "__main__":
+    cli.run(main)
 """
+
+two_processors = pytest.mark.skipif(cpu_count() < 2, reason="a sweep starts a process for each processor")
 
 
 @pytest.fixture
-def torchrun(tmp_path):
-    """Start a script, the tiny one if none is named, on so many ranks; the finished process and the log's lines."""
+def command(tmp_path):
+    """What starts a script, the tiny one if none is named, after some words of a command line: arguments of Popen."""
     tiny = tmp_path / "tiny.py"
     tiny.write_text(SCRIPT)
 
-    def run(ranks, *arguments, script=tiny, restarts=0):
+    def made(*arguments, script=tiny, before=()):
         (tmp_path / "log.txt").write_text("")
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks,
-                   "--max-restarts", restarts, "--monitor-interval", 0.1, script, *arguments,
-                   "--results", tmp_path / "results", "--figures", tmp_path / "figures"]
-        done = subprocess.run(list(map(str, command)), cwd=ROOT, text=True, capture_output=True, timeout=120,
-                              check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        words = [sys.executable, *before, script, *arguments, "--results", tmp_path / "results", "--figures",
+                 tmp_path / "figures"]
+        return {"args": list(map(str, words)), "cwd": ROOT, "text": True, "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE, "env": {**os.environ, "PYTHONPATH": str(ROOT)}}
+    return made
+
+
+@pytest.fixture
+def torchrun(tmp_path, command):
+    """Run a script on so many ranks; the finished process and the log's lines."""
+    def run(ranks, *arguments, restarts=0, **options):
+        before = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", ranks, "--max-restarts", restarts,
+                  "--monitor-interval", 0.1)
+        done = subprocess.run(**command(*arguments, before=before, **options), timeout=120, check=False)
         return done, (tmp_path / "log.txt").read_text().splitlines()
     return run
 
@@ -157,6 +176,35 @@ def test_a_real_script(tmp_path, torchrun):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 2 and done.stdout.count("released") == 1
 
 
+def test_what_needs_no_sweep_is_done_by_rank_0_alone(torchrun):
+    done, log = torchrun(2, "--help")
+    assert done.returncode == 0 and done.stdout.count("--precision") == 2 and not log  # the usage and its line
+
+
+@two_processors
+def test_a_killed_process_and_an_error_cost_one_run_each(tmp_path, command):
+    done = subprocess.run(**command("--modes", "coarse", "--cases", "wait", "kill", "bug", "a"), timeout=120)
+    assert done.returncode == 2
+    assert done.stderr.count("Traceback") == done.stderr.count("ZeroDivisionError") == 1
+    assert done.stderr.splitlines()[-1] == ("error: tiny kill coarse seed 0: its process was killed; was there enough "
+                                            "memory?; tiny bug coarse seed 0: division by zero")
+    assert sorted(done.stdout.splitlines()) == [f"tiny {case} coarse seed 0: by rank 0" for case in ("a", "wait")]
+    done = subprocess.run(**command("--modes", "coarse", "--cases", "wait", "kill", "a"), timeout=120)
+    assert done.returncode == 0 and done.stdout.count("finished before") == 2
+    assert (tmp_path / "log.txt").read_text().splitlines()[1:3] == ["began kill coarse 0 7", "finished kill coarse 0"]
+
+
+@two_processors
+def test_a_killed_script_leaves_no_process(tmp_path, command):
+    process = subprocess.Popen(**command("--modes", "coarse", "--cases", "minute", "--seeds", 0, 1))
+    deadline = time.monotonic() + 60
+    while (tmp_path / "log.txt").read_text().count("began") < 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.kill()
+    process.communicate(timeout=20)  # returns when nobody has its output open
+    assert (tmp_path / "log.txt").read_text().count("began") == 2 and not list((tmp_path / "results").rglob("*.json"))
+
+
 def test_a_failed_run_frees_its_memory_and_stops_no_other(tmp_path, capsys):
     class Weights:
         pass
@@ -182,6 +230,28 @@ def test_a_failed_run_frees_its_memory_and_stops_no_other(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == ["tiny a coarse seed 0: done", "tiny a fine seed 0: done"]
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_record_of_another_machine_must_be_seen_on_this_one(shared, tmp_path, monkeypatch):
+    ours, run = HashStore(), Run(tmp_path, "tiny", "a", "coarse", 0, {})
+    write = threading.Timer(1.5, run.finish, kwargs={"metrics": {}, "seconds": 1, "steps": 1, "arrays": {},
+                                                     "environment": {"precision": "fp32"}})
+    monkeypatch.setattr("experiment.sweep.store", lambda: ours)  # as if torchrun had started a rank
+    monkeypatch.setattr("experiment.sweep.VISIBLE_AFTER", 60 if shared else 0)
+
+    def train(run, args):
+        if shared:
+            write.start()
+        return "done"
+
+    args = argparse.Namespace(results=tmp_path, figures=tmp_path, force=False, debug=False)
+    if shared:
+        sweep(train, [[run]], args, parallel=False)
+        assert run.finished()
+    else:
+        with pytest.raises(UserError, match="coarse-seed0.json was written on another machine .*--results must be"):
+            sweep(train, [[run]], args, parallel=False)
+
+
 def test_ranks_take_a_gpu_each_and_share_out_the_cores(monkeypatch):
     for name, value in {"TORCHELASTIC_RUN_ID": "a", "LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}.items():
         monkeypatch.setenv(name, value)
@@ -199,3 +269,14 @@ def test_ranks_take_a_gpu_each_and_share_out_the_cores(monkeypatch):
 def test_without_torchrun_there_is_no_store_and_this_is_the_first_rank(monkeypatch):
     monkeypatch.setenv("RANK", "1")  # as other launchers set it too
     assert store() is None and first_rank()
+
+
+def test_the_command_line_imports_neither_torch_nor_ranks(script):
+    code = """
+import sys
+from experiment import cli
+cli.parse(cli.options("", modes=("relu",), default_modes=("relu",), checkpoint_every=1))
+assert not {"torch", "experiment.ranks"} & set(sys.modules)
+"""
+    done = script("-c", code, "--quick")
+    assert done.returncode == 0, done.stderr

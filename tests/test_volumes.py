@@ -5,12 +5,11 @@ import zipfile
 import numpy as np
 import pytest
 import scipy.io
-import trimesh
 from conftest import DATA
 
 from data import volumes
 from data.download import DataError
-from data.volumes import SOLIDS, load_volume, read_mat, shorten
+from data.volumes import SOLIDS, load_volume, read_mat, shorten, summary
 
 BLOB = np.zeros((9, 8, 7), np.uint8)
 BLOB[2:7, 1:5, 3:6] = 255
@@ -77,12 +76,36 @@ def test_shortening_takes_the_nearest_voxel_and_crops():
         shorten(volume, 0.3, "a")
 
 
-@pytest.mark.parametrize("kind", [".ply", ".obj", ".stl", ".glb"])
-def test_meshes_are_filled(kind, tmp_path):
-    trimesh.creation.icosphere(subdivisions=3, radius=2.0).export(tmp_path / f"ball{kind}")
-    case, volume = load_volume(str(tmp_path / f"ball{kind}"), tmp_path, 40)
-    assert case == "ball" and 39 <= max(volume.shape) <= 42
-    assert volume[20, 20, 20] and volume.mean() == pytest.approx(np.pi / 6, rel=0.08)
+def test_the_only_volume_of_a_mat_file_beside_anything_else(tmp_path):
+    others = {"name": "blob", "spacing": 0.5, "table": np.ones((3, 4)), "about": {"voxels": BLOB},
+              "texts": np.full((2, 2, 2), "a"), "cells": np.full((2, 2, 2), 1, object)}
+    scipy.io.savemat(tmp_path / "a.mat", {**others, "voxels": BLOB, "mask": BLOB[0]})
+    assert np.array_equal(load_volume(str(tmp_path / "a.mat"), tmp_path)[1], BLOB[2:7, 1:5, 3:6] > 0)
+
+
+def test_fractions_are_full_from_half_of_the_largest(tmp_path):
+    values = np.random.default_rng(0).random((4, 5, 6))
+    values[0, 0, 0] = 0
+    values[3, 4, 5] = 1
+    for scale in (1, 0.3, 255):
+        np.save(tmp_path / "chances.npy", scale * values)
+        found = load_volume(str(tmp_path / "chances.npy"), tmp_path)[1]
+        assert np.array_equal(found, values >= 0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("labels, said", [((0, 1, 3), "1, 3;"), ((1, 3), "1, 3;"), ((0, 1, 2), "1, 2;"),
+                                          (range(200), "1, 2, 3, 4, …;")])
+def test_labels_are_refused(dtype, labels, said, tmp_path):
+    np.save(tmp_path / "labels.npy", np.resize(np.array(labels, dtype), (6, 6, 6)))
+    with pytest.raises(DataError, match=rf"labels.npy has more than one whole value beside 0: {said}"):
+        load_volume(str(tmp_path / "labels.npy"), tmp_path)
+
+
+def test_a_volume_in_one_line():
+    volume = np.zeros((10, 20, 30), bool)
+    volume[:5, :5, :5] = True
+    assert summary("blob", volume) == "blob: 10 × 20 × 30 voxels, 2.08 % full"
 
 
 def broken(path):
@@ -101,7 +124,14 @@ def broken(path):
     scipy.io.savemat(path / "cells.mat", {"hypercube": cells})
     yield path / "cells.mat", "numbers"
     scipy.io.savemat(path / "two.mat", {"a": BLOB, "b": BLOB})
-    yield path / "two.mat", "hypercube"
+    yield path / "two.mat", "hypercube; it has a (9 × 8 × 7), b (9 × 8 × 7)"
+    scipy.io.savemat(path / "none.mat", {"a": BLOB[0], "name": "blob"})
+    yield path / "none.mat", "three dimensions of numbers, or one of the name hypercube; it has a (8 × 7), name (1)"
+    hdf5 = b"\x89HDF\r\n\x1a\n".ljust(200, b"\0")
+    head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM".ljust(388, b"\0")
+    for name, content in {"matlab.mat": head + hdf5, "h5py.mat": hdf5}.items():
+        (path / name).write_bytes(content)
+        yield path / name, "version 7.3"
     for name, content in {"junk.mat": b"junk" * 50, "junk.npy": b"junk", "junk.ply": b"junk", "empty.stl": b"",
                           "points.ply": b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\n"
                                         b"property float z\nend_header\n0 0 0\n", "text.txt": b"hello"}.items():

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from models.encodings import PositionalEncoding
 from models.nerf.color_mlp import color_mlp
@@ -34,6 +35,7 @@ from models.nerf.voxel_grid import (
 
 STEP = 0.5  # between samples, in voxels
 FILLED = 1e-3  # opacity of the coarse field at which there is something
+SEEN_BY = 3  # images at least: what two see or fewer could be anything (released code, dvgo.py)
 WORLD_BOUND_SCALE = 1.05  # of the fine field's box, against that of what the coarse one found
 STOP = 1e-3  # the transmittance at which a ray ends
 
@@ -99,6 +101,7 @@ class DVGOField(nn.Module):
         """α over one voxel at each node of the grid, (X, Y, Z)."""
         return -self.log_transmittance(self.density.values[0].detach(), 1.0).expm1()
 
+    @record_function("sampling")
     def samples(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Points half a voxel apart along rays (R, 3), where the mask has something.
 
@@ -128,11 +131,13 @@ class DVGOField(nn.Module):
         if self.color is None:
             colors = features.sigmoid()
         else:
-            seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
-            colors = self.color(torch.cat([features, seen_from], dim=-1)).to(features.dtype)
+            with record_function("color"):
+                seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
+                colors = self.color(torch.cat([features, seen_from], dim=-1)).to(features.dtype)
         return composite(weights, colors, t, ray_index, final_transmittance, self.bg_color)
 
     @torch.no_grad()
+    @record_function("occupancy")
     def renew_mask(self) -> None:
         """Drop from the mask what has become empty, with all its neighbors."""
         points = grid_points(self.mask.mask.shape, self.mask.lower, self.mask.upper)
@@ -179,11 +184,11 @@ def coarse_field(dataset: RayDataset, config: dict, near: float, far: float) -> 
     for center in centers:
         # Nothing is nearer than `near`: a density that stays empty whatever is added to it (released code, dvgo.py).
         field.density.values.data[0, (nodes - center).norm(dim=-1) <= near] = -100
-    pixels_per_voxel = dataset.focal * field.voxel_size / centers.norm(dim=-1).mean().item()
+    pixels_per_voxel = dataset.intrinsics[:, 0].median().item() * field.voxel_size / centers.norm(dim=-1).mean().item()
     # At least 4 rays across a voxel, and no fewer than every 4th, as far as `count_views` was compared with all rays.
-    views = count_views(dataset.poses, dataset.focal, dataset.height, dataset.width, lower, upper, shape, near,
+    views = count_views(dataset.poses, dataset.intrinsics, dataset.height, dataset.width, lower, upper, shape, near,
                         STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
-    field.mask.mask &= views > 2  # what two images see or fewer could be anything (released code, dvgo.py)
+    field.mask.mask &= views >= SEEN_BY
     return field, (views / views.max().clamp(min=1))[None]
 
 

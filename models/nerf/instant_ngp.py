@@ -9,6 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from models.encodings import SphericalHarmonics
 from models.fourier_reparam import as_count
@@ -91,6 +92,7 @@ class InstantNGPField(nn.Module):
         nn.init.xavier_uniform_(cast(nn.Linear, self.color[-2]).weight)
         self.occupancy = OccupancyGrid(resolution, half_extent, steps)
 
+    @record_function("grids")
     def density(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The density and what the color network is told of it.
 
@@ -106,6 +108,7 @@ class InstantNGPField(nn.Module):
             return truncated_exp(features[:, 0]), features
 
     @torch.no_grad()
+    @record_function("sampling")
     def march(self, origins: Tensor, directions: Tensor, jitter: bool, near: float = 0.01) -> tuple[Tensor, Tensor]:
         """The samples at t_0 + k step, k = 0, 1, …, that lie in occupied cells; t_0 is where a ray enters the cube.
 
@@ -156,10 +159,12 @@ class InstantNGPField(nn.Module):
             sigma, features = sigma.index_select(0, seen), features.index_select(0, seen)
 
         weights, final_transmittance = render_weights(-sigma * self.occupancy.step, ray_index, rays, STOP)
-        harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
-        color = self.color(torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)
+        with record_function("color"):
+            harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
+            color = self.color(torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)
         return composite(weights, color, t, ray_index, final_transmittance, self.bg_color)
 
+    @record_function("occupancy")
     def update_occupancy(self, everywhere: bool) -> None:
         """Look at the density anew in all cells of the occupancy grid or in some, see `OccupancyGrid.update`."""
         self.occupancy.update(lambda points: self.density(points)[0], everywhere)

@@ -133,14 +133,14 @@ class OccupancyGrid(nn.Module):
         return f"resolution={self.resolution}, half_extent={self.half_extent:g}, step={self.step:g}"
 
 
-def visible_cells(resolution: int, half_extent: float, poses: Tensor, focal: float, height: int, width: int,
+def visible_cells(resolution: int, half_extent: float, poses: Tensor, intrinsics: Tensor, height: int, width: int,
                   near: float = 0.01) -> Tensor:
     """The cells whose center some camera sees from no nearer than `near`, and no camera sees from nearer than that.
 
     Args:
         resolution, half_extent: those of the grid.
         poses: shape (N, 3, 4), camera to world, in the units of the grid; OpenGL axes (x right, y up, looking to −z).
-        focal: in pixels; the principal point is the center of the image.
+        intrinsics: shape (N, 4), fx, fy, cx, cy of each view in pixels, on any device.
         height, width: of the images, in pixels.
         near: a depth along the optical axis.
 
@@ -151,13 +151,15 @@ def visible_cells(resolution: int, half_extent: float, poses: Tensor, focal: flo
     center = ((index + 0.5) / resolution * 2 - 1) * half_extent
     seen = torch.zeros((resolution,) * 3, dtype=torch.bool, device=poses.device)
     too_near = seen.clone()
-    for pose in poses:
+    for pose, (fx, fy, cx, cy) in zip(poses, intrinsics.tolist(), strict=True):
         rotation, position = pose[:, :3], pose[:, 3]
         # Camera coordinates are linear in x, y and z, so that a sum of three vectors gives them all.
         along = rotation[:, :, None] * (center - position[:, None])[:, None]  # (world axis, camera axis, R)
         right, up, back = along[0, :, :, None, None] + along[1, :, None, :, None] + along[2, :, None, None, :]
-        # 0 ≤ focal x / depth + width / 2 < width and the same downwards, without the division; false at depth 0.
-        across, down = 2 * focal / width * right, -2 * focal / height * up
+        # 0 ≤ fx x / depth + cx < width and the same downwards, without the division; false at depth 0. From the middle
+        # of the image, in halves of it, as back is −depth:
+        across = 2 * fx / width * right + (1 - 2 * cx / width) * back
+        down = -2 * fy / height * up + (1 - 2 * cy / height) * back
         in_image = (across >= back) & (across < -back) & (down >= back) & (down < -back)
         seen |= in_image & (-back >= near)
         too_near |= in_image & (-back < near)

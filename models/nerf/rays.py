@@ -8,22 +8,23 @@ import torch
 from torch import Tensor
 
 
-def pixel_rays(poses: Tensor, focal: float, height: int, width: int, views: Tensor, rows: Tensor,
+def pixel_rays(poses: Tensor, intrinsics: Tensor, views: Tensor, rows: Tensor,
                columns: Tensor) -> tuple[Tensor, Tensor]:
     """The rays through the centers of the given pixels.
 
     Args:
         poses: (N, 3, 4) camera-to-world, the camera's axes as in OpenGL: x right, y up, looking along −z.
-        focal: focal length, in pixels.
-        height, width: of the images, in pixels; the optical axis goes through their middle.
+        intrinsics: (N, 4), the focal lengths fx, fy and the center cx, cy of each view, in pixels; the first pixel has
+            its center at (0.5, 0.5).
         views, rows, columns: (R,) long, the image and the pixel of each ray.
 
     Returns:
         Origins and directions, (R, 3) each. A direction is not of unit length: it advances by 1 along the viewing
         axis, so that a distance counted in it is a depth.
     """
-    right = (columns.to(poses) + 0.5 - width / 2) / focal
-    down = (rows.to(poses) + 0.5 - height / 2) / focal
+    fx, fy, cx, cy = intrinsics.to(poses).index_select(0, views).unbind(-1)
+    right = (columns.to(poses) + 0.5 - cx) / fx
+    down = (rows.to(poses) + 0.5 - cy) / fy
     in_camera = torch.stack([right, -down, -torch.ones_like(right)], dim=-1)
     chosen = poses.index_select(0, views)
     # Not a matrix product: on a GPU those may be allowed to round to TF32.
@@ -37,21 +38,26 @@ class RayDataset:
 
     Args:
         images: (N, H, W, 4) uint8, RGBA with straight alpha.
-        poses, focal: as for `pixel_rays`; on the device of the images.
-        bg_color: the grey level that the images are composited on.
+        poses, intrinsics: as for `pixel_rays`; the poses on the device of the images.
+        bg_color: the gray level that the images are composited on.
     """
 
-    def __init__(self, images: Tensor, poses: Tensor, focal: float, bg_color: float):
-        self.images, self.poses, self.focal, self.bg_color = images, poses, focal, bg_color
+    def __init__(self, images: Tensor, poses: Tensor, intrinsics: Tensor, bg_color: float):
+        self.images, self.poses, self.intrinsics, self.bg_color = images, poses, intrinsics.to(poses), bg_color
         self.count, self.height, self.width, _ = images.shape
         self.pixels = self.count * self.height * self.width
+
+    @classmethod
+    def from_views(cls, views, bg_color: float, device: torch.device) -> "RayDataset":
+        """The dataset of views that have `images`, `poses` and `intrinsics` as above, on the host, as arrays."""
+        return cls(torch.from_numpy(views.images).to(device), torch.from_numpy(views.poses).to(device),
+                   torch.from_numpy(views.intrinsics), bg_color)
 
     def rays(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Origins, directions and colors in [0, 1], (R, 3) each, of pixels given by their place (R,) in all images."""
         of_view = pixels % (self.height * self.width)
-        origins, directions = pixel_rays(self.poses, self.focal, self.height, self.width,
-                                         pixels // (self.height * self.width), of_view // self.width,
-                                         of_view % self.width)
+        origins, directions = pixel_rays(self.poses, self.intrinsics, pixels // (self.height * self.width),
+                                         of_view // self.width, of_view % self.width)
         rgba = self.images.view(-1, 4).index_select(0, pixels).to(self.poses) / 255
         return origins, directions, rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]) * self.bg_color
 

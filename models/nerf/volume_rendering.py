@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from models.nerf.rays import pixel_rays
 
@@ -53,6 +54,7 @@ def _opaque_at_most(log_transmittance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@record_function("compositing")
 def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float,
                  threshold: float = 0.0) -> Tensor:
     """The samples that enter the picture: α > threshold, and T in front > stop among those that pass the first test.
@@ -73,6 +75,7 @@ def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: 
     return (visible & (in_front.exp() > stop)).nonzero().squeeze(1)
 
 
+@record_function("compositing")
 def render_weights(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float) -> tuple[Tensor, Tensor]:
     """w_i = T_i α_i of each sample and the transmittance that remains of each ray; differentiable.
 
@@ -114,6 +117,7 @@ def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) ->
     return products.new_zeros(rays, values.shape[1]).index_add(0, ray_index, products)
 
 
+@record_function("compositing")
 def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, final_transmittance: Tensor,
               bg_color: float) -> Rendering:
     """The picture that weighted samples make on a background.
@@ -135,22 +139,22 @@ def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, fin
 
 
 @torch.no_grad()
-def render_image(field: Callable[[Tensor, Tensor], Rendering], pose: np.ndarray, focal: float, height: int, width: int,
-                 device: torch.device, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:
+def render_image(field: Callable[[Tensor, Tensor], Rendering], pose: np.ndarray, intrinsics: np.ndarray, height: int,
+                 width: int, device: torch.device, chunk: int = 8192) -> tuple[np.ndarray, np.ndarray]:
     """A whole image, `chunk` rays at a time.
 
     Args:
         field: maps origins and directions, (R, 3) each on `device`, to a Rendering.
-        pose, focal, height, width: of the camera, as for `pixel_rays`; the pose (3, 4).
+        pose, intrinsics: of the camera, as for `pixel_rays`; (3, 4) and (4,).
+        height, width: of the image, in pixels.
 
     Returns:
         Colors (height, width, 3), not clamped, and depths along the viewing axis (height, width), float32.
     """
-    poses = torch.from_numpy(pose)[None].to(device)
+    poses, camera = torch.from_numpy(pose)[None].to(device), torch.as_tensor(intrinsics)[None].to(device)
     colors, depths = [], []
     for pixels in torch.arange(height * width, device=device).split(chunk):
-        rendering = field(*pixel_rays(poses, focal, height, width, torch.zeros_like(pixels), pixels // width,
-                                      pixels % width))
+        rendering = field(*pixel_rays(poses, camera, torch.zeros_like(pixels), pixels // width, pixels % width))
         colors.append(rendering.color.float())
         depths.append(rendering.depth.float())
     return (torch.cat(colors).reshape(height, width, 3).cpu().numpy(),

@@ -9,6 +9,7 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.profiler import record_function
 
 from models.nerf.rays import box_intersection, pixel_rays, points_along, uniform_samples
 
@@ -58,6 +59,7 @@ class VoxelGrid(nn.Module):
         self.register_buffer("lower", lower.clone())
         self.register_buffer("upper", upper.clone())
 
+    @record_function("grids")
     def forward(self, points: Tensor) -> Tensor:
         """Map points (S, 3) to features (S, C). Beyond the box they fall to zero within one voxel."""
         # grid_sample counts from −1 to 1 and takes the last axis first.
@@ -118,7 +120,7 @@ class MaskGrid(nn.Module):
         return self.mask.flatten().index_select(0, flat) & inside
 
 
-def count_views(poses: Tensor, focal: float, height: int, width: int, lower: Tensor, upper: Tensor,
+def count_views(poses: Tensor, intrinsics: Tensor, height: int, width: int, lower: Tensor, upper: Tensor,
                 shape: tuple[int, ...], near: float, step: float, stride: int = 4) -> Tensor:
     """How many images see each voxel, for the paper's "view-count-based learning rate".
 
@@ -126,7 +128,8 @@ def count_views(poses: Tensor, focal: float, height: int, width: int, lower: Ten
     trilinear weights, leave there more than 1 in sum.
 
     Args:
-        poses, focal, height, width: as for `pixel_rays`.
+        poses, intrinsics: as for `pixel_rays`.
+        height, width: of the images, in pixels.
         lower, upper, shape: of the grid.
         near: depth at which the rays begin.
         step: distance between samples, in world units.
@@ -144,7 +147,7 @@ def count_views(poses: Tensor, focal: float, height: int, width: int, lower: Ten
     rows, columns = rows.flatten(), columns.flatten()
     seen = torch.zeros(shape, dtype=torch.long, device=poses.device)
     for view in range(len(poses)):
-        origins, directions = pixel_rays(poses, focal, height, width, torch.full_like(rows, view), rows, columns)
+        origins, directions = pixel_rays(poses, intrinsics, torch.full_like(rows, view), rows, columns)
         t_min, _ = box_intersection(origins, directions, lower, upper, near)
         # A sample up to a voxel behind the box still reaches the nodes on its face.
         _, t_max = box_intersection(origins, directions, lower - margin, upper + margin, near)

@@ -1,0 +1,142 @@
+"""The geometry of the toy scene, and how it is lit."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data import toy_scene
+from data.scenes import FAR, NEAR, average, load_scene, on_background
+from data.toy_scene import SOLIDS, Ball, Slab
+
+
+@pytest.fixture(scope="module")
+def toy():
+    return load_scene("toy", Path("nowhere"), downscale=2)
+
+
+def test_toy_is_the_same_each_time_and_scales():
+    scenes = [load_scene("toy", Path("nowhere"), downscale=8) for _ in range(2)]
+    for views, count, first in ((scenes[0].train, 60, "train_00"), (scenes[0].test, 8, "test_00")):
+        assert views.images.shape == (count, 16, 16, 4) and views.images.dtype == np.uint8
+        assert views.poses.shape == (count, 3, 4) and views.poses.dtype == np.float32
+        assert views.intrinsics[0, 0] == pytest.approx(64 / math.tan(0.6911112 / 2) / 8)
+        assert np.array_equal(views.intrinsics, [(views.intrinsics[0, 0], views.intrinsics[0, 0], 8, 8)] * count)
+        assert len(set(views.names)) == count and views.names[0] == first
+    for split in ("train", "test"):
+        assert np.array_equal(*(getattr(scene, split).images for scene in scenes))
+    assert not np.array_equal(scenes[0].train.images[0], scenes[0].train.images[1])
+
+
+def test_toy_at_half_size_is_the_average_of_the_full_size(toy):
+    pose, focal = toy.train.poses[20], 2 * toy.train.intrinsics[0, 0]
+    full = average(toy_scene.render(pose, 3 * focal, 3 * 128), 3)
+    difference = on_background(average(full, 2), 1) - on_background(toy.train.images[20], 1)
+    assert np.abs(difference).mean() < 0.01  # two samplings of one picture
+
+
+def test_toy_cameras_look_at_the_origin_from_the_upper_hemisphere(toy):
+    poses = np.concatenate([toy.train.poses, toy.test.poses]).astype(float)
+    turn, center = poses[:, :, :3], poses[:, :, 3]
+    assert np.allclose(turn @ turn.transpose(0, 2, 1), np.eye(3), atol=1e-6) and (np.linalg.det(turn) > 0).all()
+    assert np.allclose(center, 4.031 * turn[:, :, 2], atol=1e-5)  # looking along −z
+    assert np.allclose(turn[:, 2, 0], 0, atol=1e-7) and (turn[:, 2, 1] > 0).all()  # level, and not upside down
+    assert (center[:, 2] > 0).all()
+    quadrants = (center[:60, 0] > 0) * 2 + (center[:60, 1] > 0)
+    assert np.bincount(quadrants).min() >= 12
+    angles = np.degrees(np.arccos((center[60:] @ center[:60].T / 4.031**2).clip(-1, 1)))
+    assert 5 < angles.min() and angles.min(axis=1).max() < 20  # each test view has train views around it, none upon it
+
+
+def project(point, pose, focal, size):
+    """Column, row and depth of a point: Views' rays, the other way round."""
+    x, y, z = pose[:, :3].T @ (np.asarray(point) - pose[:, 3])
+    return size / 2 + focal * x / -z, size / 2 - focal * y / -z, -z
+
+
+def test_toy_balls_lie_where_they_project(toy):
+    for views in (toy.train, toy.test):
+        for image, pose in zip(views.images, views.poses.astype(float)):
+            for ball in (solid for solid in SOLIDS if isinstance(solid, Ball)):
+                column, row, depth = project(ball.center, pose, views.intrinsics[0, 0], 64)
+                assert image[int(row), int(column), 3] == 255 and NEAR < depth < FAR
+
+
+def inside(solid, points):
+    """Whether points (n, 3) lie in a solid, by its definition."""
+    if isinstance(solid, Slab):
+        return (np.abs(points[:, 2] - solid.height) < solid.half) & (np.hypot(*points.T[:2]) < solid.radius)
+    offset = points - solid.center
+    if isinstance(solid, Ball):
+        return (offset**2).sum(1) < solid.radius**2
+    cos, sin = math.cos(solid.angle), math.sin(solid.angle)
+    x, y, z = offset.T
+    local = np.stack([cos * x + sin * y, cos * y - sin * x, z], axis=1)
+    return (np.abs(local) < solid.half).all(1)
+
+
+@pytest.mark.parametrize("view", [0, 30, 59])
+def test_toy_hits_are_those_of_a_march_along_the_ray(toy, view):
+    pose, focal = toy.train.poses[view].astype(float), toy.train.intrinsics[0, 0]
+    image = toy_scene.render(pose, focal, 64)
+    steps = np.arange(NEAR, FAR, 0.004)[:, None]
+    agree = []
+    for row, column in np.random.default_rng(view).integers(8, 56, (100, 2)):
+        direction = pose[:, :3] @ [(column + 0.5 - 32) / focal, -(row + 0.5 - 32) / focal, -1]
+        points = pose[:, 3] + steps * direction
+        agree.append(any(inside(solid, points).any() for solid in SOLIDS) == (image[row, column, 3] == 255))
+    assert np.mean(agree) >= 0.98  # a step may miss an edge
+
+
+def test_toy_surfaces_face_outwards():
+    rng = np.random.default_rng(0)
+    direction = rng.normal(size=(3, 2000)).astype(np.float32)
+    direction /= np.linalg.norm(direction, axis=0)
+    for solid in SOLIDS:
+        middle = np.array([[0], [0], [solid.height]] if isinstance(solid, Slab) else np.array(solid.center)[:, None])
+        origin = (middle - 3 * direction).astype(np.float32)  # every ray goes through the middle
+        point = origin + toy_scene.enter(solid, origin, direction) * direction
+        normal, color = solid.surface(point)
+        assert np.allclose(np.linalg.norm(normal, axis=0), 1, atol=1e-4) and set(color) == {0, 1}
+        assert not inside(solid, (point + 1e-3 * normal).T).any() and inside(solid, (point - 1e-3 * normal).T).all()
+
+
+def test_toy_highlight_moves_with_the_camera(toy):
+    # A point on the slab's top, in the middle of a cell, out of every shadow.
+    slab = SOLIDS[0]
+    point = np.array([4.5 * slab.cell, -4.5 * slab.cell, slab.height + slab.half])
+    cosine = float(toy_scene.LIGHT[2, 0])
+    matt = np.array(slab.colors[1]) * (toy_scene.AMBIENT + toy_scene.DIFFUSE * cosine)
+    seen = []
+    for pose in toy.train.poses[20:]:
+        ray = (point - pose[:, 3].astype(float))[:, None]
+        distance = np.linalg.norm(ray)
+        first = min(toy_scene.enter(solid, pose[:, 3:], (ray / distance).astype(np.float32))[0] for solid in SOLIDS)
+        if first > distance - 1e-3:  # nothing stands before it
+            column, row, _ = project(point, pose.astype(float), toy.train.intrinsics[0, 0] * 2, 128)
+            seen.append(toy_scene.render(pose, toy.train.intrinsics[0, 0] * 2, 128)[int(row), int(column), :3] / 255)
+    excess = np.array(seen) - matt
+    assert len(seen) > 20 and excess.min() > -1 / 255
+    assert np.abs(np.median(excess, axis=0)).max() < 1 / 255  # most views see no highlight
+    assert excess.max(axis=0).min() > 0.2 and np.ptp(excess, axis=1).max() < 1.5 / 255  # it is white
+
+
+def test_toy_ball_casts_a_shadow():
+    slab, ball = SOLIDS[:2]
+    light = toy_scene.LIGHT[:, 0]
+    point = np.array(ball.center) - light * (ball.center[2] - slab.height - slab.half) / light[2]  # below its middle
+    albedo = np.array([[0.2], [0.5], [0.9]])
+    shade = toy_scene.shade(point[:, None], np.array([[0], [0], [1]]), albedo, toy_scene.LIGHT)
+    assert np.allclose(shade, toy_scene.AMBIENT * albedo)
+
+
+def test_toy_alpha_is_transparent_around_opaque_within_and_smooth_between(toy):
+    images = np.concatenate([toy.train.images, toy.test.images])
+    alpha = images[..., 3]
+    assert (images[alpha == 0] == 0).all()
+    for edge in (alpha[:, 0], alpha[:, -1], alpha[:, :, 0], alpha[:, :, -1]):
+        assert (edge == 0).all()  # the whole scene is in every picture
+    assert ((alpha == 255).mean(axis=(1, 2)) > 0.2).all()
+    assert set(np.unique(alpha)) == {round(255 * k / 9) for k in range(10)}
+    assert images[alpha == 255][:, :3].std(axis=0).min() > 30

@@ -1,0 +1,273 @@
+"""Volumes from meshes: what is inside, wherever and however it was written, and what is refused."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import trimesh
+from trimesh.transformations import random_rotation_matrix, scale_matrix, translation_matrix
+
+from data.download import DataError
+from data.volumes import load_volume
+from data.voxelize import SHIFT, read_mesh, voxelize
+
+TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
+
+
+def ball(radius=1.0, at=(0.0, 0.0, 0.0), inward=False, subdivisions=3):
+    mesh = trimesh.creation.icosphere(subdivisions=subdivisions, radius=radius)
+    mesh.apply_translation(at)
+    if inward:
+        mesh.invert()
+    return mesh
+
+
+def together(*meshes):
+    return trimesh.util.concatenate(meshes)
+
+
+def voxels_of(path, *meshes, kind=".ply", resolution=40):
+    """The volume of a file of meshes as one object."""
+    together(*meshes).export(path / f"mesh{kind}")
+    return voxelize(path / f"mesh{kind}", resolution)
+
+
+def centers(shape, sides):
+    """The positions of voxels of a box of such sides around 0, (X, Y, Z, 3)."""
+    axes = [(np.arange(count) + 0.5) * side / count - side / 2 for count, side in zip(shape, sides)]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1)
+
+
+def in_balls(shape, sides, *balls):
+    places = centers(shape, sides)
+    return np.any([((places - at) ** 2).sum(-1) < radius**2 for radius, at in balls], axis=0)
+
+
+def agree(found, expected, within=0.004):
+    """Whether volumes differ in no more than voxels at the surface, that a mesh's flat faces cut off."""
+    return found.shape == expected.shape and (found != expected).mean() < within
+
+
+@pytest.mark.parametrize("kind", [".ply", ".obj", ".stl", ".glb"])
+def test_a_ball_of_any_format(kind, tmp_path):
+    ball(2.0, (1.0, 2.0, 3.0), subdivisions=4).export(tmp_path / f"ball{kind}")
+    case, volume = load_volume(str(tmp_path / f"ball{kind}"), tmp_path, 40)
+    assert case == "ball" and volume.dtype == bool
+    assert agree(volume, in_balls((40, 40, 40), (2, 2, 2), (1, 0)))
+
+
+def test_a_box_is_its_voxels_and_a_torus_what_its_equation_says(tmp_path):
+    assert np.array_equal(voxels_of(tmp_path, trimesh.creation.box((3, 5, 7)), resolution=14), np.ones((6, 10, 14)))
+    mesh = trimesh.creation.torus(1.0, 0.4, major_sections=200, minor_sections=100)
+    volume = voxels_of(tmp_path, mesh, kind=".stl", resolution=70)
+    x, y, z = np.moveaxis(centers((70, 70, 20), (2.8, 2.8, 0.8)), -1, 0)
+    assert agree(volume, np.hypot(np.hypot(x, y) - 1, z) < 0.4)
+
+
+def test_large_triangles_at_a_high_resolution(tmp_path):
+    (tmp_path / "tetra.obj").write_text(TETRAHEDRON)
+    for resolution in (20, 21):
+        i, j, k = np.ogrid[:resolution, :resolution, :resolution]
+        assert np.array_equal(voxelize(tmp_path / "tetra.obj", resolution), i + j + k + 1.5 < resolution)
+    assert voxelize(tmp_path / "tetra.obj", 512).sum() == math.comb(513, 3)
+
+
+def test_a_cavity_stays_empty(tmp_path):
+    shape, sides = (40, 40, 40), (2, 2, 2)
+    expected = in_balls(shape, sides, (1, 0)) & ~in_balls(shape, sides, (0.7, 0.1))
+    inner = ball(0.7, (0.1, 0.1, 0.1), inward=True)
+    assert agree(voxels_of(tmp_path, ball(), inner), expected, 0.02)
+    inside_out = ball(inward=True), ball(0.7, (0.1, 0.1, 0.1))
+    assert agree(voxels_of(tmp_path, *inside_out, kind=".stl"), expected, 0.02)
+    island = ball(0.3, (0.1, 0.1, 0.1))
+    assert agree(voxels_of(tmp_path, ball(), inner, island), expected | in_balls(shape, sides, (0.3, 0.1)), 0.02)
+
+
+def test_bodies_are_united(tmp_path):
+    balls = (1, (-0.5, 0, 0)), (1, (0.5, 0, 0))
+    expected = in_balls((60, 40, 40), (3, 2, 2), *balls)
+    assert agree(voxels_of(tmp_path, *(ball(*each) for each in balls), resolution=60), expected, 0.02)
+    assert agree(voxels_of(tmp_path, *(ball(*each, inward=True) for each in balls), resolution=60), expected, 0.02)
+    assert agree(voxels_of(tmp_path, ball(), ball()), in_balls((40, 40, 40), (2, 2, 2), (1, 0)), 0.02)  # there twice
+    apart = (1, (-1.5, 0, 0)), (1, (1.5, 0, 0))
+    volume = voxels_of(tmp_path, ball(*apart[0]), ball(*apart[1], inward=True), resolution=100)
+    assert agree(volume, in_balls((100, 40, 40), (5, 2, 2), *apart), 0.02)
+
+
+def test_bodies_that_touch_have_no_gap(tmp_path):
+    """The halves of a cube, cut along a diagonal plane through the voxels' centers, with finer triangles in one."""
+    cube = trimesh.creation.box((1, 1, 1))
+    halves = [trimesh.convex.convex_hull(cube.vertices[sign * (cube.vertices @ (1, 1, 0)) >= 0]) for sign in (1, -1)]
+    halves[1] = halves[1].subdivide()
+    assert all(half.is_watertight and half.volume == pytest.approx(0.5) for half in halves)
+    for half in halves:
+        half.apply_translation((0.3, 0.7, 0.9))  # rounding moves some centers to either side of the plane
+    for resolution in (20, 21):
+        assert voxels_of(tmp_path, *halves, resolution=resolution).all()
+
+
+def test_it_is_the_winding_number(tmp_path):
+    """Of surfaces at random, against the sum of the triangles' solid angles (Van Oosterom and Strackee, 1983)."""
+    random = np.random.default_rng(0)
+    for kind in (".ply", ".stl", ".obj"):
+        meshes = []
+        for mesh in (ball(0.8, subdivisions=1), trimesh.creation.box((1, 2, 3)), trimesh.creation.torus(1, 0.4, 7, 5),
+                     trimesh.creation.annulus(0.5, 1, 2, sections=8), trimesh.creation.cone(0.8, 2, sections=6)):
+            mesh.apply_transform(random_rotation_matrix(random.random(3)))
+            meshes.append(mesh.apply_translation(0.5 * random.normal(size=3)))
+        volume = voxels_of(tmp_path, *meshes, kind=kind, resolution=15)
+        vertices, faces = read_mesh(tmp_path / f"mesh{kind}")
+        places = np.argwhere(np.ones(volume.shape)) - (np.array(volume.shape) - 1) / 2 - SHIFT
+        a, b, c = np.moveaxis(15 * vertices[faces] - places[:, None, None], 2, 0)  # (voxels, triangles, 3)
+        of_a, of_b, of_c = (np.linalg.norm(corner, axis=2) for corner in (a, b, c))
+        angles = np.arctan2((a * np.cross(b, c)).sum(2), of_a * of_b * of_c + (a * b).sum(2) * of_c
+                            + (b * c).sum(2) * of_a + (c * a).sum(2) * of_b)
+        winding = np.rint(angles.sum(1) / (2 * np.pi)).astype(int)
+        assert winding.max() > 1 and np.array_equal(volume.ravel(), winding != 0)
+
+
+def test_the_objects_of_a_scene_stand_where_their_nodes_put_them(tmp_path):
+    """One ball three times: as it is, mirrored and moved, and scaled and moved; and points, which have no inside."""
+    for size in (1.0, 1e-9):  # trimesh takes a move by 1e-9 for none
+        scene = trimesh.Scene()
+        for node in (scale_matrix(1), translation_matrix((3, 0, 0)) @ np.diag([-1, 1, 1, 1]),
+                     translation_matrix((0, 3, 0)) @ scale_matrix(0.5)):
+            node[:3, 3] *= size
+            scene.add_geometry(ball(size), geom_name="ball", transform=node)
+        scene.add_geometry(trimesh.PointCloud(size * np.array([[9.0, 9, 9]])))
+        scene.export(tmp_path / "scene.glb")
+        volume = voxelize(tmp_path / "scene.glb", 50)
+        balls = (1, (-1.5, -1.25, 0)), (1, (1.5, -1.25, 0)), (0.5, (-1.5, 1.75, 0))
+        assert agree(volume, in_balls((50, 45, 20), (5, 4.5, 2), *balls), 0.02)
+
+
+def test_the_solids_of_a_text_file_are_united(tmp_path):
+    two = (trimesh.exchange.stl.export_stl_ascii(ball(1, (at, 0, 0))) for at in (0, 3))
+    (tmp_path / "two.stl").write_text("\n".join(two))
+    expected = in_balls((50, 20, 20), (5, 2, 2), (1, (-1.5, 0, 0)), (1, (1.5, 0, 0)))
+    assert agree(voxelize(tmp_path / "two.stl", 50), expected, 0.02)
+
+
+@pytest.mark.parametrize("kind", [".ply", ".obj", ".stl", ".glb"])
+@pytest.mark.parametrize("size, at", [(1e-9, 0.0), (1e-25, 0.0), (1e25, 0.0), (1.0, 1024.0), (1.0, -1e4)])
+def test_any_size_and_any_place(kind, size, at, tmp_path):
+    mesh = ball()
+    expected = voxels_of(tmp_path, mesh, kind=kind)
+    mesh.vertices = size * mesh.vertices + at
+    mesh.export(tmp_path / f"mesh{kind}", **({"digits": 40} if kind == ".obj" else {}))
+    assert agree(voxelize(tmp_path / f"mesh{kind}", 40), expected, 1e-3)
+
+
+def test_vertices_that_differ_by_rounding_are_one(tmp_path):
+    mesh = ball()
+    corners = mesh.triangles + 1e-7 * np.random.default_rng(0).normal(size=mesh.triangles.shape)
+    trimesh.Trimesh(corners.reshape(-1, 3), np.arange(len(corners) * 3).reshape(-1, 3), process=False).export(
+        tmp_path / "mesh.stl")
+    assert agree(voxelize(tmp_path / "mesh.stl", 40), voxels_of(tmp_path, mesh), 1e-3)
+
+
+def test_a_body_far_from_all_else(tmp_path):
+    """Its thousands of vertices are one at this scale, and it is nothing."""
+    with pytest.raises(DataError, match="no voxel's center"):
+        voxels_of(tmp_path, ball(subdivisions=5), ball(1, (1e7, 1e7, 1e7)), kind=".obj")
+
+
+def test_a_single_body_with_faces_turned_over(tmp_path):
+    expected = voxels_of(tmp_path, mesh := ball())
+    mesh.faces[::7] = mesh.faces[::7, ::-1]
+    assert not mesh.is_winding_consistent and np.array_equal(voxels_of(tmp_path, mesh), expected)
+
+
+def test_faces_of_any_number_of_corners(tmp_path):
+    """An L-shaped prism, whose ends are not convex."""
+    ends = [(0, 0), (2, 0), (2, 1), (1, 1), (1, 2), (0, 2)]
+    text = "".join(f"v {x} {y} {z}\n" for z in (0, 1) for x, y in ends) + "f 6 5 4 3 2 1\nf 7 8 9 10 11 12\n"
+    text += "".join(f"f {i + 1} {j + 1} {j + 7} {i + 7}\n" for i, j in ((i, (i + 1) % 6) for i in range(6)))
+    (tmp_path / "l.obj").write_text(text)
+    expected = np.ones((20, 20, 10), bool)
+    expected[10:, 10:] = False
+    assert np.array_equal(voxelize(tmp_path / "l.obj", 20), expected)
+
+
+def unclear():
+    """Meshes that do not tell what is inside, by what the message must say."""
+    holed = ball()
+    holed.update_faces(np.arange(len(holed.faces)) != 5)
+    yield "not watertight.* 3 of its edges", holed
+    open_box = trimesh.creation.box((1, 1, 1))
+    open_box.update_faces(open_box.face_normals[:, 0] < 0.5)
+    yield "not watertight.* 4 of its edges", open_box
+    yield "not watertight", together(ball(), trimesh.Trimesh([[0, 0, 2], [1, 0, 2], [0, 1, 2]], [[0, 1, 2]]))
+    yield "within a body that faces the same way", together(ball(), ball(0.6))
+    yield "within a body", together(ball(inward=True), ball(0.6, inward=True))
+    yield "inward, and .* overlaps another", together(ball(), ball(0.9, (1, 0, 0), inward=True))
+    yield "encloses nothing: a sheet", together(ball(), ball(inward=True))
+    yield "encloses nothing: a sheet", together(ball(), ball(1, (3, 0, 0)), ball(1, (3, 0, 0), True))
+    turned = ball()
+    turned.faces[::7] = turned.faces[::7, ::-1]
+    yield "several bodies, and faces that are turned over", together(turned, ball(1, (3, 0, 0)))
+    yield "flat", trimesh.Trimesh([[0, 0, 1], [1, 0, 1], [0, 1, 1]], [[0, 1, 2], [0, 2, 1]])
+    yield "flat", trimesh.Trimesh(np.ones((3, 3)), [[0, 1, 2]], process=False)
+    yield "no voxel's center", together(ball(0.001), ball(0.001, (1, 0.9, 0.8)))
+
+
+@pytest.mark.parametrize("said, mesh", [*unclear()])
+def test_what_does_not_tell_its_inside_is_refused(said, mesh, tmp_path):
+    with pytest.raises(DataError, match=f"mesh.stl .*{said}"):
+        voxels_of(tmp_path, mesh, kind=".stl")
+
+
+def rewritten(path, change):
+    """A .glb file with another header."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[12:16], "little")
+    header = json.loads(content[20:20 + length])
+    change(header)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 4)
+    return (content[:8] + (len(content) - length + len(text)).to_bytes(4, "little") + len(text).to_bytes(4, "little")
+            + content[16:20] + text + content[20 + length:])
+
+
+def unreadable(path):
+    """Files that trimesh does not read, or not in full, by what the message must say."""
+    header = ("ply\nformat {} 1.0\nelement vertex 4\nproperty float x\nproperty float y\nproperty float z\n"
+              "element face 4\nproperty list uchar int vertex_indices\nend_header\n")
+    corners = "0 0 0\n1 0 0\n0 1 0\n0 0 1\n"
+    ascii_ply = header.format("ascii") + corners
+    yield ".ply", (header.format("binary_little_endian")).encode() + b"12345", "unexpected length"
+    yield ".ply", (ascii_ply + "3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 9\n").encode(), "out of bounds"
+    yield ".ply", (ascii_ply + "3 0 2 1\n3 0 1 -1\n3 0 -1 2\n3 1 2 -1\n").encode(), "negative number"
+    yield ".ply", (header.format("ascii") + corners.replace("0 0 1", "0 0 nan")
+                   + "3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 3\n").encode(), "not finite"
+    two = (trimesh.exchange.stl.export_stl_ascii(ball(1, (at, 0, 0))) for at in (0, 3))
+    yield ".stl", "\n".join(two).encode()[:-20], "ends within a solid"
+    yield ".obj", TETRAHEDRON.replace("f 1 3 2", "f 0 3 2").encode(), "number 0"
+    backward = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf -4 -2 -3\nf -4 -3 -1\nf -4 -1 -2\nf -3 -2 -1\n"
+    yield ".obj", (backward + backward.replace("v 0", "v 5").replace("v 1", "v 6")).encode(), "backward"
+    yield ".obj", TETRAHEDRON.replace(" ", "  # a comment\n").encode(), "cannot be read as a mesh"
+    ball().export(path / "ball.glb")
+    fans = rewritten(path / "ball.glb", lambda header: header["meshes"][0]["primitives"][0].update(mode=6))
+    yield ".glb", fans, "triangle fans"
+    for extension in ("KHR_draco_mesh_compression", "EXT_mesh_gpu_instancing"):
+        yield ".glb", rewritten(
+            path / "ball.glb", lambda header, name=extension: header.update(extensionsUsed=[name])), extension
+    for key in ("normalized", "sparse"):
+        packed = rewritten(path / "ball.glb", lambda header, key=key: [each.update({key: True})
+                                                                       for each in header["accessors"]])
+        yield ".glb", packed, key
+    yield ".glb", (path / "ball.glb").read_bytes()[:-100], "cannot be read as a mesh"
+
+
+def test_what_cannot_be_read_in_full_is_refused(tmp_path):
+    for kind, content, said in unreadable(tmp_path):
+        (tmp_path / f"mesh{kind}").write_bytes(content)
+        with pytest.raises(DataError) as caught:
+            load_volume(str(tmp_path / f"mesh{kind}"), tmp_path)
+        assert said in str(caught.value) and "\n" not in str(caught.value), caught.value
+
+
+def test_backward_numbers_after_all_vertices_are_read(tmp_path):
+    (tmp_path / "back.obj").write_text(TETRAHEDRON.replace("f 1 3 2", "f -4 -2 -3"))
+    assert voxelize(tmp_path / "back.obj", 20).mean() == pytest.approx(1 / 6, rel=0.05)
