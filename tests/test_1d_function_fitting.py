@@ -165,6 +165,7 @@ def test_force_keeps_the_old_record_until_there_is_a_new_one(tmp_path, call):
     assert record(tmp_path, *RUN, "relu", quick=False)["metrics"]["loss"] < before["metrics"]["loss"]
 
 
+@pytest.mark.slow
 def test_a_record_with_a_part_missing_or_of_other_settings_gets_one_line(tmp_path, call, refused):
     arguments = ("--modes", "relu", *folders(tmp_path))
     assert call(FIT, *arguments, "--steps", 10).returncode == 0

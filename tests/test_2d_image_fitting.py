@@ -47,6 +47,7 @@ def test_a_short_run_leaves_its_record_reconstruction_and_figures(tmp_path, pict
         "2d_picture.png", "2d_picture_psnr.png", "2d_picture_spectrum.png"}
 
 
+@pytest.mark.slow
 def test_chunks_give_the_full_batch_step_and_a_resumed_run_the_same_bits(tmp_path, picture, call):
     arguments = ("--image", picture, "--quick", "--modes", "sin+fr", "--steps", 12)
     paths = {name: stem(tmp_path / name, "2d", "picture", "sin+fr") for name in ("whole", "chunks", "resumed")}

@@ -54,6 +54,7 @@ def test_quick_run_of_a_solid(tmp_path):
     assert np.ptp(trimesh.load(path.with_name("ground-truth.ply")).vertices, axis=0) == pytest.approx(truth.shape)
 
 
+@pytest.mark.slow
 def test_a_run_resumed_within_an_epoch_has_the_same_bits(tmp_path, call, small_ball):
     arguments = ("--shape", small_ball, "--quick", "--modes", "sin+fr", "--chunk", 300, "--epochs", 2)
     for name, more in {"whole": (), "resumed": ("--checkpoint-every", 3)}.items():

@@ -118,6 +118,7 @@ def test_rendering_again_trains_nothing_and_shows_the_same(finished, call, refus
     assert "other settings" in line and "relu-seed0.pt" in line
 
 
+@pytest.mark.slow
 def test_a_run_resumed_in_either_stage_has_the_same_bits(finished, call, tmp_path):
     arguments = options(tmp_path, "--modes", "relu+fr", "--frames", 0, "--checkpoint-every", 21)
     # The second of the coarse stage; that of the fine one, between two scalings; and on to the end.

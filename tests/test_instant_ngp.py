@@ -278,6 +278,7 @@ def test_render_only_trains_nothing(trained, tmp_path, call, refused):
     assert "other settings" in refused(NGP, *options(tmp_path, "--modes", "relu", "--epochs", 2, "--render-only"))
 
 
+@pytest.mark.slow
 def test_the_script_draws_both_radiance_fields(trained, tmp_path, call):
     shutil.copytree(trained / "results", tmp_path / "results")
     picture = tmp_path / "figures" / "quick" / "radiance_fields_toy.png"
