@@ -59,8 +59,7 @@ def train(run, args):
         Run(args.results, "tiny", run.case, "coarse", run.seed, {}).arrays()
     with progress(1, 0, "tiny"):
         time.sleep(60 if run.case == "minute" else 0.25)
-    run.finish(metrics={"rank": int(RANK)}, seconds=1, steps=1, arrays={},
-               environment={"precision": "fp32"})
+    run.finish(metrics={"rank": int(RANK)}, seconds=1, steps=1, arrays={})
     log("finished", run.case, run.mode, run.seed)
     return f"by rank {RANK}"
 
@@ -114,9 +113,10 @@ def record(tmp_path, case, mode, seed):
     return json.loads((tmp_path / "results" / "tiny" / case / f"{mode}-seed{seed}.json").read_text())
 
 
+@pytest.mark.slow
 def test_three_ranks_train_each_run_once_and_report_the_one_that_fails(tmp_path, torchrun):
     Run(tmp_path / "results", "tiny", "a", "coarse", 0, {}).finish(
-        metrics={"rank": None}, seconds=1, steps=1, environment={"precision": "fp32"}, arrays={})
+        metrics={"rank": None}, seconds=1, steps=1, arrays={})
     done, log = torchrun(3, "--force", "--cases", "a", "fail", "--seeds", 0, 1, 2)
     assert done.returncode != 0 and log.count("loaded") == 3
     coarse, fine = ({f"{case} {mode} {seed}" for case in ("a", "fail") for seed in range(3)}
@@ -136,6 +136,7 @@ def test_three_ranks_train_each_run_once_and_report_the_one_that_fails(tmp_path,
     assert not any("drawn" in line for line in log) and "the table" not in done.stdout
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_rank_was_killed_goes_on_where_it_was(tmp_path, torchrun):
     arguments = ("--modes", "coarse", "--cases", "a", "b", "kill1", "c", "d")
     killed, log = torchrun(2, *arguments)
@@ -157,6 +158,7 @@ def test_a_sweep_whose_rank_was_killed_goes_on_where_it_was(tmp_path, torchrun):
     assert log.count("drawn 0") == 1 and "drawn 1" not in log and done.stdout.count("the table") == 1
 
 
+@pytest.mark.slow
 def test_a_mistake_is_reported_once_and_by_rank_0(tmp_path, torchrun):
     path = tmp_path / "results" / "tiny" / "a" / "coarse-seed0.json"
     path.parent.mkdir(parents=True)
@@ -167,6 +169,7 @@ def test_a_mistake_is_reported_once_and_by_rank_0(tmp_path, torchrun):
     assert "coarse-seed0.json is damaged" in line and done.stderr.count("error: ") == 1
 
 
+@pytest.mark.slow
 def test_a_real_script(tmp_path, torchrun):
     done, _ = torchrun(2, "--modes", "relu", "sin", "--steps", 20, "--device", "cpu",
                        script=ROOT / "1d_function_fitting.py")
@@ -176,11 +179,13 @@ def test_a_real_script(tmp_path, torchrun):
     assert len(list((tmp_path / "figures").glob("*.png"))) == 2 and done.stdout.count("released") == 1
 
 
+@pytest.mark.slow
 def test_what_needs_no_sweep_is_done_by_rank_0_alone(torchrun):
     done, log = torchrun(2, "--help")
     assert done.returncode == 0 and done.stdout.count("--precision") == 2 and not log  # the usage and its line
 
 
+@pytest.mark.slow
 @two_processors
 def test_a_killed_process_and_an_error_cost_one_run_each(tmp_path, command):
     done = subprocess.run(**command("--modes", "coarse", "--cases", "wait", "kill", "bug", "a"), timeout=120)
@@ -194,6 +199,7 @@ def test_a_killed_process_and_an_error_cost_one_run_each(tmp_path, command):
     assert (tmp_path / "log.txt").read_text().splitlines()[1:3] == ["began kill coarse 0 7", "finished kill coarse 0"]
 
 
+@pytest.mark.slow
 @two_processors
 def test_a_killed_script_leaves_no_process(tmp_path, command):
     process = subprocess.Popen(**command("--modes", "coarse", "--cases", "minute", "--seeds", 0, 1))
@@ -219,7 +225,7 @@ def test_a_failed_run_frees_its_memory_and_stops_no_other(tmp_path, capsys):
             Run(args.results, "tiny", run.case, "coarse", run.seed, {}).arrays()
         if run.case == "fail":
             raise UserError("no such thing")
-        run.finish(metrics={}, seconds=1, steps=1, arrays={}, environment={"precision": "fp32"})
+        run.finish(metrics={}, seconds=1, steps=1, arrays={})
         return "done"
 
     args = argparse.Namespace(results=tmp_path, figures=tmp_path, force=False, debug=False)
@@ -233,8 +239,7 @@ def test_a_failed_run_frees_its_memory_and_stops_no_other(tmp_path, capsys):
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_record_of_another_machine_must_be_seen_on_this_one(shared, tmp_path, monkeypatch):
     ours, run = HashStore(), Run(tmp_path, "tiny", "a", "coarse", 0, {})
-    write = threading.Timer(1.5, run.finish, kwargs={"metrics": {}, "seconds": 1, "steps": 1, "arrays": {},
-                                                     "environment": {"precision": "fp32"}})
+    write = threading.Timer(1.5, run.finish, kwargs={"metrics": {}, "seconds": 1, "steps": 1, "arrays": {}})
     monkeypatch.setattr("experiment.sweep.store", lambda: ours)  # as if torchrun had started a rank
     monkeypatch.setattr("experiment.sweep.VISIBLE_AFTER", 60 if shared else 0)
 
@@ -269,14 +274,3 @@ def test_ranks_take_a_gpu_each_and_share_out_the_cores(monkeypatch):
 def test_without_torchrun_there_is_no_store_and_this_is_the_first_rank(monkeypatch):
     monkeypatch.setenv("RANK", "1")  # as other launchers set it too
     assert store() is None and first_rank()
-
-
-def test_the_command_line_imports_neither_torch_nor_ranks(script):
-    code = """
-import sys
-from experiment import cli
-cli.parse(cli.options("", modes=("relu",), default_modes=("relu",), checkpoint_every=1))
-assert not {"torch", "experiment.ranks"} & set(sys.modules)
-"""
-    done = script("-c", code, "--quick")
-    assert done.returncode == 0, done.stderr
