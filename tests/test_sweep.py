@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiment.device import choose_device, cpu_count
 from torch.distributed import HashStore
 
+from experiment.device import choose_device, cpu_count
 from experiment.errors import UserError
 from experiment.ranks import first_rank, store
 from experiment.records import Run
