@@ -108,9 +108,10 @@ def describe(scene: Scene) -> str:
         fx, fy, cx, cy = views.intrinsics.T
         focal, vertical = (" to ".join(sorted({f"{f.min():.1f}", f"{f.max():.1f}"}, key=float)) for f in (fx, fy))
         focal += f" × {vertical}" if np.abs(fy / fx - 1).max() > 1e-3 else ""
+        rim = np.median(views.images[:, (0, -1), :, :3]) / 255  # opaque views fit a --background that is the same
+        kind = "RGBA" if views.images[..., 3].min() < 255 else f"opaque RGB with a rim of {rim:.2f} (black 0, white 1)"
         away = max(np.abs(cx - width / 2).max(), np.abs(cy - height / 2).max())
-        parts.append(f"{count} {split} views of {width} × {height} pixels, "
-                     f"{'RGBA' if views.images[..., 3].min() < 255 else 'opaque RGB'}, focal length {focal} pixels"
+        parts.append(f"{count} {split} views of {width} × {height} pixels, {kind}, focal length {focal} pixels"
                      + (f", center up to {away:.1f} pixels off the middle" if away > 0.5 else ""))
     return f"{scene.name}: {'; '.join(parts)}"
 

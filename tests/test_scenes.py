@@ -187,7 +187,8 @@ def test_a_scene_is_described_in_a_line(folder):
     edit(folder, lambda c: c["frames"][1].update(fl_x=30))
     assert describe(load_scene(str(folder), folder)) == (
         "box: 3 training views of 14 × 10 pixels, RGBA, focal length 19.2 to 30.0 pixels; 1 test views of 14 × 10 "
-        "pixels, opaque RGB, focal length 12.8 × 19.6 pixels, center up to 2.0 pixels off the middle")
+        "pixels, opaque RGB with a rim of 0.00 (black 0, white 1), "
+        "focal length 12.8 × 19.6 pixels, center up to 2.0 pixels off the middle")
 
 
 def test_test_views_are_those_whose_image_is_there(folder):

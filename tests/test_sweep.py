@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from experiment.runtime import choose_device, cpu_count
+from experiment.device import choose_device, cpu_count
 from torch.distributed import HashStore
 
 from experiment.errors import UserError

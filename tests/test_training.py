@@ -8,7 +8,8 @@ import torch
 from experiment.device import Stopwatch
 from experiment.errors import UserError
 from experiment.records import Run
-from experiment.training import CUDAGraphStep, prepare, random_order, training_blocks
+from experiment.training import CUDAGraphStep, prepare, random_order
+from experiment.training import blocks as training_blocks
 from models import build_inr
 
 CPU = torch.device("cpu")
@@ -26,7 +27,8 @@ class Training:
     def go_on(self, stop_every=None, stopped_at=None, loss=float):
         """Train to the end, or until the step `stopped_at` is done."""
         for block in training_blocks(self.run, self.args, self.clock, self.losses, self.state,
-                                     lambda mean: self.shown.append(mean) or f"loss {mean}", stop_every):
+                                     lambda mean: self.shown.append(mean) or f"loss {mean}",
+                                     [stop_every] if stop_every else []):
             self.blocks.append(block)
             with self.clock:
                 for step in block:
