@@ -65,7 +65,7 @@ def write_record(folder, mode, seed, psnr, case="kodim05", **config):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({
         "experiment": "2d", "case": case, "mode": mode, "seed": seed,
-        "config": {"steps": 10_000, "shape": [512, 768, 3], "lr": 1e-4, **config},
+        "config": {"network": {"hidden_features": 256}, "steps": 10_000, "shape": [512, 768, 3], "lr": 1e-4, **config},
         "metrics": {"psnr": psnr, "psnr_best": psnr + 1, "ssim": 0.5},
         "time": {"train_seconds": 10.0 + seed, "steps_per_second": 1.0},
         "environment": {"device": "cpu", "precision": "fp32"}, "command": ""}))

@@ -75,13 +75,15 @@ def test_the_learning_rate_falls_once(tmp_path, call, monkeypatch):
     assert record(tmp_path, "2d", "camera", "relu")["config"]["shape"] == [32, 32, 3]
 
 
-def test_memory_decides_the_chunk(monkeypatch):
-    network, device = fitting.PAPER["sin"]["network"], torch.device("cpu")
+def test_memory_decides_the_chunk_and_on_a_cpu_its_cache(monkeypatch):
+    network, device = fitting.PAPER["sin"]["network"], torch.device("cuda")
     for gigabytes in (1, 4, 64):
         monkeypatch.setattr(fitting, "memory_bytes", lambda device, gigabytes=gigabytes: gigabytes * 2**30)
         chunk = fitting.fitting_chunk(512 * 768, network, device)
         assert chunk * 3 * 4 * 256 * 4 <= gigabytes * 2**30 / 2 * 1.01
         assert math.ceil(512 * 768 / chunk) == {1: 9, 4: 3, 64: 1}[gigabytes]
+        assert fitting.fitting_chunk(512 * 768, network, torch.device("cpu")) == fitting.IN_CACHE < chunk
+    assert fitting.fitting_chunk(100, network, torch.device("cpu")) == 100
 
 
 @pytest.mark.parametrize("arguments, said", [

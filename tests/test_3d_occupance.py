@@ -4,7 +4,6 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-import torch
 import trimesh
 from conftest import assert_same_run, ball, ended_at_checkpoint, folders, record, run_script, stem
 
@@ -21,17 +20,6 @@ def small_ball(tmp_path):
     """The path of a ball of 11 voxels across."""
     np.save(tmp_path / "ball.npy", ball(5, 12))
     return tmp_path / "ball.npy"
-
-
-def test_coordinates():
-    shape = (3, 4, 5)
-    found = fitting.coordinates(torch.arange(60), shape).reshape(3, 4, 5, 3)
-    assert found.dtype == torch.float32
-    rows, columns, slices = (torch.linspace(-1, 1, side) for side in shape)
-    expected = torch.stack(torch.meshgrid(rows, columns, slices, indexing="ij"), -1)[..., [1, 0, 2]]
-    assert torch.allclose(found, expected, atol=1e-6)
-    last = 512**3 - 1  # beyond what a float32 counts
-    assert fitting.coordinates(torch.tensor([last]), (512,) * 3).equal(torch.ones(1, 3))
 
 
 @pytest.mark.slow

@@ -14,8 +14,6 @@ SCRIPTS = [path.stem for path in ROOT.glob("*.py")]
 ALLOWED = {"models": (), "data": ("experiment.errors",), "experiment": ("data.download",),
            "studies": ("models", "data", "experiment"), "benchmarks": ("models", "data", "experiment", *SCRIPTS),
            "script": ("models", "data", "experiment")}
-# It stands between the packages: of the two scripts of the radiance fields all that is the same.
-ALLOWED_TOO = {"experiment/radiance_fields.py": ("data.scenes", "models.nerf.rays")}
 
 
 def imported(path):
@@ -35,11 +33,10 @@ def test_imports_go_one_way_and_to_no_script(package):
     files = list((ROOT / package).rglob("*.py")) if package in PACKAGES else list(ROOT.glob("*.py"))
     assert files
     for path in files:
-        name = str(path.relative_to(ROOT))
-        allowed = (package, *ALLOWED[package], *ALLOWED_TOO.get(name, ()))
+        allowed = (package, *ALLOWED[package])
         wrong = [module for module in imported(path) if module.split(".")[0] in (*PACKAGES, *SCRIPTS)
                  and not any(f"{module}.".startswith(f"{top}.") for top in allowed)]
-        assert not wrong, f"{name} imports {', '.join(wrong)}"
+        assert not wrong, f"{path} imports {', '.join(wrong)}"
 
 
 def test_the_layers_file_needs_nothing_but_torch():

@@ -169,7 +169,7 @@ def test_parts_of_a_batch_add_up_to_the_step_of_the_whole(tmp_path):
     for name, chunk in {"whole": None, "parts": 23}.items():
         steps = []
         with before_each_step(lambda adam, steps=steps: steps.append(
-                [parameter.grad.clone() for parameter in adam.param_groups[0]["params"]])):
+                [parameter.grad.clone() for group in adam.param_groups for parameter in group["params"]])):
             path = train(tmp_path / name, "relu+fr", epochs=1, chunk=chunk)
         found.append((steps, np.load(path.with_suffix(".npz"))["mse"]))
     (whole, whole_mse), (parts, parts_mse) = found
@@ -228,7 +228,7 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, monkeypatch):
     rates, looks, update = [], [], InstantNGPField.update_occupancy
     monkeypatch.setattr(InstantNGPField, "update_occupancy", lambda field, everywhere: (
         looks.append((len(rates), everywhere)), update(field, everywhere)))
-    with before_each_step(lambda adam: rates.append(adam.param_groups[0]["lr"])):
+    with before_each_step(lambda adam: rates.append(*{group["lr"] for group in adam.param_groups})):
         whole = train(tmp_path / "whole", "relu+fr")
         assert looks == [(0, True), (4, False), (8, False)]  # after so many steps, in all cells or in some
         with ended_at_checkpoint(), pytest.raises(SystemExit):
@@ -267,14 +267,14 @@ def test_render_only_trains_nothing(trained, tmp_path, call, refused):
     assert done.returncode == 0, done.stderr
     stored = np.load(path.with_suffix(".npz"))["images"].astype(int)
     for view, image in enumerate(stored):
-        again = iio.imread(path / f"test_{view:02d}.png").astype(int)
+        again = iio.imread(path / "views" / f"test_{view:02d}.png").astype(int)
         assert np.abs(again - image).max() <= 1  # the number of threads is another
     assert len(iio.imread(path / "turntable.gif")) == 2
     value = record(tmp_path, *RUN, "relu+fr")["metrics"]["psnr"]
     measured = float(done.stdout.split(" dB")[0].split()[-1])
     assert measured == pytest.approx(value, abs=0.011) and str(path) in done.stdout
     assert {file: file.read_bytes() for file in path.parent.glob("*.*")} == before
-    assert not (tmp_path / "figures").exists() and len(done.stdout.splitlines()) == 1
+    assert not (tmp_path / "figures").exists() and len(done.stdout.splitlines()) == 2
     assert "other settings" in refused(NGP, *options(tmp_path, "--modes", "relu", "--epochs", 2, "--render-only"))
 
 

@@ -44,7 +44,8 @@ def test_a_page_says_once_what_all_rows_share(tmp_path):
 
 
 def test_the_table_of_a_terminal(tmp_path, capsys):
-    runs = [Run(tmp_path, "2d", "kodim05", mode, 0, {"steps": 100, "shape": [20, 30, 3]}) for mode in ("sin", "sin+fr")]
+    runs = [Run(tmp_path, "2d", "kodim05", mode, 0, {"network": {}, "steps": 100, "shape": [20, 30, 3]})
+            for mode in ("sin", "sin+fr")]
     for run, psnr in zip(runs, (20.0, 21.5)):
         run.finish(metrics={"psnr": psnr, "psnr_best": psnr, "ssim": 0.5}, seconds=3, steps=100, arrays={})
     tables.print_table("images", runs)
@@ -57,15 +58,26 @@ def test_the_table_of_a_terminal(tmp_path, capsys):
 
 def test_the_gain_of_fr_is_over_the_same_settings_and_the_seeds_of_both(tmp_path):
     for seed, psnr in enumerate((20.0, 30.0)):
-        write_record(tmp_path / "a", "sin", seed, psnr, network={"hidden_features": 256})
+        write_record(tmp_path / "a", "sin", seed, psnr)
     # The learning rate and the basis may be others.
     write_record(tmp_path / "a", "sin+fr", 1, 33.0, lr=5e-3, network={"hidden_features": 256, "alpha": 0.1})
     write_record(tmp_path / "a", "relu", 0, 10.0, steps=100)
     write_record(tmp_path / "a", "relu+fr", 0, 18.0)
-    write_record(tmp_path / "a", "relu+pe", 0, 10.0, network={"hidden_features": 256})
-    write_record(tmp_path / "a", "relu+pe+fr", 0, 18.0, network={"hidden_features": 128, "alpha": 0.1})
+    write_record(tmp_path / "a", "relu+pe", 0, 10.0)
+    write_record(tmp_path / "a", "relu+pe+fr", 0, 18.0, network={"hidden_features": 128})
     gains = {row[2]: row[5] for row in tables.images(tables.read_records(tmp_path)).rows}
-    assert gains == {**dict.fromkeys(("relu", "relu+fr", "sin", "relu+pe", "relu+pe+fr"), "–"), "sin+fr": "+3.00"}
+    assert gains == {**dict.fromkeys(("relu", "relu+fr", "sin", "relu+pe", "relu+pe+fr"), "–"),
+                     "sin+fr, α 0.1": "+3.00"}  # its name says so
+
+
+def test_other_steps_of_the_hidden_weights_are_named_and_have_no_published_value(tmp_path):
+    for folder, mode, config in (("a", "sin", {"hidden_lr": 0.5}),
+                                 ("a", "sin+fr", {"network": {"hidden_features": 256, "alpha": 0.02}}),
+                                 ("b", "sin+fr", {"network": {"hidden_features": 256, "alpha": 0.01}})):
+        write_record(tmp_path / folder, mode, 0, 20.0, **config)
+    rows = [row[2:5] for row in tables.images(tables.read_records(tmp_path)).rows]
+    assert rows == [["sin, hidden lr × 0.5", "20.00", "–"], ["sin+fr, α 0.02", "20.00", "–"],
+                    ["sin+fr", "20.00", "34.64"]]
 
 
 def test_the_largest_size_is_of_one_folder_and_case(tmp_path):
@@ -86,7 +98,7 @@ def test_the_status_has_each_experiment_with_the_papers_values_beside_ours(tmp_p
         write_record(tmp_path / "paper", mode, 0, psnr)
     rows = tables.status(tables.read_records(tmp_path)).rows
     assert [row[0].split(",")[0] for row in rows] == ["1D function", "2D", "3D", "DVGO", "Instant-NGP"]
-    assert rows[0][1].startswith("relu 1.79 → 0.25; ") and "sin 33.05 → 34.64" in rows[1][1]
+    assert "relu 1.79 → 0.25; " in rows[0][1] and "sin 33.05 → 34.64" in rows[1][1]
     assert rows[1][2:] == ["sin 20.00 → 21.50", "kodim05, 768 × 512, 10,000 steps"]
     assert rows[2][2:] == ["", "–"]
 
