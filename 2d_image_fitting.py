@@ -175,6 +175,9 @@ def fitting_chunk(pixels: int, network: dict, device: torch.device) -> int:
 def load_once(source: str, folder: Path, downscale: float | None, quick: bool) -> tuple[str, np.ndarray]:
     """A case and its image, made smaller where asked for; loaded once in a process, however many runs it has."""
     case, image = load_image(source, folder)
+    if min(image.shape[:2]) < metrics.SSIM_WINDOW:
+        raise UserError(f"{source} is {image.shape[1]} × {image.shape[0]} pixels; the SSIM needs "
+                        f"{metrics.SSIM_WINDOW} a side")
     if downscale is None:
         downscale = max(1, max(image.shape) / QUICK_SIDE) if quick else 1
     if downscale > 1:

@@ -25,7 +25,6 @@ KODAK_SHA256 = {
     8: "ba23983c76b4832ee0e8af0592664756841a16779acd69f792e268fb6d13d6e7",
 }
 BUNDLED = ("astronaut", "camera", "chelsea", "coffee", "rocket")  # of scikit-image, with nothing to download
-SMALLEST = 11  # pixels a side: the window of the SSIM
 
 
 def load_image(source: str, folder: Path) -> tuple[str, np.ndarray]:
@@ -40,16 +39,16 @@ def load_image(source: str, folder: Path) -> tuple[str, np.ndarray]:
         (rows, columns, 3). Transparency is composited on white, gray repeated three times.
 
     Raises:
-        DataError: no such image, or a file that is not one image of at least 11 × 11 pixels.
+        DataError: no such image, or a file that is not one image.
     """
     case, pixels = find(source, folder)
-    return case, as_rgb(pixels, source)
+    return case, as_rgb(pixels)
 
 
 def describe(source: str, folder: Path) -> str:
     """One line on what `load_image` reads, which this reads for itself."""
     case, pixels = find(source, folder)
-    image = as_rgb(pixels, source)
+    image = as_rgb(pixels)
     kind = "RGB" if np.ptp(pixels[..., :3], axis=-1).any() else "gray"
     on_white = ", transparency put on white" if pixels[..., 3].min() < np.iinfo(pixels.dtype).max else ""
     return (f"{case}: {image.shape[1]} × {image.shape[0]} pixels, {kind}, {8 * pixels.itemsize} bits{on_white}, "
@@ -95,9 +94,7 @@ def check_kodak(path: Path, number: int) -> None:
         raise DataError(f"{path} is not 768 × 512 or 512 × 768 pixels; delete it to have it fetched again")
 
 
-def as_rgb(pixels: np.ndarray, name: str) -> np.ndarray:
+def as_rgb(pixels: np.ndarray) -> np.ndarray:
     """RGBA pixels, uint8 or uint16 (rows, columns, 4), as float32 RGB in [0, 1], transparency on white."""
-    if min(pixels.shape[:2]) < SMALLEST:
-        raise DataError(f"{name} is {pixels.shape[1]} × {pixels.shape[0]} pixels; the SSIM needs {SMALLEST} a side")
     # Not skimage's img_as_float32: it multiplies with 1 / 255, which is off in the last bit of half the values.
     return rgba2rgb(pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max), background=(1, 1, 1))

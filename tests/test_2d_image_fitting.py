@@ -90,8 +90,11 @@ def test_memory_decides_the_chunk_and_on_a_cpu_its_cache(monkeypatch):
     ("--image 0", "1 to 24"), ("--image 25", "1 to 24"), ("--image nowhere.png", "nowhere.png"),
     ("--image models", "folder"), ("--image README.md", "README.md"), ("--chunk 0", "--chunk"),
     ("--downscale 0", "--downscale"), ("--image camera {folder}/camera.png", "two images"),
+    ("--image {folder}/narrow.png", "30 × 10 pixels; the SSIM needs 11"), ("--batch 0", "--batch"),
+    ("--batch 601 --image {folder}/camera.png", "--batch 601 is more than the 600 pixels of camera"),
 ])
 def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, picture, refused):
     picture.rename(tmp_path / "camera.png")
+    iio.imwrite(tmp_path / "narrow.png", np.zeros((10, 30, 3), np.uint8))
     assert said in refused(FIT, *folders(tmp_path), *arguments.format(folder=tmp_path).split())
     assert not list(tmp_path.rglob("*.json"))

@@ -21,11 +21,11 @@ DEEP = RNG.integers(0, 65536, (13, 17), dtype=np.uint16)
 def test_values_from_0_to_1_and_transparency_on_white(kind):
     pixels = RNG.integers(0, np.iinfo(kind).max + 1, (13, 17, 4), dtype=kind)
     values = pixels / np.iinfo(kind).max
-    image = as_rgb(pixels, "")
+    image = as_rgb(pixels)
     assert image.dtype == np.float32
     assert np.allclose(image, values[..., :3] * values[..., 3:] + 1 - values[..., 3:], rtol=0, atol=1e-6)
     pixels[..., 3] = np.iinfo(kind).max  # exactly the quotient where nothing shows through
-    assert np.array_equal(as_rgb(pixels, ""), pixels[..., :3].astype(np.float32) / np.float32(np.iinfo(kind).max))
+    assert np.array_equal(as_rgb(pixels), pixels[..., :3].astype(np.float32) / np.float32(np.iinfo(kind).max))
 
 
 @pytest.mark.parametrize("pixels, said", [
@@ -42,8 +42,7 @@ def test_a_file_is_read_and_described(tmp_path, pixels, said):
 
 @pytest.mark.parametrize("make", [
     lambda path: path.write_bytes(b"not an image"), lambda path: path.mkdir(), lambda path: None,
-    lambda path: Image.fromarray(RGBA[:10]).save(path), lambda path: Image.fromarray(RGBA[:1, :1]).save(path),
-], ids=["junk", "folder", "absent", "too narrow", "one pixel"])
+], ids=["junk", "folder", "absent"])
 def test_what_is_not_an_image_is_named(tmp_path, make):
     path = tmp_path / "a.png"
     make(path)
