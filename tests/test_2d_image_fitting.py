@@ -64,6 +64,41 @@ def test_chunks_give_the_full_batch_step_and_a_resumed_run_the_same_bits(tmp_pat
     assert_same_run(paths["resumed"], paths["whole"])
 
 
+def test_an_epoch_draws_every_pixel_once_and_follows_from_its_seed():
+    def drawn(seed, *blocks):
+        batches, found = fitting.PixelBatches(50, 7, seed, torch.device("cpu")), []
+        for block in blocks:
+            batches.draw(block)
+            found += [batches.next().clone() for _ in block]
+        return torch.stack(found)
+
+    steps = drawn(0, range(20))
+    for epoch in (steps[:7], steps[7:14]):  # 50 = 7 · 7 + 1: a pixel of each is left out
+        assert len(epoch.unique()) == 49
+    assert not steps[:7].equal(steps[7:14]) and not steps.equal(drawn(1, range(20)))
+    assert steps[5:].equal(drawn(0, range(5, 13), range(13, 20)))  # whatever the blocks
+    whole = fitting.PixelBatches(50, None, 0, torch.device("cpu"))
+    whole.draw(range(3))
+    assert whole.size == 50 and whole.next().equal(torch.arange(50)) and whole.next().equal(torch.arange(50))
+
+
+def test_a_training_in_batches_is_of_the_whole_image_in_the_end_and_resumes_to_the_bit(tmp_path, picture, call):
+    arguments = ("--image", picture, "--modes", "relu+fr", "--steps", 40, "--batch", 100, "--checkpoint-every", 7)
+    paths = {name: stem(tmp_path / name, "2d", "picture", "relu+fr", quick=False) for name in ("whole", "resumed")}
+    with ended_at_checkpoint(3):
+        assert call(FIT, *arguments, *folders(tmp_path / "resumed")).returncode == 9
+    for name in paths:
+        done = call(FIT, *arguments, *folders(tmp_path / name))
+        assert done.returncode == 0 and "30 × 20, 40 steps of 100 pixels" in done.stdout, done.stderr
+    assert_same_run(paths["resumed"], paths["whole"])
+    arrays = np.load(paths["whole"].with_suffix(".npz"))
+    made = record(tmp_path / "whole", "2d", "picture", "relu+fr", quick=False)
+    error = np.square(arrays["reconstruction"] - iio.imread(picture) / 255).mean()
+    psnr = made["metrics"]["psnr"]
+    assert made["config"]["batch"] == 100 and psnr == pytest.approx(-10 * math.log10(error), abs=1e-5)
+    assert arrays["psnr_whole"].shape == (20,) and arrays["psnr_whole"][-1] == pytest.approx(psnr, abs=1e-3)
+
+
 def test_the_learning_rate_falls_once(tmp_path, call, monkeypatch):
     monkeypatch.setitem(fitting.QUICK, "decay_at", 6)
     rates = []

@@ -51,6 +51,21 @@ def test_a_given_option_goes_before_quick_and_quick_before_the_paper(monkeypatch
     assert paper == {"steps": 1000, "lr": 0.1, "chunk": 9}
 
 
+def test_the_step_of_the_hidden_weights_is_a_setting_of_every_script():
+    paper = {"network": {"hidden_features": 8, "alpha": 0.05}, "lr": 1e-3}
+    plain = {"network": {"hidden_features": 8}, "lr": 1e-3}
+    parser = cli.options("", modes=("relu",), default_modes=("relu",), checkpoint_every=1)
+
+    def chosen(settings, *argv):
+        return cli.settings(settings, {}, cli.parse(parser, argv), "lr")
+
+    assert chosen(paper) == paper and chosen(paper, "--hidden-lr", "1") == paper
+    assert chosen(paper, "--hidden-lr", "0.5", "--alpha", "0.1") == {
+        "network": {"hidden_features": 8, "alpha": 0.1}, "lr": 1e-3, "hidden_lr": 0.5}
+    assert chosen(plain, "--alpha", "0.1") == plain  # without FR there is no α
+    assert paper["network"]["alpha"] == 0.05
+
+
 @pytest.mark.parametrize("error, status, said", [
     (UserError("no such\n thing"), 2, "error: no such thing"), (OSError(28, "No space left", "a.npz"), 2, "a.npz"),
     (KeyboardInterrupt(), 130, "goes on from the last checkpoint"), (KeyError("bug"), None, "")])

@@ -1,6 +1,7 @@
 """The blocks of a training, the order of an epoch, and captured steps."""
 
 import argparse
+import contextlib
 
 import pytest
 import torch
@@ -120,6 +121,37 @@ def test_the_steps_asked_for_are_taken():
     advance(0)
     advance(25)
     assert len(taken) == 32
+
+
+def test_after_a_failed_capture_nothing_is_captured_again(monkeypatch):
+    class NoStream:
+        def wait_stream(self, other):
+            pass
+
+    @contextlib.contextmanager
+    def capture(graph, pool=None):
+        captured.append(graph)
+        yield
+
+    captured, taken = [], []
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: NoStream())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: NoStream())
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    monkeypatch.setattr(CUDAGraphStep, "capture_failed", False)
+
+    def step():
+        taken.append(1)
+        if captured and not CUDAGraphStep.capture_failed:
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    with pytest.raises(RuntimeError, match="not permitted"):
+        CUDAGraphStep(step, torch.device("cuda"))(CUDAGraphStep.WARM_UP + 1)
+    assert len(captured) == 1 and CUDAGraphStep.capture_failed
+    taken.clear()
+    CUDAGraphStep(step, torch.device("cuda"))(30)
+    assert len(captured) == 1 and len(taken) == 30
 
 
 @pytest.mark.gpu
