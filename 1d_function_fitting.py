@@ -143,7 +143,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
         line[0].set_ylabel(figures.LABELS[run.mode], fontsize=11, fontweight="bold")
     for axis in axes[-1]:
         axis.set_xlabel("x")
-    figure.suptitle("1D function fitting: the network's output in color, the target in grey"
+    figure.suptitle("1D function fitting: the network's output in color, the target in gray"
                     + figures.title_suffix([runs[0].seed], args.quick, runs[0].config, PAPER[runs[0].mode]))
     figures.save(figure, args.figures / "1d_function_fitting.png")
 

@@ -48,7 +48,7 @@ class Views:
     names: list[str]
 
     def colors(self, views: int | list[int], bg_color: float) -> np.ndarray:
-        """The pictures of one view (a number) or several (a list) on a grey level, float32 (…, H, W, 3) in [0, 1]."""
+        """The pictures of one view (a number) or several (a list) on a gray level, float32 (…, H, W, 3) in [0, 1]."""
         return on_background(self.images[views], bg_color)
 
 

@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The options as given, with the defaults that depend on others, and with the grey level `bg_color`."""
+    """The options as given, with the defaults that depend on others, and with the gray level `bg_color`."""
     args = cli.parse(parser, argv)
     if args.downscale is None:
         args.downscale = (2 if args.scene == "toy" else 8) if args.quick else 1

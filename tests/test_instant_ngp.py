@@ -206,11 +206,11 @@ def test_the_background_is_that_of_the_option(bg_color, tmp_path):
     views = load_scene("toy", tmp_path, 8).test.images
     path = train(tmp_path, epochs=1, lr=1e-9, bg_color=bg_color)
     arrays, metrics = np.load(path.with_suffix(".npz")), record(tmp_path, *RUN, "relu")["metrics"]
-    # A field of density 1, and grey, hides less than 80 % of what is behind it.
+    # A field of density 1, and gray, hides less than 80 % of what is behind it.
     assert np.abs(arrays["images"][:, 0, 0] / 255 - bg_color).mean() < 0.25
     errors = np.square(arrays["images"] / 255 - on_background(views, bg_color)).mean((1, 2, 3))
     assert metrics["psnr_8bit"] == pytest.approx(-10 * np.log10(errors).mean(), abs=1e-6)
-    # As it is hardly trained, the training views are no better; were they on the other grey they would be far off.
+    # As it is hardly trained, the training views are no better; were they on the other gray they would be far off.
     assert 0.6 * errors.mean() < arrays["mse"].mean() < 1.6 * errors.mean()
 
 

@@ -115,7 +115,7 @@ def test_defaults_follow_the_scene_and_quick(arguments, downscale, frames, bg_co
     ("--scene {path}/broken", "transforms_train.json cannot be read as JSON"),
     ("--scene toy --downscale 16", "8 × 8 pixels; at least 11"), ("--downscale 0", "--downscale"),
     ("--downscale 1.5", "--downscale"), ("--modes sin", "'sin'"), ("--frames -1", "--frames"),
-    ("--background grey", "--background"), ("--scene toy --downscale 8 --precision tf32", "tf32"),
+    ("--background gray", "--background"), ("--scene toy --downscale 8 --precision tf32", "tf32"),
     ("--scene toy --downscale 8 --render-only", "relu-seed0.pt; run without --render-only first"),
 ])
 @pytest.mark.parametrize("name", ["dvgo.py", "InstantNGP.py"])

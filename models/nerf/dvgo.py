@@ -57,7 +57,7 @@ class DVGOField(nn.Module):
         alpha_init: the opacity of a voxel at the start.
         threshold: samples below this opacity or weight are left out.
         near: the depth at which rays begin, in units of their directions.
-        bg_color: the grey level behind the field.
+        bg_color: the gray level behind the field.
         mode: None, relu or relu+fr.
         hidden_features: the width of the color network, which the coarse field has not.
         basis: low_freq_num, high_freq_num, phase_num and alpha of `color_mlp`; `relu+fr` needs them.

@@ -66,7 +66,7 @@ class InstantNGPField(nn.Module):
         half_extent: h, in world units.
         levels, log2_size, finest: of the hash encoding, see `HashGrid`.
         resolution, steps: of the occupancy grid, see `OccupancyGrid`.
-        bg_color: the grey level behind the cube; 1 is white.
+        bg_color: the gray level behind the cube; 1 is white.
         hidden_features: the width of both networks.
         basis: low_freq_num, high_freq_num, phase_num and alpha of `color_mlp`; `relu+fr` needs them.
 

@@ -125,7 +125,7 @@ def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, fin
     Args:
         weights, colors, t, ray_index: (K,), (K, 3), (K,) and (K,) long, of the samples.
         final_transmittance: (R,), of each ray.
-        bg_color: a grey level.
+        bg_color: a gray level.
 
     Returns:
         The Rendering of the R rays; its depths are without a graph.
