@@ -45,7 +45,7 @@ MLP = {"in_features": 1, "out_features": 1, "hidden_features": 128, "hidden_laye
 FR = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 16, "alpha": 0.05}
 PE = {"pe_frequencies": int(math.log2(POINTS / 4))}
 SINE = {"first_omega": 5.0, "hidden_omega": 5.0}
-TRAINING = {"lr": 1e-6, "steps": 10_000}
+TRAINING: dict = {"lr": 1e-6, "steps": 10_000}
 PAPER = {"relu":       {"network": {**MLP}, **TRAINING},
          "relu+fr":    {"network": {**MLP, **FR}, **TRAINING},
          "relu+pe":    {"network": {**MLP, **PE}, **TRAINING},
@@ -214,7 +214,7 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
-    parser = cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=10_000, checkpoint_every=2_500)
+    parser = cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=TRAINING["steps"], checkpoint_every=2_500)
     return cli.parse(parser, argv)
 
 
@@ -227,7 +227,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
 def main() -> None:
     args = parse()
     runs = plan(args)
-    if slow_runs(runs, args):
+    if args.steps is None and slow_runs(runs, args):
         print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
     sweep(train, [runs], args, parallel=True)
     first = [run for run in runs if run.seed == args.seeds[0]]

@@ -57,7 +57,8 @@ def draw_alone(error: np.ndarray, title: str, path: Path) -> None:
 
 
 def main() -> None:
-    args = cli.parse(cli.options(__doc__, modes=LABELS, default_modes=published.LOSS_1D, steps=10_000,
+    args = cli.parse(cli.options(__doc__, modes=LABELS, default_modes=published.LOSS_1D,
+                                 steps=published.CONFIG_1D["steps"],
                                  checkpoint_every=2_500))
     train_first = f"train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])}"
     runs = {mode: [recorded_run(args.results, "1d", "function", mode, seed, train_first) for seed in args.seeds]

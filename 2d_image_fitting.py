@@ -10,7 +10,7 @@ Each network maps a pixel's position to its color and is trained on all pixels a
     results/2d/<case>/<mode>-seed<k>.json   PSNR after the last step and the best of all, SSIM
     results/2d/<case>/<mode>-seed<k>.npz    the reconstruction and the PSNR at every step
     results/2d/<case>/<mode>-seed<k>.png    the reconstruction
-    figures/2d_<case>.png                   ground truth and reconstructions, with a crop enlarged
+    figures/2d_<case>_images.png            ground truth and reconstructions, with a crop enlarged
     figures/2d_<case>_psnr.png              PSNR over the steps
     figures/2d_<case>_spectrum.png          the error's radially averaged power spectrum
 
@@ -43,7 +43,7 @@ MLP = {"in_features": 2, "out_features": 3, "hidden_features": 256, "hidden_laye
 FR = {"low_freq_num": 128, "high_freq_num": 128, "phase_num": 32}
 PE = {"pe_frequencies": 6}
 SINE = {"first_omega": 30.0, "hidden_omega": 30.0}
-TRAINING = {"lr": 1e-4, "steps": 10_000, "decay_at": 3_000}
+TRAINING: dict = {"lr": 1e-4, "steps": 10_000, "decay_at": 3_000}
 PAPER = {"relu":       {"network": {**MLP}, **TRAINING},
          "relu+fr":    {"network": {**MLP, **FR, "alpha": 0.05}, **TRAINING},
          "relu+pe":    {"network": {**MLP, **PE}, **TRAINING},
@@ -222,7 +222,7 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
     for (name, value, pixels), (whole, crop) in zip(shown, axes.T):
         figures.show_with_crop(whole, crop, pixels, window, name, value)
     figure.suptitle(f"{runs[0].case}, {tables.image_size(runs[0].config)}{title_suffix(runs[0], args)}", fontsize=13)
-    figures.save(figure, args.figures / f"2d_{runs[0].case}.png")
+    figures.save(figure, args.figures / f"2d_{runs[0].case}_images.png")
 
 
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
@@ -260,7 +260,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
-    parser = cli.options(__doc__, modes=MODES, default_modes=MODES, steps=10_000, checkpoint_every=1_000)
+    parser = cli.options(__doc__, modes=MODES, default_modes=MODES, steps=TRAINING["steps"], checkpoint_every=1_000)
     parser.add_argument("--image", nargs="+", default=["5"], metavar="I",
                         help="Kodak numbers, all, a bundled picture's name, or paths (default: 5)")
     parser.add_argument("--downscale", type=cli.whole(1, 64), metavar="D",

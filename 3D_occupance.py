@@ -2,7 +2,7 @@
 
     python 3D_occupance.py                          both volumes, six networks, 200 epochs each: for a GPU
     python 3D_occupance.py --quick                  a hollow sphere with holes, 24 voxels a side, computed here
-    python 3D_occupance.py --shape dragon --scale 0.125 --chunk 20000 --epochs 25 --results results/reduced
+    python 3D_occupance.py --shape dragon --scale 0.125 --chunk 20000 --epochs 25 --results results/eighth
     python 3D_occupance.py --shape path/to/mesh.ply --resolution 256      or a .mat or .npy volume
 
 Each network maps a voxel's position to whether it is full, and is trained on all voxels in random order. Writes
@@ -10,7 +10,7 @@ Each network maps a voxel's position to whether it is full, and is trained on al
     results/3d/<case>/<mode>-seed<k>.json   IoU on the whole grid, Chamfer distance and F-score of the surface
     results/3d/<case>/<mode>-seed<k>.npz    the predicted voxels, one bit each, and the IoU after every epoch
     results/3d/<case>/<mode>-seed<k>.ply    the predicted surface; ground-truth.ply the volume's own
-    figures/3d_<case>.png                   shaded surfaces, with a close-up
+    figures/3d_<case>_surfaces.png          shaded surfaces, with a close-up
     figures/3d_<case>_iou.png               IoU over the epochs
     figures/3d_<case>_errors.png            where each network is wrong
 
@@ -45,7 +45,7 @@ MLP = {"in_features": 3, "out_features": 1, "hidden_features": 256, "hidden_laye
 FR = {"low_freq_num": 256, "high_freq_num": 256, "phase_num": 8}
 PE = {"pe_frequencies": 10}
 SINE = {"first_omega": 30.0, "hidden_omega": 30.0}
-TRAINING = {"epochs": 200, "chunk": 500_000}
+TRAINING: dict = {"epochs": 200, "chunk": 500_000}
 PAPER = {"relu":       {"network": {**MLP}, "lr": 2e-3, **TRAINING},
          "relu+fr":    {"network": {**MLP, **FR, "alpha": 0.01}, "lr": 2e-3, **TRAINING},
          "relu+pe":    {"network": {**MLP, **PE}, "lr": 2e-3, **TRAINING},
@@ -172,7 +172,7 @@ def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace)
         figures.show_with_crop(whole, crop, picture, window, name, value, close)
     figure.suptitle(f"{case}, {' × '.join(map(str, volume.shape))} voxels, {runs[0].config['epochs']:,} epochs"
                     f"{title_suffix(runs[0], args)}", fontsize=13)
-    figures.save(figure, args.figures / f"3d_{case}.png")
+    figures.save(figure, args.figures / f"3d_{case}_surfaces.png")
 
 
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
@@ -186,7 +186,9 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     axis.invert_yaxis()
     ticks = [error for error in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 5e-4, 2e-4, 1e-4, 1e-5)
              if min(axis.get_ylim()) <= error <= max(axis.get_ylim())]
-    axis.set_yticks([*ticks, PERFECT], [*(f"{1 - error:g}" for error in ticks), "1"])
+    if min(axis.get_ylim()) <= PERFECT:
+        ticks.append(PERFECT)
+    axis.set_yticks(ticks, ["1" if error == PERFECT else f"{1 - error:g}" for error in ticks])
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_minor_locator(NullLocator())
     figures.save_curves(figure, f"{runs[0].case}: IoU over training{title_suffix(runs[0], args)}",
@@ -230,7 +232,7 @@ def scale(text: str) -> float:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
-    parser = cli.options(__doc__, modes=MODES, default_modes=MODES, epochs=200, checkpoint_every=1_000)
+    parser = cli.options(__doc__, modes=MODES, default_modes=MODES, epochs=TRAINING["epochs"], checkpoint_every=1_000)
     parser.add_argument("--shape", nargs="+", metavar="V",
                         help="thai_statue, dragon, gyroid, torus_knot, holed_sphere, or paths of .mat, .npy or mesh "
                              "files (default: the first two; with --quick holed_sphere)")

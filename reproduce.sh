@@ -1,26 +1,31 @@
 #!/usr/bin/env bash
-# Every figure and table of the README and of docs/, a line each. In a fresh clone, on two CPU cores: about an hour.
+# Every figure and table of the README and of docs/, a line each: about an hour on two CPU cores. Needs the environment of
+# the README's first command, and the scene lego in data/nerf_synthetic (see data/README.md).
 set -euo pipefail
 cd "$(dirname "$0")"
 PATH="$PWD/.venv/bin:$PATH"
+test -d data/nerf_synthetic/lego || { echo "data/nerf_synthetic/lego is missing, see data/README.md" >&2; exit 2; }
 
 # Section 4: figures/1d_*.png; the tables of the loss and of the relative error.
 python 1d_function_fitting.py --seeds 0 1 2
 python 1d_relative_error_in_frequency.py
 
-# Section 5, small: figures/2d_kodim05*.png, figures/3d_dragon*.png; the tables of images and volumes.
+# Section 5, small: figures/2d_kodim05_*.png, figures/3d_dragon_*.png; the tables of images and volumes.
 python 2d_image_fitting.py --quick
 python 2d_image_fitting.py --downscale 4 --steps 500 --results results/quarter
 python 3D_occupance.py --quick
 python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --modes sin --lr 5e-3 --results results/eighth/sin_at_5e-3
 python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --seeds 0 1 2 --results results/eighth
 
-# Section 5, small: figures/dvgo_lego.png, figures/radiance_fields_lego.png; the table of radiance fields.
+# Section 5, small: figures/dvgo_lego_views.png, figures/radiance_fields_lego.png; the table of radiance fields.
 python dvgo.py --quick --scene toy --seeds 0 1 2
 python dvgo.py --quick --seeds 0 1 2
 python InstantNGP.py --quick --scene toy --seeds 0 1 2
 python InstantNGP.py --quick --seeds 0 1 2
-cp figures/quick/dvgo_lego.png figures/quick/radiance_fields_lego.png figures/
+cp figures/quick/dvgo_lego_views.png figures/quick/radiance_fields_lego.png figures/
+
+# figures/step_size.png and its table, as far as there are records (without --draw: hours).
+python -m studies.step_size --draw
 
 # figures/overview.png, of the records above.
 python -m studies.overview

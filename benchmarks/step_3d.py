@@ -6,7 +6,7 @@
 Times whole epochs, their shuffling included, in turn with those of the published way: a (voxels, 3) float tensor of
 coordinates, the occupancies and the order of the epoch lie on the host, every chunk is copied to the device, the loss
 is asked for after every step, Adam is not fused, and an FR layer forms W = Λ B from its whole basis. The rates and
-floors that the epochs are held against are those of step_2d.py.
+floors that the epochs are compared with are those of step_2d.py.
 """
 
 import statistics

@@ -13,7 +13,7 @@ from data.download import DataError, download, sha256
 from data.rgba import read_rgba
 
 KODAK_URL = "https://r0k.us/graphics/kodak/kodak/kodim{:02d}.png"
-# Of the others no checksum is known here; their size is checked.
+# For the others no checksum is known here; their size is checked.
 KODAK_SHA256 = {
     1: "a56e27cbf5f843c048b6af1d6e090760e9c92fadba88b7dee0205918a37523bd",
     2: "4f4b74a79237e311d72cad958237b5f7088d8bce1c82305ebefe1a70e3022dfd",

@@ -116,24 +116,45 @@ def describe(scene: Scene) -> str:
     return f"{scene.name}: {'; '.join(parts)}"
 
 
-def near_far(poses: np.ndarray) -> tuple[float, float]:
-    """The depths between which a scene lies: NEAR and FAR of a Blender scene, in proportion to the cameras' distance.
+def looked_at(poses: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """The point (3,) nearest to the optical axes of all cameras (N, 3, 4), and their mean distance in front of it.
 
-    The distance is the mean one from the point nearest to all optical axes. Up to 0.1 % off a Blender scene's it is
-    taken to be that. Where the axes are parallel, or meet behind the cameras, there is no such point; NEAR and FAR
-    then are in the units of the scene.
-
-    Args:
-        poses: (N, 3, 4), of the training views.
+    None where the axes are parallel, or meet behind the cameras.
     """
     back, centers = poses[:, :, 2].astype(np.float64), poses[:, :, 3].astype(np.float64)
     across = np.eye(3) - back[:, :, None] * back[:, None, :]  # projects along the axis of each camera
     total = across.sum(axis=0)
     if np.linalg.eigvalsh(total)[0] < 1e-3 * len(poses):
-        return NEAR, FAR
+        return None
     point = np.linalg.solve(total, (across @ centers[:, :, None]).sum(axis=0)[:, 0])
-    scale = float(((centers - point) * back).sum(axis=-1).mean()) / CAMERA_DISTANCE
-    return (NEAR, FAR) if scale <= 0 or abs(scale - 1) < 1e-3 else (NEAR * scale, FAR * scale)
+    distance = float(((centers - point) * back).sum(axis=-1).mean())
+    return (point, distance) if distance > 0 else None
+
+
+def near_far(poses: np.ndarray) -> tuple[float, float]:
+    """The depths between which a scene lies: NEAR and FAR of a Blender scene, in proportion to the cameras' distance.
+
+    Up to 0.1 % off a Blender scene's the distance is taken to be that. Where the cameras look at no point, NEAR and FAR
+    are in the units of the scene.
+
+    Args:
+        poses: (N, 3, 4), of the training views.
+    """
+    found = looked_at(poses)
+    scale = found[1] / CAMERA_DISTANCE if found else 1.0
+    return (NEAR, FAR) if abs(scale - 1) < 1e-3 else (NEAR * scale, FAR * scale)
+
+
+def scene_center(poses: np.ndarray) -> np.ndarray:
+    """The point (3,) in the middle of a scene: the origin, unless the cameras look at one that is well away from it.
+
+    That is, by more than a tenth of their distance: a Blender scene's cameras look past the origin by less.
+
+    Args:
+        poses: (N, 3, 4), of the training views.
+    """
+    found = looked_at(poses)
+    return found[0] if found and np.linalg.norm(found[0]) > 0.1 * found[1] else np.zeros(3)
 
 
 def on_background(images: np.ndarray, bg_color: float) -> np.ndarray:

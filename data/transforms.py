@@ -20,7 +20,8 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")  
 # What camera_model may be: with all k and p zero each is a pinhole camera.
 PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 # What changes the picture and is not modeled here: distortion, other lenses, units and axes, pixels to leave out.
-FOREIGN = re.compile("[kps][0-9]+|skew|is_fisheye|latlong|equirectangular|orthographic|ftheta_p[0-9]|rolling_shutter"
+FOREIGN = re.compile("[kpsb][0-9]*|K|skew|.*intrinsic.*|.*distort.*|focal.*|shift_[xy]|camera_type|coordinate_system"
+                     "|camera_convention|is_fisheye|latlong|equirectangular|orthographic|ftheta_p[0-9]|rolling_shutter"
                      "|[xy]_fov|distortion_params|fisheye_crop_radius|from_mitsuba|mask_path")
 
 

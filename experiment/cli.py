@@ -75,7 +75,7 @@ def options(description: str | None, *, modes: Collection[str], default_modes: C
     add("--hidden-lr", type=positive, default=1.0, metavar="F",
         help="multiply the learning rate of the hidden-to-hidden layers' weights, FR or ordinary (default: 1)")
     add("--quick", action="store_true",
-        help="a small version that takes a minute or two on two CPU cores; writes below results/quick")
+        help="a small version, which takes about a minute on two CPU cores; writes below results/quick")
     add("--data", type=Path, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)")
     add("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
     add("--figures", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")

@@ -22,7 +22,7 @@ from experiment.labels import LABELS as LABELS
 from experiment.labels import baseline, step_settings
 
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
-# Of the color-blind safe palette of Okabe and Ito: one color a backbone.
+# From the color-blind safe palette of Okabe and Ito: one color a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
 STYLE: Any = {
     "font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
@@ -45,8 +45,9 @@ def draw_each(*drawings: Callable[[], None]) -> None:
                 draw()
         except Exception as error:  # noqa: BLE001 - whatever it is, hours of training have gone before it
             failures.append(f"{getattr(draw, 'func', draw).__name__}: {describe(error)}")
+            cause = error
     if failures:
-        raise UserError(f"the records are complete, but not all figures: {'; '.join(failures)}")
+        raise UserError(f"the records are complete, but not all figures: {'; '.join(failures)}") from cause
 
 
 def subplots(rows: int, columns: int, width: float, height: float, **options: Any) -> tuple[Figure, np.ndarray]:

@@ -85,7 +85,7 @@ def decibels(mse: float) -> str:
     return f"{psnr(mse):.2f} dB"
 
 
-def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: Views,
+def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: Views, center: np.ndarray,
              args: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
     """Render and measure test views, write each and its depth as PNG, and a turntable.
 
@@ -94,6 +94,7 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
 
     Args:
         autocast: the precision to render in.
+        center: of the scene, (3,).
 
     Returns:
         The metrics of a record, and the images as uint8 (V, H, W, 3).
@@ -113,7 +114,7 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
             finished.append(thread.submit(finish, view, *render(pose, camera, *views.images.shape[1:3])))
             if view >= WAITING:
                 finished[view - WAITING].result()  # lest pictures pile up in memory
-        write_turntable(run, render, views, args.frames)
+        write_turntable(run, render, views, center, args.frames)
     images, psnrs, psnrs_8bit, ssims = zip(*(of_view.result() for of_view in finished))
     return ({"psnr": float(np.mean(psnrs)), "psnr_8bit": float(np.mean(psnrs_8bit)), "ssim": float(np.mean(ssims)),
              "views": list(views.names), "psnr_views": list(psnrs), "ssim_views": list(ssims)}, np.stack(images))
@@ -145,8 +146,8 @@ def orbit(frames: int, radius: float, elevation: float = 30.0) -> np.ndarray:
     return np.array(poses, dtype=np.float32).reshape(-1, 3, 4)
 
 
-def write_turntable(run: Run, render: Render, views: Views, frames: int) -> None:
-    """Render an orbit at the mean distance of the cameras of `views`, and write it as an animated GIF.
+def write_turntable(run: Run, render: Render, views: Views, center: np.ndarray, frames: int) -> None:
+    """Render an orbit about `center` at the mean distance of the cameras of `views`, and write it as an animated GIF.
 
     At the size of the views, or the half or less of it that has no more than 400 pixels a side.
     """
@@ -157,8 +158,9 @@ def write_turntable(run: Run, render: Render, views: Views, frames: int) -> None
     height, width = height // shrink, width // shrink
     focal = float(np.median(views.intrinsics[:, 0])) / shrink
     camera = np.array([focal, focal, width / 2, height / 2])
-    images = [render(pose, camera, height, width)[0]
-              for pose in orbit(frames, float(np.linalg.norm(views.poses[:, :, 3], axis=1).mean()))]
+    poses = orbit(frames, float(np.linalg.norm(views.poses[:, :, 3] - center, axis=1).mean()))
+    poses[:, :, 3] += center.astype(np.float32)
+    images = [render(pose, camera, height, width)[0] for pose in poses]
     packed = io.BytesIO()
     iio.imwrite(packed, np.rint(255 * np.stack(images).clip(0, 1)).astype(np.uint8), extension=".gif", loop=0,
                 duration=4000 / frames)
@@ -207,7 +209,7 @@ def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespac
     suffix = figures.title_suffix([args.seeds[0]], args.quick, first[0].config, paper[first[0].mode])
     stem, (_, height, width, _) = f"{first[0].experiment}_{first[0].case}", views.images.shape
     return [partial(draw_views, first, views, args, f"{method}, {first[0].case}, {width} × {height} pixels{suffix}",
-                    args.figures / f"{stem}.png"),
+                    args.figures / f"{stem}_views.png"),
             partial(draw_curves, first, f"{method}, {first[0].case}: PSNR over training{suffix}",
                     args.figures / f"{stem}_psnr.png")]
 
@@ -277,6 +279,6 @@ def draw_comparison(runs: list[Run], views: Views, args: argparse.Namespace) -> 
     figure, axes = figures.subplots(2, 1 + len(shown), 2.5 * (1 + len(shown)), 6.2)
     for (name, value, image), (whole, crop) in zip([("ground truth\n", "", truth), *shown], axes.T):
         figures.show_with_crop(whole, crop, image, window, name, value)
-    figure.suptitle(f"{runs[0].case}, view {views.names[view]}; PSNR over all {len(views.names)} test views"
-                    f"{', quick' * args.quick}", fontsize=13)
+    figure.suptitle(f"{runs[0].case}, view {views.names[view]}; PSNR over all {len(views.names)} test views, "
+                    f"seed {args.seeds[0]}{', quick' * args.quick}", fontsize=13)
     figures.save(figure, args.figures / f"radiance_fields_{runs[0].case}.png")

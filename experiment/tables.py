@@ -173,7 +173,7 @@ def loss(records: list[Record]) -> Table:
         rows.append([f"{config['steps']:,}", network(first), mean(group, "loss", 4),
                      f"{known.get(network(first), '–')}", gain(group, of, "loss", 4), f"{100 * share:.0f} %",
                      *ran_on(group)])
-    return Table(["steps", "network", "loss at the end", "released", "FR gain", "four largest NTK eigenvalues",
+    return Table(["steps", "network", "loss at the end", "released", "change by FR", "four largest NTK eigenvalues",
                   *RAN_ON], rows)
 
 
@@ -258,7 +258,8 @@ def volume_size(config: dict[str, Any]) -> str:
 
 def training_length(config: dict[str, Any]) -> str:
     """How long a radiance field is trained."""
-    return f"{config['steps']:,} iterations" if "steps" in config else f"{config['epochs']} epochs"
+    iterations = config["steps"] if "steps" in config else config["epochs"] * config["iterations"]
+    return f"{iterations:,} iterations of {config['rays']:,} rays"
 
 
 def status(records: list[Record]) -> Table:
@@ -282,14 +283,14 @@ def status(records: list[Record]) -> Table:
     def text(values: dict[str, float], digits: int) -> dict[str, str]:
         return {mode: f"{value:.{digits}f}" for mode, value in values.items()}
 
-    released = f"its released code: {pairs(text(published.LOSS_1D, 2))}"
+    released = f"released code: {pairs(text(published.LOSS_1D, 2))}"
     rows = [["1D function, loss", released, ours("1d", "loss", 3), "the paper's"],
             ["2D, PSNR in dB", f"Kodak 05: {pairs(text(published.PSNR_KODAK_05, 2))}", ours("2d", "psnr", 2),
              size("2d", image_size)],
             ["3D, IoU", "pictures only", ours("3d", "iou", 3), size("3d", volume_size)],
             ["DVGO, PSNR in dB", "not known", ours("dvgo", "psnr", 2), size("dvgo", scene)],
             ["Instant-NGP, PSNR in dB", "not known", ours("ngp", "psnr", 2), size("ngp", scene)]]
-    return Table(["experiment", "the paper's", "ours", "ours is of"], rows)
+    return Table(["experiment", "published", "ours", "our setting"], rows)
 
 
 TABLES: dict[str, Callable[[list[Record]], Table]] = {

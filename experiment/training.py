@@ -126,7 +126,7 @@ class CUDAGraphStep:
             stream = torch.cuda.Stream(self.device)
             stream.wait_stream(torch.cuda.current_stream(self.device))
             with torch.cuda.stream(stream), warnings.catch_warnings():
-                # Of an optimizer made to be captured, that it is not: these few steps are meant to run so.
+                # It warns that an optimizer made to be captured is not: these few steps are meant to run so.
                 warnings.filterwarnings("ignore", message="(?s).*without CUDA graph capture")
                 for _ in range(eager):
                     self.step()

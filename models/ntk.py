@@ -44,11 +44,11 @@ def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
 
     calls: list[tuple[nn.Module, Tensor, GradientEdge]] = []
 
-    def note(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+    def keep_input(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
         # The edge, not the tensor, which an activation in place would overwrite.
         calls.append((layer, inputs[0].detach(), get_gradient_edge(output)))
 
-    hooks = [layer.register_forward_hook(note) for layer in layers]
+    hooks = [layer.register_forward_hook(keep_input) for layer in layers]
     try:
         with torch.enable_grad():
             # An input that asks for a gradient makes every layer's output part of the graph, frozen layers or not.

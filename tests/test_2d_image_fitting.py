@@ -30,7 +30,7 @@ def test_quick_run_of_a_bundled_picture(tmp_path):
         assert values[mode]["psnr"] > values[mode.removesuffix("+fr")]["psnr"] + 0.3, values
     assert all(value["psnr_best"] >= value["psnr"] and 0 < value["ssim"] <= 1 for value in values.values())
     assert {file.name for file in (tmp_path / "figures" / "quick").iterdir()} == {
-        "2d_astronaut.png", "2d_astronaut_psnr.png", "2d_astronaut_spectrum.png"}
+        "2d_astronaut_images.png", "2d_astronaut_psnr.png", "2d_astronaut_spectrum.png"}
 
 
 def test_a_short_run_leaves_its_record_reconstruction_and_figures(tmp_path, picture, call):
@@ -44,7 +44,7 @@ def test_a_short_run_leaves_its_record_reconstruction_and_figures(tmp_path, pict
     metrics = record(tmp_path, "2d", "picture", "sin+fr", quick=False)["metrics"]
     assert metrics["psnr"] == pytest.approx(-10 * math.log10(error), abs=1e-5)
     assert {file.name for file in (tmp_path / "figures").iterdir()} == {
-        "2d_picture.png", "2d_picture_psnr.png", "2d_picture_spectrum.png"}
+        "2d_picture_images.png", "2d_picture_psnr.png", "2d_picture_spectrum.png"}
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def test_quick_run_of_a_solid(tmp_path):
         assert values[mode] >= values[mode.removesuffix("+fr")], values
     assert values["sin+fr"] > 0.9 and values["relu+pe+fr"] > values["relu+pe"] + 0.02, values
     assert {file.name for file in (tmp_path / "figures" / "quick").iterdir()} == {
-        "3d_holed_sphere.png", "3d_holed_sphere_iou.png", "3d_holed_sphere_errors.png"}
+        "3d_holed_sphere_surfaces.png", "3d_holed_sphere_iou.png", "3d_holed_sphere_errors.png"}
     _, truth = load_volume("holed_sphere", tmp_path, 16)
     path = stem(tmp_path, "3d", "holed_sphere", "sin+fr")
     arrays = np.load(path.with_suffix(".npz"))
@@ -61,7 +61,7 @@ def test_an_empty_prediction_is_reported_and_drawn(tmp_path, call, small_ball):
     assert "empty volume" in done.stdout
     assert record(tmp_path, "3d", "ball", "relu")["metrics"] == {"iou": 0.0, "chamfer": None, "f_score": None}
     assert {file.name for file in (tmp_path / "figures" / "quick").iterdir()} == {
-        "3d_ball.png", "3d_ball_iou.png", "3d_ball_errors.png"}
+        "3d_ball_surfaces.png", "3d_ball_iou.png", "3d_ball_errors.png"}
 
 
 @pytest.mark.parametrize("arguments, said", [

@@ -68,7 +68,7 @@ def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
         assert depth.shape == (32, 32) and depth[0, 0] == 0 and depth[16, 16] > 100
         assert iio.imread(path / "turntable.gif").shape[:3] == (2, 32, 32)
         assert not path.with_suffix(".ckpt").exists()
-    assert {file.name for file in (finished.path / "figures" / "quick").iterdir()} == {"dvgo_toy.png",
+    assert {file.name for file in (finished.path / "figures" / "quick").iterdir()} == {"dvgo_toy_views.png",
                                                                                       "dvgo_toy_psnr.png"}
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that cannot be written to."""
+"""Files that are written atomically, and folders that cannot be written to."""
 
 import pytest
 

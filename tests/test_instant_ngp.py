@@ -198,7 +198,7 @@ def test_a_run_leaves_a_record_and_all_that_it_tells_of(trained):
         weights = torch.load(path.with_suffix(".pt"), weights_only=True)["field"]
         assert weights["color.2.weight"].shape == (64, 64) and not any("coefficients" in name for name in weights)
     assert not list(trained.rglob("*.ckpt"))
-    assert {file.name for file in (trained / "figures" / "quick").iterdir()} == {"ngp_toy.png", "ngp_toy_psnr.png"}
+    assert {file.name for file in (trained / "figures" / "quick").iterdir()} == {"ngp_toy_views.png", "ngp_toy_psnr.png"}
 
 
 @pytest.mark.parametrize("bg_color", [1.0, 0.0])

@@ -47,7 +47,7 @@ def test_views_are_measured_and_written(bg_color, tmp_path):
         return shown[len(cameras) - 1] if len(cameras) <= 3 else shown[0] / len(cameras), depth
 
     run = Run(tmp_path, "ngp", "toy", "relu", 0, {})
-    metrics, images = radiance_fields.evaluate(run, render, contextlib.nullcontext(), VIEWS,
+    metrics, images = radiance_fields.evaluate(run, render, contextlib.nullcontext(), VIEWS, np.zeros(3),
                                                argparse.Namespace(bg_color=bg_color, frames=4))
     assert metrics["views"] == VIEWS.names and metrics["psnr_views"] == pytest.approx([20, 13.98, 26.02], abs=0.01)
     assert metrics["psnr"] == pytest.approx(20, abs=0.01)  # the mean of the views' own
@@ -78,7 +78,7 @@ def test_a_turntable_is_no_larger_than_400_pixels(tmp_path):
         sizes.append((*camera, height, width))
         return np.zeros((height, width, 3)), np.zeros((height, width))
 
-    radiance_fields.write_turntable(Run(tmp_path, "ngp", "toy", "relu", 0, {}), render, large, 2)
+    radiance_fields.write_turntable(Run(tmp_path, "ngp", "toy", "relu", 0, {}), render, large, np.zeros(3), 2)
     assert sizes == 2 * [(300.0, 300.0, 150.0, 100.0, 200, 300)]
 
 

@@ -21,7 +21,7 @@ class HashGrid(nn.Module):
 
         (x ⊕ 2654435761 y ⊕ 805459861 z) mod T        (Eq. 4),
 
-    with nothing done about collisions. The half cell by which the lattice is shifted, so that the cells of different
+    with nothing done about collisions. The half cell by which the vertices are shifted, so that the cells of different
     levels do not line up, and the sizes are those of the authors' tiny-cuda-nn; where the shift would reach past the
     last grid vertex, the field is continued as a constant.
 
@@ -89,11 +89,11 @@ def corners(x01: Tensor, scale: float, points: int, size: int) -> tuple[Tensor, 
     cell = position.floor()
     upper_weight = position - cell
     lower = cell.long()
-    lattice = torch.stack([lower, lower + 1]).clamp_(0, points - 1)  # (2, S, 3)
+    vertices = torch.stack([lower, lower + 1]).clamp_(0, points - 1)  # (2, S, 3)
     weight = torch.stack([1 - upper_weight, upper_weight])
 
     # Whether lower or upper: x along the first dimension, y along the second, z along the third.
-    x, y, z = lattice[:, None, None, :, 0], lattice[None, :, None, :, 1], lattice[None, None, :, :, 2]
+    x, y, z = vertices[:, None, None, :, 0], vertices[None, :, None, :, 1], vertices[None, None, :, :, 2]
     if points**3 <= size:
         rows = x + points * y + points**2 * z
     else:

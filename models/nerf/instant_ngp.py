@@ -124,7 +124,7 @@ class InstantNGPField(nn.Module):
         start, _ = box_intersection(origins, directions, -corner, corner, near)
         if jitter:
             start = start + step * torch.rand_like(start)
-        # Of the same samples, only those from where the ray enters the box of the occupied cells to where it leaves it.
+        # Only the samples between where the ray enters the box of the occupied cells and where it leaves it.
         inner_start, inner_end = box_intersection(origins, directions, *self.occupancy.bounds(), near)
         first = ((inner_start - start) / step).floor().clamp(min=0)
         past = ((inner_end - start) / step).ceil()

@@ -3,7 +3,7 @@
 With the opacities α_i of a ray's samples and T_i = Π_{j<i} (1 − α_j), the transmittance in front of sample i, the ray's
 color is Σ T_i α_i c_i plus the background times what is left of T at the end (Max, 1995; NeRF, Mildenhall et al.,
 ECCV 2020, Eq. 3). The functions take L_i = log(1 − α_i), which a density gives without ever forming 1 − α:
-−σ_i δ_i, or for DVGO −interval · softplus(raw + shift). Then T_i = exp(Σ_{j<i} L_j) and α_i = −expm1(L_i).
+−σ_i δ_i, or for DVGO −interval · softplus(raw + act_shift). Then T_i = exp(Σ_{j<i} L_j) and α_i = −expm1(L_i).
 """
 
 from collections.abc import Callable
