@@ -14,7 +14,7 @@ from PIL import Image
 from data import toy_scene
 from data.download import DataError
 from data.rgba import read_rgba
-from data.scenes import FAR, NEAR, average, describe, load_scene, near_far, on_background
+from data.scenes import FAR, NEAR, average, describe, load_scene, near_far, on_background, scene_center
 
 ANGLE = 0.7
 
@@ -277,3 +277,13 @@ def test_lego():
     assert scene.train.intrinsics[0, 0] == pytest.approx(1111.111 / 8, abs=1e-3)
     assert np.allclose(np.linalg.norm(scene.train.poses[:, :, 3], axis=1), 4.0311, atol=1e-4)
     assert 0.25 < (scene.train.images[..., 3] > 0).mean() < 0.4  # 31.0 % of the full-size pixels
+
+
+def test_the_middle_of_a_scene_is_the_origin_unless_the_cameras_look_elsewhere():
+    poses = load_scene("toy", Path("nowhere"), 8).train.poses
+    assert np.array_equal(scene_center(poses), np.zeros(3))  # a Blender scene's cameras look past it by little
+    moved = poses.copy()
+    moved[:, :, 3] += (10, -20, 5)
+    assert np.allclose(scene_center(moved), (10, -20, 5), atol=0.4) and near_far(moved) == near_far(poses)
+    parallel = np.tile(poses[:1], (4, 1, 1))
+    assert np.array_equal(scene_center(parallel), np.zeros(3))

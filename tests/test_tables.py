@@ -1,6 +1,7 @@
 """The tables that are made from records."""
 
 import json
+from importlib import import_module
 
 import pytest
 from conftest import write_record
@@ -110,3 +111,12 @@ def test_the_coarse_stage_belongs_to_no_network_and_a_damaged_record_is_named(tm
     path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": None}))
     with pytest.raises(UserError, match="sin-seed0.json is damaged"):
         tables.read_records(tmp_path)
+
+
+@pytest.mark.parametrize("script, wanted", [
+    ("1d_function_fitting", published.CONFIG_1D), ("2d_image_fitting", published.CONFIG_KODAK_05),
+    ("3D_occupance", published.CONFIG_THAI_STATUE), ("dvgo", published.CONFIG_DVGO),
+    ("InstantNGP", published.CONFIG_NGP)])
+def test_a_run_at_the_papers_settings_stands_beside_the_published_value(script, wanted):
+    config = {"shape": wanted.get("shape"), **import_module(script).PAPER["relu"]}
+    assert published.at(wanted, config) and not published.at(wanted, {**config, "lr": 0.5})
