@@ -61,7 +61,7 @@ def test_intrinsics_of_the_test_views_that_are_there(folder):
 
 CONTRADICTIONS = {  # as INTRINSICS, and what the error says
     "distortion": ({**BLENDER, "k1": -0.3}, {}, "k1 -0.3"),
-    "a list of distortions": ({**BLENDER, "k": [0, -0.3]}, {}, "k [0, -0.3]"),
+    "a list of distortions": ({**BLENDER, "k": [0, -0.3]}, {}, r"k \[0, -0.3\]"),
     "a matrix": ({**BLENDER, "intrinsics": [[9, 0, 5], [0, 9, 5], [0, 0, 1]]}, {}, "intrinsics"),
     "another focal length": (BLENDER, {"focal_length": 30}, "focal_length 30"),
     "other axes": ({**BLENDER, "camera_convention": "OPENCV"}, {}, "camera_convention"),
