@@ -227,8 +227,8 @@ def plan(args: argparse.Namespace) -> list[Run]:
 def main() -> None:
     args = parse()
     runs = plan(args)
-    if args.steps is None and slow_runs(runs, args):
-        print("training on the CPU: about two minutes for four networks on two cores; --quick, half a minute")
+    if slow_runs(runs, args):
+        print("training on the CPU: 10,000 steps of four networks take two minutes on two cores; --quick, half a minute")
     sweep(train, [runs], args, parallel=True)
     first = [run for run in runs if run.seed == args.seeds[0]]
     figures.draw_each(partial(draw_fits, first, args), partial(draw_spectra, first, args),
