@@ -228,7 +228,7 @@ def main() -> None:
     args = parse()
     runs = plan(args)
     if slow_runs(runs, args):
-        print("training on the CPU: 10,000 steps of four networks take two minutes on two cores; --quick, half a minute")
+        print("training on the CPU: 10,000 steps of four networks take two minutes on two cores, --quick half of one")
     sweep(train, [runs], args, parallel=True)
     first = [run for run in runs if run.seed == args.seeds[0]]
     figures.draw_each(partial(draw_fits, first, args), partial(draw_spectra, first, args),

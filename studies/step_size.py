@@ -36,8 +36,6 @@ from experiment.records import Run, read_record
 from experiment.sweep import sweep
 from models import FourierReparamLinear
 
-SEEDS = ["0", "1", "2"]
-
 
 class Experiment(NamedTuple):
     """Which runs of which script, and what is looked at."""
@@ -91,7 +89,7 @@ def plan(name: str, args: argparse.Namespace) -> tuple[argparse.Namespace, list[
     experiment, script = EXPERIMENTS[name], import_module(EXPERIMENTS[name].script)
     options = [*experiment.options, *(QUICK.get(name, []) if args.quick else [])]
     modes = [mode for backbone in experiment.backbones for mode in (backbone, f"{backbone}+fr")]
-    ours = script.parse([*options, "--modes", *modes, "--seeds", *(SEEDS[:1] if args.quick else SEEDS), "--data",
+    ours = script.parse([*options, "--modes", *modes, "--seeds", *map(str, args.seeds), "--data",
                          str(args.data), "--device", args.device])
     ours.results, ours.figures = args.results, args.figures
     planned: dict[str, list[Run]] = {}
@@ -219,6 +217,7 @@ def parse() -> argparse.Namespace:
     add = parser.add_argument
     add("--only", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS), metavar="E",
         help=f"which experiments, of {', '.join(EXPERIMENTS)}")
+    add("--seeds", nargs="+", type=cli.whole(0), default=[0, 1, 2], metavar="S", help="default: 0 1 2; --quick, 0")
     add("--draw", action="store_true", help="train nothing; draw and print what is there")
     add("--quick", action="store_true", help="a tenth of the steps, one seed")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
@@ -227,6 +226,7 @@ def parse() -> argparse.Namespace:
         add(f"--{name}", type=Path, default=Path(default), metavar="DIR", help=f"default: {default}")
     args = parser.parse_args()
     if args.quick:
+        args.seeds = args.seeds[:1]
         args.results, args.figures, args.reference = (folder / "quick" for folder in (
             args.results, args.figures, args.reference))
     return args
