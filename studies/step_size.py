@@ -30,6 +30,7 @@ import torch
 from matplotlib.axes import Axes
 
 from experiment import cli, figures
+from experiment.errors import UserError
 from experiment.labels import LABELS
 from experiment.metrics import mean_and_spread
 from experiment.records import Run, read_record
@@ -184,6 +185,9 @@ COLUMNS = ["experiment", "backbone", "FR's step / plain's", "gain at the paper's
 def draw(pairs: list[Pair], args: argparse.Namespace) -> None:
     """A panel a pair: the metric over the step of W, baseline dashed, FR solid, the spread of the seeds as a band."""
     shown = [(pair, values) for pair in pairs if (values := measured(pair, args))]
+    if not shown:
+        raise UserError(f"no record of all its seeds below {args.results} or {args.reference}; without --draw it is "
+                        "trained")
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure, axes = figures.subplots(rows, columns, 3.4 * columns, 2.9 * rows + 0.8)
