@@ -96,8 +96,9 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if not np.isfinite(vertices).all():
             raise ValueError("a vertex is not finite")
     except Exception as error:  # a damaged file raises nearly anything
-        raise DataError(f"{path} cannot be read as a mesh ({' '.join(str(error).split())}); export it again, "
-                        "as triangles") from error
+        # Where a text file is damaged, trimesh looks for a package that would guess its encoding.
+        reason = "it is damaged" if isinstance(error, ImportError) else " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read as a mesh ({reason}); export it again, as triangles") from error
 
     vertices = vertices / max(np.abs(vertices).max(), np.finfo(float).tiny)  # as the difference of two could overflow
     low, high = vertices.min(axis=0), vertices.max(axis=0)
