@@ -241,7 +241,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
     figures.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
-                      args.figures / f"2d_{runs[0].case}_psnr.png")
+                        args.figures / f"2d_{runs[0].case}_psnr.png")
 
 
 def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
@@ -255,7 +255,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
     figures.save_curves(figure, f"{runs[0].case}: radially averaged spectrum of the error{title_suffix(runs[0], args)}",
-                      args.figures / f"2d_{runs[0].case}_spectrum.png")
+                        args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

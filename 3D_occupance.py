@@ -192,7 +192,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_minor_locator(NullLocator())
     figures.save_curves(figure, f"{runs[0].case}: IoU over training{title_suffix(runs[0], args)}",
-                      args.figures / f"3d_{runs[0].case}_iou.png")
+                        args.figures / f"3d_{runs[0].case}_iou.png")
 
 
 def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
@@ -210,7 +210,7 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     silhouette = 0.12 * (seen(volume) > 0)[..., None]
     panel = 2.6
     figure, panels = figures.grid_by_backbone([run.mode for run in runs], panel,
-                                            panel * silhouette.shape[0] / silhouette.shape[1] + 0.6)
+                                              panel * silhouette.shape[0] / silhouette.shape[1] + 0.6)
     colors = [np.array(to_rgb(figures.COLORS[mode])) for mode in ("relu", "sin")]  # blue and orange
     for mode, (missed, added) in wrong.items():
         ink = sum((counts / most).clip(0, 1)[..., None] * (1 - color) for counts, color in zip((missed, added), colors))

@@ -7,6 +7,7 @@ from skimage.metrics import structural_similarity
 
 SSIM_WINDOW = 11  # pixels a side; no smaller image has an SSIM
 
+
 def psnr(mse: float | np.ndarray) -> np.ndarray:
     """10 log10(1 / MSE) in dB, of values in [0, 1]; equal images have 100 dB, not infinity."""
     return 10 * np.log10(1 / np.maximum(mse, 1e-10))

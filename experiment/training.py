@@ -44,7 +44,7 @@ def prepare(args: argparse.Namespace, seed: int,
 
 
 def blocks(run: Run, args: argparse.Namespace, clock: Stopwatch, losses: Tensor, state: dict[str, Any],
-                    merit: Callable[[float], str], stop_every: Sequence[int] = ()) -> Iterator[range]:
+           merit: Callable[[float], str], stop_every: Sequence[int] = ()) -> Iterator[range]:
     """The steps of a training, in blocks after each of which the progress is shown and the loss has to be finite.
 
         for block in training.blocks(run, args, clock, losses, state, merit):
