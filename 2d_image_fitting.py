@@ -238,7 +238,6 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
                       **figures.line_style(run.mode), label=label)
         else:
             axis.plot(curve, **figures.line_style(run.mode), label=label)
-    axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
     figures.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
                         args.figures / f"2d_{runs[0].case}_psnr.png")
@@ -254,6 +253,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
+    figures.plain_log_labels(axis.yaxis)
     figures.save_curves(figure, f"{runs[0].case}: radially averaged spectrum of the error{title_suffix(runs[0], args)}",
                         args.figures / f"2d_{runs[0].case}_spectrum.png")
 

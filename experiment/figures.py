@@ -10,10 +10,11 @@ import imageio.v3 as iio
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from scipy.ndimage import uniform_filter
 
 from experiment.errors import UserError, describe
@@ -54,6 +55,13 @@ def subplots(rows: int, columns: int, width: float, height: float, **options: An
     """A figure of `width` × `height` inches and its axes, (rows, columns)."""
     figure = Figure(figsize=(width, height))
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def plain_log_labels(*axes: Axis) -> None:
+    """Label logarithmic x or y axes with plain numbers: matplotlib's own labels are math text, which is off here."""
+    for axis in axes:
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
 
 
 def line_style(mode: str) -> dict[str, Any]:

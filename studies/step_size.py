@@ -206,13 +206,16 @@ def draw(pairs: list[Pair], args: argparse.Namespace) -> None:
                 axis.plot(pair.lr * paper, values[with_fr, paper].mean(), "o" if with_fr else "s", color=style["color"],
                           markersize=9, fillstyle="none", label=f"{'FR' if with_fr else 'plain'} at the paper's rate")
         axis.set_xscale("log")
+        figures.plain_log_labels(axis.xaxis)
         if experiment.metric == "loss":
             axis.set_yscale("log")
+            figures.plain_log_labels(axis.yaxis)
         axis.set_title(f"{pair.name}: {LABELS[pair.backbone]}")
         axis.set_ylabel(experiment.label)
         axis.set_xlabel("step of W per update")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, 2 * columns))
-    figure.suptitle(f"The same steps of W: FR and its baseline{', quick' * args.quick}")
+    seeds = f"seed{'s' * (len(args.seeds) > 1)} {', '.join(map(str, args.seeds))}"
+    figure.suptitle(f"The same steps of W: FR and its baseline ({seeds}{', quick' * args.quick})")
     figures.save(figure, args.figures / "step_size.png")
 
 
