@@ -113,7 +113,7 @@ def basis_for(mode: str, **basis: Any) -> dict[str, Any]:
 
 def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,
                      network: nn.Module | None = None) -> list[dict[str, Any]]:
-    """The parameters of a model for an optimizer, in two groups with a learning rate each.
+    """The parameters of a model for an optimizer, in two groups with a learning rate each; in one if that is the same.
 
     Args:
         lr: of all parameters but the weights of the hidden-to-hidden layers.
@@ -125,6 +125,8 @@ def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,
     Returns:
         Groups with `params`, `lr`, and the same number as `initial_lr`, from which schedules start.
     """
+    if hidden_lr == 1:  # a step of two groups takes longer
+        return [{"params": list(model.parameters()), "lr": lr, "initial_lr": lr}]
     linear = [layer for layer in (network or model).modules() if isinstance(layer, (nn.Linear, FourierReparamLinear))]
     hidden = [layer.weight if isinstance(layer, nn.Linear) else layer.coefficients for layer in linear[1:-1]]
     others = [parameter for parameter in model.parameters() if not any(parameter is weight for weight in hidden)]
