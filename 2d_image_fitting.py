@@ -57,8 +57,6 @@ QUICK_SIDE = 72  # pixels of the longer side
 LOOKS = 20  # at the whole image, in a training of batches
 IN_CACHE = 8_192  # pixels
 
-Images = dict[str, np.ndarray]
-
 
 def train(run: Run, args: argparse.Namespace) -> str:
     """Train one network on one image, write its record and reconstruction, return the line that sums it up."""
@@ -191,9 +189,9 @@ def sources(args: argparse.Namespace) -> list[str]:
     return list(map(str, range(1, 25))) if args.image == ["all"] else list(dict.fromkeys(args.image))
 
 
-def load_images(args: argparse.Namespace) -> Images:
+def load_images(args: argparse.Namespace) -> dict[str, np.ndarray]:
     """The images that the options ask for, by case."""
-    images: Images = {}
+    images: dict[str, np.ndarray] = {}
     for source in sources(args):
         case, image = load_once(source, args.data, args.downscale, args.quick)
         if case in images:
@@ -238,6 +236,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
                       **figures.line_style(run.mode), label=label)
         else:
             axis.plot(curve, **figures.line_style(run.mode), label=label)
+    axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
     figures.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
                         args.figures / f"2d_{runs[0].case}_psnr.png")
