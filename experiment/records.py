@@ -204,12 +204,12 @@ def recorded_run(results: Path, experiment: str, case: str, mode: str, seed: int
         UserError: it is not there or not finished, or its record is damaged.
     """
     run = Run(results, experiment, case, mode, seed, {})
-    for suffix in (".ckpt", ".json", ".npz"):
-        if run.path(suffix).exists() == (suffix == ".ckpt"):
-            what = "not finished" if suffix == ".ckpt" else "missing"
-            raise UserError(f"{instead} ({run.path(suffix)} is {what})")
-    record = read_record(run.path(".json"))
-    return replace(run, config=record["config"], precision=record["environment"]["precision"])
+    if run.path(".json").exists():
+        record = read_record(run.path(".json"))
+        run = replace(run, config=record["config"], precision=record["environment"]["precision"])
+    if missing := run.missing():
+        raise UserError(f"{instead} ({missing} is {'not finished' if missing.suffix == '.ckpt' else 'missing'})")
+    return run
 
 
 def environment(device: str, precision: str) -> dict[str, str]:
