@@ -7,12 +7,14 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.encodings import PositionalEncoding
 from models.fourier_reparam import (
     FourierReparamLinear,
     as_count,
     as_positive,
+    beyond_forward,
     check_basis,
 )
 
@@ -33,6 +35,31 @@ class Sine(nn.Module):
 
     def extra_repr(self) -> str:
         return f"omega={self.omega:g}"
+
+
+def is_plain(module: nn.Module, *classes: type[nn.Module]) -> bool:
+    """Whether a call of `module` does what the `forward` of one of `classes` does and nothing else."""
+    return any(isinstance(module, cls) and not beyond_forward(module, cls) for cls in classes)
+
+
+class SineNetwork(nn.Sequential):
+    """Modules one after another, with each sine's ω₀ multiplied into the linear or FR layer in front of it.
+
+    sin(ω₀ (x Wᵀ + b)) = sin(x (ω₀ W)ᵀ + ω₀ b), and W and b are small where the activations are many: in a training step
+    they are read or written 7 times, not 11. A layer or sine that is not plain, as where it has hooks, is called by
+    itself, as in any `nn.Sequential`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        modules: list[Any] = list(self)
+        while modules:
+            layer = modules.pop(0)
+            if modules and is_plain(layer, nn.Linear, FourierReparamLinear) and is_plain(modules[0], Sine):
+                omega = modules.pop(0).omega
+                x = F.linear(x, omega * layer.weight, None if layer.bias is None else omega * layer.bias).sin()
+            else:
+                x = layer(x)
+        return x
 
 
 def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features: int, hidden_layers: int,
@@ -99,7 +126,7 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
 
     last = nn.Linear(width, out_features)
     nn.init.uniform_(last.weight, -hidden_bound, hidden_bound)
-    return nn.Sequential(*layers, last)
+    return (SineNetwork if sine else nn.Sequential)(*layers, last)
 
 
 def basis_for(mode: str, **basis: Any) -> dict[str, Any]:

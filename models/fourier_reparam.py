@@ -220,16 +220,11 @@ class FourierReparamLinear(nn.Module):
         Raises:
             ValueError: the layer does more than x Wᵀ + b, or has hooks or parametrizations, which would be lost.
         """
-        obstacles = {
-            "a forward of its own": getattr(self.forward, "__func__", None) is not FourierReparamLinear.forward
-            or type(self).__call__ is not nn.Module.__call__,
-            "hooks (pruning and the like are hooks, too)": self._forward_hooks or self._forward_pre_hooks
-            or self._backward_hooks or self._backward_pre_hooks,
-            "parametrizations": is_parametrized(self),
-        }
-        for obstacle, found in obstacles.items():
-            if found:
-                raise ValueError(f"a {type(self).__name__} with {obstacle} cannot be folded into a linear layer")
+        obstacle = beyond_forward(self, FourierReparamLinear)
+        if not obstacle and is_parametrized(self):
+            obstacle = "parametrizations"
+        if obstacle:
+            raise ValueError(f"a {type(self).__name__} with {obstacle} cannot be folded into a linear layer")
         linear = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features,
                                     device=self.bias.device, dtype=self.bias.dtype)
         with torch.no_grad():
@@ -243,6 +238,15 @@ class FourierReparamLinear(nn.Module):
         return (f"in_features={self.in_features}, out_features={self.out_features}, low_freq_num={self.low_freq_num}, "
                 f"high_freq_num={self.high_freq_num}, phase_num={self.phase_num}, alpha={self.alpha:g}, "
                 f"omega={self.omega:g}")
+
+
+def beyond_forward(module: nn.Module, cls: type[nn.Module]) -> str:
+    """What a call of `module` does beside the `forward` of `cls`, in words; empty if nothing."""
+    if getattr(module.forward, "__func__", None) is not cls.forward or type(module).__call__ is not nn.Module.__call__:
+        return "a forward of its own"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "hooks (pruning and the like are hooks, too)"
+    return ""
 
 
 def as_count(name: str, value: int, smallest: int = 1) -> int:

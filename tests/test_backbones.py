@@ -2,13 +2,16 @@
 
 import math
 import re
+from collections import Counter
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import MODES, FourierReparamLinear, build_inr, fold, parameter_groups
+from models import MODES, FourierReparamLinear, Sine, build_inr, fold, parameter_groups
 
 SETTINGS = {"out_features": 3, "hidden_features": 32, "hidden_layers": 2, "low_freq_num": 6, "high_freq_num": 6,
             "phase_num": 4, "alpha": 0.05, "first_omega": 20.0, "hidden_omega": 10.0}
@@ -70,6 +73,78 @@ def test_outputs_and_training_agree_with_the_plain_implementation(mode, in_featu
             losses.append(loss.item())
         assert losses[0] == pytest.approx(losses[1], rel=1e-3)
     assert losses[0] < 0.7 * F.mse_loss(network(mode, in_features)(x), target).item()
+
+
+def replaced(i, module):
+    def change(model):
+        model[i] = module.double()
+    return change
+
+
+class Halved(FourierReparamLinear):
+    def forward(self, x):
+        return super().forward(x) / 2
+
+
+@pytest.mark.parametrize("change", [
+    lambda model: None,
+    fold,
+    lambda model: model[0].register_forward_hook(lambda layer, x, y: y + 1),
+    lambda model: model[2].register_forward_pre_hook(lambda layer, x: (x[0] * 2,)),
+    lambda model: model[3].register_forward_hook(lambda sine, x, y: x[0] + y),
+    lambda model: model[4].register_full_backward_hook(lambda layer, x, y: (3 * x[0],)),
+    lambda model: torch.nn.utils.prune.random_unstructured(model[0], "weight", 0.5),
+    lambda model: torch.nn.utils.parametrizations.weight_norm(model[0]),
+    lambda model: torch.nn.utils.parametrizations.weight_norm(model[2], "coefficients"),
+    replaced(0, torch.nn.Linear(2, 32, bias=False)),
+    replaced(1, torch.nn.Tanh()),
+    replaced(2, torch.nn.Identity()),
+    replaced(2, Halved(32, 32, low_freq_num=6, high_freq_num=6, phase_num=4, alpha=0.05)),
+    lambda model: model.insert(1, torch.nn.Dropout(0.0)),
+    lambda model: model.append(Sine(2.0)),
+])
+def test_omega_in_the_weights_is_omega_in_the_sine(change):
+    model = network("sin+fr").double()
+    changed = change(model)
+    model = changed.double() if isinstance(changed, torch.nn.Sequential) else model
+    x = torch.rand(7, 2, dtype=torch.float64, requires_grad=True)
+    outcomes = []
+    for forward in (type(model).forward, torch.nn.Sequential.forward):  # the latter calls one module after another
+        output = forward(model, x)
+        outcomes.append([output, *torch.autograd.grad(output.square().sum(), [x, *model.parameters()])])
+    for found, expected in zip(*outcomes, strict=True):
+        assert (found - expected).abs().max() <= 1e-11 * expected.abs().max()
+
+
+def test_a_sine_costs_no_more_passes_over_the_activations_than_it_must():
+    class Passes(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.names = Counter()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            output = func(*args, **(kwargs or {}))
+            if isinstance(output, torch.Tensor) and output.shape == (5000, 32):
+                self.names[func.overloadpacket.__name__] += 1
+            return output
+
+    for mode in ("sin", "sin+fr"):
+        model, x = network(mode), torch.rand(5000, 2)
+        with Passes() as passes:
+            model(x).sum().backward()
+        assert passes.names == {"addmm": 3, "sin": 3, "mm": 3, "cos": 3, "mul": 3}
+
+
+@pytest.mark.parametrize("mode", ["sin", "sin+fr"])
+def test_sine_networks_under_transforms_and_compile(mode):
+    model, x = network(mode, out_features=1).double(), torch.rand(5, 2, dtype=torch.float64)
+    laplacian = torch.func.vmap(lambda x: torch.func.hessian(lambda x: model(x)[0])(x).trace())(x)
+    x.requires_grad_()
+    gradient, = torch.autograd.grad(model(x).sum(), x, create_graph=True)
+    expected = sum(torch.autograd.grad(gradient[:, i].sum(), x, retain_graph=True)[0][:, i] for i in range(2))
+    assert torch.allclose(laplacian, expected, rtol=1e-9)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(x), model(x), rtol=1e-9)
 
 
 @pytest.mark.parametrize("mode", MODES)
