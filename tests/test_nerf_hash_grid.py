@@ -7,8 +7,9 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.nerf.hash_grid import HashGrid, corners
+from models.nerf.hash_grid import HashGrid
 
 RESOLUTIONS = [16, 22, 28, 37, 49, 64, 85, 112, 148, 195, 256, 338, 446, 589, 777, 1024]
 
@@ -68,11 +69,12 @@ def test_hash_is_that_of_32_bit_arithmetic(log2_size):
     rng = np.random.default_rng(0)
     cells = np.concatenate([rng.integers(0, 1022, (500, 3)), [[0, 0, 0], [1021, 1021, 1021]]])
     # Of the 8 corners the lower one on all axes comes first, and at the middle of a cell all weigh the same.
-    rows, weights = corners(torch.from_numpy(cells / 1023.0), 1023.0, 1024, 2**log2_size)
+    grid = HashGrid(levels=1, log2_size=log2_size, coarsest=1024, finest=1024)
+    rows, weights = grid.corners(torch.from_numpy(cells / 1023.0), slice(0, 1))
     x, y, z = cells.astype(np.uint32).T
     with np.errstate(over="ignore"):
         expected = (x ^ y * np.uint32(2654435761) ^ z * np.uint32(805459861)) % np.uint32(2**log2_size)
-    assert torch.equal(rows[0], torch.from_numpy(expected.astype(np.int64)))
+    assert torch.equal(rows[0, 0], torch.from_numpy(expected.astype(np.int32)))
     assert torch.allclose(weights, torch.full_like(weights, 1 / 8), atol=1e-9)
 
 
@@ -125,11 +127,42 @@ def test_gradient_is_that_of_plain_autograd_and_reaches_the_table_alone():
     assert x01.grad is None
     table = grid.table.detach().clone().requires_grad_()
     plain = []
-    for part, *level in zip(table.split(grid.sizes), grid.scales, grid.resolutions, grid.sizes):
-        rows, weights = corners(x01.detach(), *level)
-        plain.append((part[rows] * weights[..., None]).sum(0))
+    for level in range(grid.levels):
+        rows, weights = grid.corners(x01.detach(), slice(level, level + 1))
+        plain.append((table[rows[:, 0]] * weights[:, 0, :, None]).sum(0))
     torch.cat(plain, 1).backward(upstream)
     assert torch.allclose(grid.table.grad, table.grad, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{}, {"levels": 1}, {"features": 3}, {"features": 4}, {"log2_size": 16}])
+def test_levels_at_once_as_on_a_gpu_give_the_same_numbers(monkeypatch, settings):
+    grid, x01 = small_grid(**settings), torch.rand(300, 3)
+    upstream, outcomes = torch.randn(300, grid.out_features), []
+    ends = sorted({0, grid.dense_levels, grid.levels})
+    for batches in (grid.batches(), [slice(*pair) for pair in itertools.pairwise(ends)]):
+        monkeypatch.setattr(HashGrid, "batches", lambda grid, batches=batches: batches)
+        encoded = grid(x01)
+        outcomes.append((encoded.detach(), *torch.autograd.grad(encoded, grid.table, upstream)))
+    assert len(batches) < grid.levels or settings == {"levels": 1}
+    for found, expected in zip(*outcomes):
+        assert torch.allclose(found, expected, rtol=0, atol=1e-6)  # sums of 8 numbers below 1, in another order
+
+
+def test_few_calls_whatever_the_number_of_levels(monkeypatch):
+    """Each call is a kernel or more on a GPU, whose launch takes longer than what it computes."""
+    calls = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            calls.append(func)
+            return func(*args, **(kwargs or {}))
+
+    grid = HashGrid()
+    batches = [slice(0, grid.dense_levels), slice(grid.dense_levels, grid.levels)]
+    monkeypatch.setattr(HashGrid, "batches", lambda grid: batches)
+    with Count():
+        grid(torch.rand(10, 3)).sum().backward()
+    assert len([func for func in calls if not func.is_view]) < 110
 
 
 def test_only_the_points_are_kept_for_the_backward_pass():

@@ -1,11 +1,11 @@
 """The multiresolution hash encoding of Instant-NGP (Müller, Evans, Schied and Keller, SIGGRAPH 2022, section 3)."""
 
+import itertools
 import math
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional as F
 
 from models.fourier_reparam import as_count
 
@@ -38,10 +38,16 @@ class HashGrid(nn.Module):
         table: a Parameter of shape (rows of all levels, F), from U(±1e-4) at the start.
         out_features: L F.
         scales, resolutions, sizes: s_l, R_l and the number of rows, a tuple of L each.
+        dense_levels: how many levels, the coarsest ones, have a row for each vertex.
 
     Raises:
         ValueError: a number that is not whole or not positive, or `finest` below `coarsest`.
     """
+
+    _scale: Tensor
+    _points: Tensor
+    _start: Tensor
+    _strides: Tensor
 
     def __init__(self, levels: int = 16, features: int = 2, log2_size: int = 19, coarsest: int = 16,
                  finest: int = 1024):
@@ -57,7 +63,19 @@ class HashGrid(nn.Module):
         # Some s_l is a whole number (63 at the default's level 5) but for rounding, which must not decide the size.
         self.resolutions = tuple(math.ceil(scale - 1e-4) + 1 for scale in self.scales)
         self.sizes = tuple(min(-(-points**3 // 8) * 8, 2**self.log2_size) for points in self.resolutions)
+        if sum(self.sizes) > 2**31:
+            raise ValueError(f"a table of {sum(self.sizes)} rows is too large; log2_size={self.log2_size}")
+        self.dense_levels = sum(points**3 <= size for points, size in zip(self.resolutions, self.sizes))
         self.table = nn.Parameter(torch.empty(sum(self.sizes), self.features))
+        # In int32 a product is right in its last 32 bits, and the hash needs no more; a prime of 32 bits is written as
+        # the negative number with the same bits.
+        primes = [(prime + 2**31) % 2**32 - 2**31 for prime in PRIMES]
+        strides = [[1, points, points**2] if level < self.dense_levels else primes
+                   for level, points in enumerate(self.resolutions)]
+        starts = itertools.accumulate(self.sizes[:-1], initial=0)
+        for name, numbers, dtype in (("_scale", self.scales, torch.float64), ("_points", self.resolutions, torch.int32),
+                                     ("_start", list(starts), torch.int32), ("_strides", strides, torch.int32)):
+            self.register_buffer(name, torch.tensor(numbers, dtype=dtype).unsqueeze(1), persistent=False)  # (L, 1, …)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -73,58 +91,85 @@ class HashGrid(nn.Module):
         Returns:
             The features, coarsest level first, shape (S, L F), in the dtype of the table.
         """
-        return _Interpolate.apply(x01.to(self.table.dtype), self.table, self.scales, self.resolutions, self.sizes)
+        return _Interpolate.apply(x01.to(self.table.dtype), self.table, self)
+
+    def batches(self) -> list[slice]:
+        """The levels that are encoded at once: on a GPU the dense and the hashed ones, on a CPU each by itself.
+
+        A GPU wants few and large kernels. A CPU wants the rows of one level, 4 MB at the paper's size, in its cache.
+        """
+        if self.table.device.type == "cpu":
+            return [slice(level, level + 1) for level in range(self.levels)]
+        ends = sorted({0, self.dense_levels, self.levels})
+        return [slice(*pair) for pair in itertools.pairwise(ends)]
+
+    def corners(self, x01: Tensor, levels: slice) -> tuple[Tensor, Tensor]:
+        """The rows of the table of the 8 grid vertices around each of S points, and their trilinear weights.
+
+        Args:
+            x01: (S, 3).
+            levels: N neighboring levels, all dense or all hashed.
+
+        Returns:
+            int32 and x01's dtype, both (8, N, S): corner-major, which keeps every operation on them contiguous.
+        """
+        position = x01.T.unsqueeze(1) * self._scale[levels].to(x01.dtype) + 0.5  # (3, N, S)
+        cell = position.floor()
+        upper_weight = position - cell
+        lower = cell.int()
+        last = self._points[levels] - 1
+        vertices = torch.stack([lower, lower + 1]).clamp_(torch.zeros_like(last), last)  # (2, 3, N, S)
+        vertices *= self._strides[levels].permute(2, 0, 1)
+        weight = torch.stack([1 - upper_weight, upper_weight])
+
+        # Whether lower or upper: x along the first dimension, y along the second, z along the third.
+        x, y, z = vertices[:, None, None, 0], vertices[None, :, None, 1], vertices[None, None, :, 2]
+        if levels.start < self.dense_levels:
+            rows = x + y + (z + self._start[levels])
+        else:  # T is a power of two, so that the remainder is a matter of bits
+            last_row = 2**self.log2_size - 1
+            rows = ((x & last_row) ^ (y & last_row) ^ (z & last_row)).add_(self._start[levels])
+        weights = weight[:, None, None, 0] * weight[None, :, None, 1] * weight[None, None, :, 2]
+        return rows.flatten(0, 2), weights.flatten(0, 2)
 
     def extra_repr(self) -> str:
         return (f"levels={self.levels}, features={self.features}, log2_size={self.log2_size}, "
                 f"coarsest={self.coarsest}, finest={self.finest}")
 
 
-def corners(x01: Tensor, scale: float, points: int, size: int) -> tuple[Tensor, Tensor]:
-    """The rows in one level of the 8 grid vertices around each of S points, and their trilinear weights.
+def _columns(numbers: Tensor) -> tuple[Tensor, ...]:
+    """The numbers (…, F) by feature, (…) each; by pair, as one complex number, where they come in pairs.
 
-    Both have shape (8, S): corner-major, which keeps every operation on them contiguous.
+    So that the memory of a row is visited once for both features, which is what the encoding spends its time on.
     """
-    position = x01 * scale + 0.5
-    cell = position.floor()
-    upper_weight = position - cell
-    lower = cell.long()
-    vertices = torch.stack([lower, lower + 1]).clamp_(0, points - 1)  # (2, S, 3)
-    weight = torch.stack([1 - upper_weight, upper_weight])
-
-    # Whether lower or upper: x along the first dimension, y along the second, z along the third.
-    x, y, z = vertices[:, None, None, :, 0], vertices[None, :, None, :, 1], vertices[None, None, :, :, 2]
-    if points**3 <= size:
-        rows = x + points * y + points**2 * z
-    else:
-        # Below 2^32 times the resolution, so that int64 holds the products exactly. T is a power of two.
-        rows = (PRIMES[0] * x ^ PRIMES[1] * y ^ PRIMES[2] * z) & (size - 1)
-    weights = weight[:, None, None, :, 0] * weight[None, :, None, :, 1] * weight[None, None, :, :, 2]
-    return rows.flatten(0, 2), weights.flatten(0, 2)
+    if numbers.shape[-1] % 2 == 0:
+        numbers = torch.view_as_complex(numbers.unflatten(-1, (-1, 2)))
+    return numbers.unbind(-1)
 
 
 class _Interpolate(torch.autograd.Function):
-    """Keeps only the points for the backward pass: rows and weights would be 96 numbers a level and sample more."""
+    """Keeps only the points for the backward pass: rows and weights would be 64 numbers a level and sample more."""
 
     @staticmethod
-    def forward(ctx, x01: Tensor, table: Tensor, scales: tuple, resolutions: tuple, sizes: tuple) -> Tensor:
+    def forward(ctx, x01: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
         ctx.save_for_backward(x01)
-        ctx.levels, ctx.features = (scales, resolutions, sizes), table.shape[1]
-        encoded = []
-        for part, *level in zip(table.split(sizes), scales, resolutions, sizes):
-            rows, weights = corners(x01, *level)
-            encoded.append((F.embedding(rows, part) * weights[..., None]).sum(0))
-        return torch.cat(encoded, dim=1)
+        ctx.grid = grid
+        encoded = table.new_empty(len(x01), grid.levels, grid.features)
+        for levels in grid.batches():
+            rows, weights = grid.corners(x01, levels)
+            for column, target in zip(_columns(table), _columns(encoded)):
+                corners = column.index_select(0, rows.flatten()).view_as(rows)
+                target[:, levels] = (corners * weights).sum(0).T
+        return encoded.flatten(1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
-        (x01,) = ctx.saved_tensors
-        scales, resolutions, sizes = ctx.levels
-        table_gradient = gradient.new_zeros(sum(sizes), ctx.features)
-        columns = iter(gradient.unbind(1))
-        for part, *level in zip(table_gradient.split(sizes), scales, resolutions, sizes):
-            rows, weights = corners(x01, *level)
-            for target in part.unbind(1):
-                target.scatter_add_(0, rows.flatten(), (weights * next(columns)).flatten())
-        return None, table_gradient, None, None, None
+        (x01,), grid = ctx.saved_tensors, ctx.grid
+        table_gradient = gradient.new_zeros(sum(grid.sizes), grid.features)
+        gradient = gradient.contiguous().view(len(x01), grid.levels, grid.features).transpose(0, 1)  # (L, S, F)
+        for levels in grid.batches():
+            rows, weights = grid.corners(x01, levels)
+            for target, column in zip(_columns(table_gradient), _columns(gradient)):
+                target.index_add_(0, rows.flatten(), (weights * column[levels]).flatten())
+        return None, table_gradient, None
