@@ -45,9 +45,11 @@ class HashGrid(nn.Module):
     """
 
     _scale: Tensor
-    _points: Tensor
+    _last: Tensor
     _start: Tensor
     _strides: Tensor
+    _lower_upper: Tensor
+    _zero: Tensor
 
     def __init__(self, levels: int = 16, features: int = 2, log2_size: int = 19, coarsest: int = 16,
                  finest: int = 1024):
@@ -72,10 +74,16 @@ class HashGrid(nn.Module):
         primes = [(prime + 2**31) % 2**32 - 2**31 for prime in PRIMES]
         strides = [[1, points, points**2] if level < self.dense_levels else primes
                    for level, points in enumerate(self.resolutions)]
-        starts = itertools.accumulate(self.sizes[:-1], initial=0)
-        for name, numbers, dtype in (("_scale", self.scales, torch.float64), ("_points", self.resolutions, torch.int32),
-                                     ("_start", list(starts), torch.int32), ("_strides", strides, torch.int32)):
-            self.register_buffer(name, torch.tensor(numbers, dtype=dtype).unsqueeze(1), persistent=False)  # (L, 1, …)
+
+        def beside_points(name: str, numbers, dtype: torch.dtype = torch.int32) -> None:
+            self.register_buffer(name, torch.tensor(numbers, dtype=dtype).unsqueeze(-1), persistent=False)
+
+        beside_points("_scale", self.scales, torch.float64)
+        beside_points("_last", [points - 1 for points in self.resolutions])
+        beside_points("_start", list(itertools.accumulate(self.sizes[:-1], initial=0)))
+        beside_points("_strides", list(zip(*strides)))  # (3, L, 1)
+        beside_points("_lower_upper", [[0], [1]])
+        beside_points("_zero", 0)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -94,21 +102,20 @@ class HashGrid(nn.Module):
         return _Interpolate.apply(x01.to(self.table.dtype), self.table, self)
 
     def batches(self) -> list[slice]:
-        """The levels that are encoded at once: on a GPU the dense and the hashed ones, on a CPU each by itself.
+        """The levels that are encoded at once: on a GPU all, on a CPU each by itself.
 
         A GPU wants few and large kernels. A CPU wants the rows of one level, 4 MB at the paper's size, in its cache.
         """
         if self.table.device.type == "cpu":
             return [slice(level, level + 1) for level in range(self.levels)]
-        ends = sorted({0, self.dense_levels, self.levels})
-        return [slice(*pair) for pair in itertools.pairwise(ends)]
+        return [slice(0, self.levels)]
 
     def corners(self, x01: Tensor, levels: slice) -> tuple[Tensor, Tensor]:
         """The rows of the table of the 8 grid vertices around each of S points, and their trilinear weights.
 
         Args:
             x01: (S, 3).
-            levels: N neighboring levels, all dense or all hashed.
+            levels: N neighboring levels.
 
         Returns:
             int32 and x01's dtype, both (8, N, S): corner-major, which keeps every operation on them contiguous.
@@ -116,21 +123,22 @@ class HashGrid(nn.Module):
         position = x01.T.unsqueeze(1) * self._scale[levels].to(x01.dtype) + 0.5  # (3, N, S)
         cell = position.floor()
         upper_weight = position - cell
-        lower = cell.int()
-        last = self._points[levels] - 1
-        vertices = torch.stack([lower, lower + 1]).clamp_(torch.zeros_like(last), last)  # (2, 3, N, S)
-        vertices *= self._strides[levels].permute(2, 0, 1)
+        vertices = cell.int() + self._lower_upper[:, None]  # (2, 3, N, S)
+        vertices = vertices.clamp_(self._zero, self._last[levels]).mul_(self._strides[:, levels])
         weight = torch.stack([1 - upper_weight, upper_weight])
 
         # Whether lower or upper: x along the first dimension, y along the second, z along the third.
         x, y, z = vertices[:, None, None, 0], vertices[None, :, None, 1], vertices[None, None, :, 2]
-        if levels.start < self.dense_levels:
-            rows = x + y + (z + self._start[levels])
-        else:  # T is a power of two, so that the remainder is a matter of bits
-            last_row = 2**self.log2_size - 1
-            rows = ((x & last_row) ^ (y & last_row) ^ (z & last_row)).add_(self._start[levels])
         weights = weight[:, None, None, 0] * weight[None, :, None, 1] * weight[None, None, :, 2]
-        return rows.flatten(0, 2), weights.flatten(0, 2)
+        start, dense = self._start[levels], max(self.dense_levels - levels.start, 0)
+        rows = []
+        if dense:
+            rows.append(x[..., :dense, :] + y[..., :dense, :] + (z[..., :dense, :] + start[:dense]))
+        if dense < len(start):  # T is a power of two, so that the remainder is a matter of bits
+            hashed = x[..., dense:, :] ^ y[..., dense:, :] ^ z[..., dense:, :]
+            rows.append(hashed.bitwise_and_(2**self.log2_size - 1).add_(start[dense:]))
+        all_rows = torch.cat(rows, dim=3) if len(rows) > 1 else rows[0]
+        return all_rows.flatten(0, 2), weights.flatten(0, 2)
 
     def extra_repr(self) -> str:
         return (f"levels={self.levels}, features={self.features}, log2_size={self.log2_size}, "
