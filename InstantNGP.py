@@ -97,7 +97,8 @@ def objective(field: InstantNGPField, batch: tuple[Tensor, Tensor, Tensor],
     rendering = field(origins, directions, jitter=True)
     error = (rendering.color - target).square().sum() / 3
     opacity = 1 - rendering.final_transmittance + 1e-10  # its logarithm is finite where there is nothing
-    return error, error - opacity_weight * (opacity * opacity.log()).sum()  # a ray should end in something or nothing
+    # −o log o: a ray should end in something or in nothing
+    return error, error + opacity_weight * torch.special.entr(opacity).sum()
 
 
 def training_iteration(field: InstantNGPField, optimizer: torch.optim.Adam, dataset: RayDataset, step: int,

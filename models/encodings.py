@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.fourier_reparam import as_count, as_positive
 
@@ -40,38 +41,53 @@ class PositionalEncoding(nn.Module):
         return f"in_features={self.in_features}, num_frequencies={self.num_frequencies}, base={self.base:g}"
 
 
+# The real spherical harmonics of degree 0 to 3, by degree l and within one by order m = −l..l, with the Condon–Shortley
+# phase (−1)^m, on the unit sphere: the coefficients of the products of coordinates that each is a sum of.
+HARMONICS: tuple[dict[str, float], ...] = (
+    {"": 0.28209479},
+    {"y": -0.48860251},
+    {"z": 0.48860251},
+    {"x": -0.48860251},
+    {"xy": 1.09254843},
+    {"yz": -1.09254843},
+    {"zz": 0.94617470, "": -0.31539157},
+    {"xz": -1.09254843},
+    {"xx": 0.54627422, "yy": -0.54627422},
+    {"yyy": 0.59004359, "xxy": -1.77013077},
+    {"xyz": 2.89061144},
+    {"y": 0.45704580, "yzz": -2.28522900},
+    {"zzz": 1.86588166, "z": -1.11952900},
+    {"x": 0.45704580, "xzz": -2.28522900},
+    {"xxz": 1.44530572, "yyz": -1.44530572},
+    {"xyy": 1.77013077, "xxx": -0.59004359},
+)
+
+
 class SphericalHarmonics(nn.Module):
     """The 16 real spherical harmonics of degree 0 to 3, orthonormal on the unit sphere.
 
-    By degree l, and within a degree by order m = −l..l, with the Condon–Shortley phase (−1)^m: the order and the
-    signs of Instant-NGP (Müller et al., SIGGRAPH 2022, section 5.4; tiny-cuda-nn counts them as degree 4).
+    In the order and with the signs of Instant-NGP (Müller et al., SIGGRAPH 2022, section 5.4; tiny-cuda-nn counts them
+    as degree 4), see `HARMONICS`.
 
     Maps unit vectors (..., 3) to (..., 16). A vector of another length gives values that are not harmonics.
     """
 
-    out_features = 16
+    out_features = len(HARMONICS)
+    coefficients: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        coefficients = torch.zeros(4, 4, 4, self.out_features, dtype=torch.float64)
+        for i, harmonic in enumerate(HARMONICS):
+            for product, coefficient in harmonic.items():
+                # As many factors 1 as are missing to three.
+                coefficients[tuple("1xyz".index(factor) for factor in product.ljust(3, "1")) + (i,)] = coefficient
+        self.register_buffer("coefficients", coefficients.flatten(0, 2), persistent=False)
 
     def forward(self, directions: Tensor) -> Tensor:
-        x, y, z = directions.unbind(-1)
-        xx, yy, zz = x * x, y * y, z * z
-        return torch.stack([
-            torch.full_like(x, 0.28209479),
-            -0.48860251 * y,
-            0.48860251 * z,
-            -0.48860251 * x,
-            1.09254843 * x * y,
-            -1.09254843 * y * z,
-            0.94617470 * zz - 0.31539157,
-            -1.09254843 * x * z,
-            0.54627422 * (xx - yy),
-            0.59004359 * y * (yy - 3 * xx),
-            2.89061144 * x * y * z,
-            0.45704580 * y * (1 - 5 * zz),
-            0.37317633 * z * (5 * zz - 3),
-            0.45704580 * x * (1 - 5 * zz),
-            1.44530572 * z * (xx - yy),
-            0.59004359 * x * (3 * yy - xx),
-        ], dim=-1)
+        factors = F.pad(directions, (1, 0), value=1)  # 1, x, y, z
+        products = factors[..., :, None, None] * factors[..., None, :, None] * factors[..., None, None, :]
+        return products.flatten(-3) @ self.coefficients.to(directions.dtype)
 
 
 def voxel_coordinates(index: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -19,6 +19,13 @@ def weights_by_definition(opacity, ray_index, rays, stop):
     return weights, remaining
 
 
+def rendered(log_transmittance, ray_index, rays, stop):
+    """Weights and remaining transmittance where a ray ends at `stop`, as the fields have them."""
+    kept = contributing(log_transmittance.detach(), ray_index, rays, stop)
+    weights, remaining = render_weights(log_transmittance[kept], ray_index[kept], rays)
+    return torch.zeros_like(log_transmittance).index_put((kept,), weights), remaining
+
+
 COUNTS = [3, 0, 40, 1, 0, 25, 0]
 
 
@@ -33,7 +40,7 @@ def test_weights_follow_the_definition(stop):
     log_transmittance, ray_index = samples()
     log_transmittance[5] = -1e4
     log_transmittance[50] = -math.inf
-    weights, remaining = render_weights(log_transmittance, ray_index, len(COUNTS), stop)
+    weights, remaining = rendered(log_transmittance, ray_index, len(COUNTS), stop)
     assert weights.dtype == remaining.dtype == torch.float64
     opacity = (1 - log_transmittance.exp()).tolist()
     expected = weights_by_definition(opacity, ray_index.tolist(), len(COUNTS), stop)
@@ -46,7 +53,7 @@ def test_weights_follow_the_definition(stop):
 @pytest.mark.parametrize("stop", [1e-2, 0.3])
 def test_a_ray_ends_behind_the_sample_that_takes_it_to_the_stop(stop):
     log_transmittance = torch.full((30,), -0.4, dtype=torch.float64)
-    weights, remaining = render_weights(log_transmittance, torch.zeros(30, dtype=torch.long), 1, stop)
+    weights, remaining = rendered(log_transmittance, torch.zeros(30, dtype=torch.long), 1, stop)
     counted = math.floor(-math.log(stop) / 0.4) + 1  # T in front of sample k is exp(−0.4 k)
     assert weights.count_nonzero() == counted and (weights[:counted] > 0).all()
     assert remaining.item() == pytest.approx(math.exp(-0.4 * counted))
@@ -56,7 +63,7 @@ def test_gradients_against_the_definition():
     log_transmittance, ray_index = samples()
     log_transmittance.requires_grad_()
     mixed = torch.linspace(-1, 1, len(ray_index), dtype=torch.float64)
-    weights, remaining = render_weights(log_transmittance, ray_index, len(COUNTS), 1e-3)
+    weights, remaining = rendered(log_transmittance, ray_index, len(COUNTS), 1e-3)
     (got,) = torch.autograd.grad((weights * mixed).sum() + remaining.square().sum(), log_transmittance)
     expected = weights_by_definition(1 - log_transmittance.exp(), ray_index.tolist(), len(COUNTS), 1e-3)
     loss = sum(w * m for w, m in zip(expected[0], mixed)) + sum(r * r for r in expected[1])
@@ -66,7 +73,7 @@ def test_gradients_against_the_definition():
 @pytest.mark.parametrize("wall", [-1e3, -1e4, -1e30, -math.inf])
 def test_an_opaque_sample_hides_what_is_behind_and_reaches_no_other_ray(wall):
     log_transmittance = torch.tensor([-0.5, wall, -0.5, -0.5, -0.25], requires_grad=True)
-    weights, remaining = render_weights(log_transmittance, torch.tensor([0, 0, 0, 1, 1]), 2, 1e-3)
+    weights, remaining = rendered(log_transmittance, torch.tensor([0, 0, 0, 1, 1]), 2, 1e-3)
     front, other = math.exp(-0.5), math.exp(-0.75)
     assert weights.tolist() == pytest.approx([1 - front, front, 0, 1 - front, front - other], abs=1e-6)
     assert remaining.tolist() == pytest.approx([0, other], abs=1e-6)
@@ -81,7 +88,7 @@ def test_many_rays_in_float32_are_as_exact_as_one():
     rays, count = 4000, 100
     ray_index, _ = ragged_indices(torch.full((rays,), count))
     log_transmittance = -0.2 * torch.rand(rays * count)
-    weights, remaining = render_weights(log_transmittance, ray_index, rays, 0.0)
+    weights, remaining = rendered(log_transmittance, ray_index, rays, 0.0)
     alone = log_transmittance[-count:].double()
     in_front = (alone.cumsum(0) - alone).exp()
     assert (weights[-count:] + in_front * alone.expm1()).abs().max() < 1e-6
@@ -90,20 +97,20 @@ def test_many_rays_in_float32_are_as_exact_as_one():
 
 def test_faint_samples_keep_their_digits():
     # DVGO's coarse voxels begin at α = 5e-7, where 1 − (1 − α) in float32 is wrong by a tenth.
-    weights, _ = render_weights(torch.full((3,), -5e-7), torch.tensor([0, 0, 0]), 1, 1e-3)
+    weights, _ = render_weights(torch.full((3,), -5e-7), torch.tensor([0, 0, 0]), 1)
     assert weights.tolist() == pytest.approx([5e-7] * 3, rel=1e-5)
 
 
 def test_without_samples_everything_is_background_and_still_differentiable():
     log_transmittance = torch.zeros(0, requires_grad=True)
     ray_index = torch.zeros(0, dtype=torch.long)
-    weights, remaining = render_weights(log_transmittance, ray_index, 3, 1e-3)
+    weights, remaining = rendered(log_transmittance, ray_index, 3, 1e-3)
     color = accumulate(weights, torch.zeros(0, 3), ray_index, 3) + remaining[:, None]
     assert color.tolist() == [[1.0] * 3] * 3
     color.sum().backward()
     assert log_transmittance.grad.shape == (0,)
-    assert contributing(log_transmittance, ray_index, 3, 1e-3).shape == (0,)
-    weights, remaining = render_weights(log_transmittance, ray_index, 0, 1e-3)
+    assert contributing(log_transmittance, ray_index, 3, 1e-3, 0.0).shape == (0,)
+    weights, remaining = rendered(log_transmittance, ray_index, 0, 1e-3)
     assert weights.shape == remaining.shape == (0,)
 
 
@@ -137,10 +144,10 @@ def test_the_samples_left_out_change_nothing():
     log_transmittance[::3] = 0
     values = torch.rand(len(ray_index), 3).double()
     colors, gradients = [], []
-    for kept in (torch.arange(len(ray_index)), contributing(log_transmittance, ray_index, len(COUNTS), 0.05)):
-        assert len(kept) == len(ray_index) or len(kept) < 0.7 * len(ray_index)
+    for threshold in (None, 0):
+        kept = contributing(log_transmittance, ray_index, len(COUNTS), 0.05, threshold)
         leaf = log_transmittance.clone().requires_grad_()
-        weights, remaining = render_weights(leaf[kept], ray_index[kept], len(COUNTS), 0.05)
+        weights, remaining = render_weights(leaf[kept], ray_index[kept], len(COUNTS))
         colors.append(accumulate(weights, values[kept], ray_index[kept], len(COUNTS)) + remaining[:, None])
         gradients.append(torch.autograd.grad(colors[-1].square().sum(), leaf)[0])
     assert torch.allclose(*colors, atol=1e-14)
@@ -152,8 +159,8 @@ def test_the_samples_left_out_change_nothing():
 def test_on_a_gpu():
     log_transmittance, ray_index = samples()
     log_transmittance[50] = -math.inf
-    on_gpu = render_weights(log_transmittance.cuda(), ray_index.cuda(), len(COUNTS), 1e-3)
-    for got, expected in zip(on_gpu, render_weights(log_transmittance, ray_index, len(COUNTS), 1e-3)):
+    on_gpu = rendered(log_transmittance.cuda(), ray_index.cuda(), len(COUNTS), 1e-3)
+    for got, expected in zip(on_gpu, rendered(log_transmittance, ray_index, len(COUNTS), 1e-3)):
         assert torch.allclose(got.cpu(), expected)
     kept = contributing(log_transmittance.cuda(), ray_index.cuda(), len(COUNTS), 1e-3, 0.1)
     assert torch.equal(kept.cpu(), contributing(log_transmittance, ray_index, len(COUNTS), 1e-3, 0.1))

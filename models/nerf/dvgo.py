@@ -123,7 +123,7 @@ class DVGOField(nn.Module):
             kept = contributing(self.log_transmittance(raw, STEP), ray_index, rays, STOP, self.threshold)
         points, t, ray_index = (values.index_select(0, kept) for values in (points, t, ray_index))
         raw = self.density(points)[:, 0] if torch.is_grad_enabled() else raw.index_select(0, kept)
-        weights, final_transmittance = render_weights(self.log_transmittance(raw, STEP), ray_index, rays, STOP)
+        weights, final_transmittance = render_weights(self.log_transmittance(raw, STEP), ray_index, rays)
         kept = (weights.detach() > self.threshold).nonzero().squeeze(1)
         points, t, ray_index, weights = (values.index_select(0, kept) for values in (points, t, ray_index, weights))
 
@@ -231,7 +231,7 @@ def objective(rendering: Rendering, target: Tensor, entropy_weight: float,
     """The mean squared error of the rays' colors (R, 3), and the whole objective (section 4.1)."""
     error = F.mse_loss(rendering.color, target)
     left = rendering.final_transmittance.clamp(1e-6, 1 - 1e-6)  # a ray should end in something or in nothing
-    entropy = -(left * left.log() + (1 - left) * (1 - left).log()).mean()
+    entropy = (torch.special.entr(left) + torch.special.entr(1 - left)).mean()
     of_samples = (rendering.sample_color - target.index_select(0, rendering.ray_index)).square().sum(-1)
     per_sample = (rendering.weights.detach() * of_samples).sum() / len(target)
     return error, error + entropy_weight * entropy + per_sample_weight * per_sample

@@ -121,15 +121,16 @@ class InstantNGPField(nn.Module):
             t (S,), in units of the directions, and ray_index (S,) long: ray by ray, front to back.
         """
         step, corner = self.occupancy.step, origins.new_full((3,), self.occupancy.half_extent)
-        start, _ = box_intersection(origins, directions, -corner, corner, near)
+        inner_lower, inner_upper = self.occupancy.bounds()
+        boxes = torch.stack([-corner, inner_lower]).unsqueeze(1), torch.stack([corner, inner_upper]).unsqueeze(1)
+        (start, inner_start), (_, inner_end) = box_intersection(origins, directions, *boxes, near)
         if jitter:
-            start = start + step * torch.rand_like(start)
+            start = start.add(torch.rand_like(start), alpha=step)
         # Only the samples between where the ray enters the box of the occupied cells and where it leaves it.
-        inner_start, inner_end = box_intersection(origins, directions, *self.occupancy.bounds(), near)
         first = ((inner_start - start) / step).floor().clamp(min=0)
         past = ((inner_end - start) / step).ceil()
         ray_index, index = ragged_indices((past - first).clamp(min=0).long())
-        t = start.index_select(0, ray_index) + step * (index + first.index_select(0, ray_index))
+        t = start.index_select(0, ray_index).add(index + first.index_select(0, ray_index), alpha=step)
 
         occupied = self.occupancy(points_along(origins, directions, t, ray_index)).nonzero().squeeze(1)
         return t.index_select(0, occupied), ray_index.index_select(0, occupied)
@@ -151,14 +152,14 @@ class InstantNGPField(nn.Module):
         with torch.no_grad():
             sigma, features = self.density(points)
             # Whatever the opacity, as the gradient of `truncated_exp` does not vanish with it.
-            seen = contributing(-sigma * self.occupancy.step, ray_index, rays, STOP, threshold=-1)
+            seen = contributing(sigma * -self.occupancy.step, ray_index, rays, STOP)
         t, ray_index = t.index_select(0, seen), ray_index.index_select(0, seen)
         if torch.is_grad_enabled():
             sigma, features = self.density(points.index_select(0, seen))
         else:
             sigma, features = sigma.index_select(0, seen), features.index_select(0, seen)
 
-        weights, final_transmittance = render_weights(-sigma * self.occupancy.step, ray_index, rays, STOP)
+        weights, final_transmittance = render_weights(sigma * -self.occupancy.step, ray_index, rays)
         with record_function("color"):
             harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
             color = self.color(torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)

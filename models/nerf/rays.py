@@ -6,6 +6,7 @@ back, beside `ray_index`, the ray that each sample belongs to.
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def pixel_rays(poses: Tensor, intrinsics: Tensor, views: Tensor, rows: Tensor,
@@ -22,13 +23,13 @@ def pixel_rays(poses: Tensor, intrinsics: Tensor, views: Tensor, rows: Tensor,
         Origins and directions, (R, 3) each. A direction is not of unit length: it advances by 1 along the viewing
         axis, so that a distance counted in it is a depth.
     """
-    fx, fy, cx, cy = intrinsics.to(poses).index_select(0, views).unbind(-1)
-    right = (columns.to(poses) + 0.5 - cx) / fx
-    down = (rows.to(poses) + 0.5 - cy) / fy
-    in_camera = torch.stack([right, -down, -torch.ones_like(right)], dim=-1)
+    focal, center = intrinsics.to(poses).index_select(0, views).split(2, dim=-1)
+    right_down = (torch.stack([columns, rows], dim=-1) + 0.5 - center) / focal
+    in_camera = F.pad(right_down, (0, 1), value=1)
     chosen = poses.index_select(0, views)
     # Not a matrix product: on a GPU those may be allowed to round to TF32.
-    return chosen[:, :, 3], (chosen[:, :, :3] * in_camera[:, None]).sum(-1)
+    in_world = chosen[:, :, :3] * in_camera[:, None]
+    return chosen[:, :, 3], in_world[..., 0] - in_world[..., 1] - in_world[..., 2]
 
 
 class RayDataset:
@@ -68,11 +69,11 @@ def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: 
 
     Args:
         origins, directions: (R, 3).
-        lower, upper: (3,), the box's corners.
+        lower, upper: (3,), the box's corners; or (B, 1, 3), those of several boxes.
         near, far: both results are clamped to these.
 
     Returns:
-        t_min and t_max, (R,) each, in units of `directions`. Where a ray misses the box, t_max ≤ t_min.
+        t_min and t_max, (R,) or (B, R) each, in units of `directions`. Where a ray misses the box, t_max ≤ t_min.
     """
     directions = torch.where(directions == 0, 1e-6, directions)
     to_lower, to_upper = (lower - origins) / directions, (upper - origins) / directions

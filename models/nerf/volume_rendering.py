@@ -56,49 +56,44 @@ def _opaque_at_most(log_transmittance: Tensor) -> Tensor:
 @torch.no_grad()
 @record_function("compositing")
 def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float,
-                 threshold: float = 0.0) -> Tensor:
+                 threshold: float | None = None) -> Tensor:
     """The samples that enter the picture: α > threshold, and T in front > stop among those that pass the first test.
 
     The others are left out as if they were wholly transparent. So a field may first be evaluated everywhere without
     a graph, and then with one at these samples alone.
 
     Args:
-        log_transmittance, ray_index, rays, stop: as for `render_weights`.
-        threshold: on α.
+        log_transmittance, ray_index, rays: as for `render_weights`.
+        stop: the T at which a ray ends.
+        threshold: on α; without one all pass.
 
     Returns:
         (K,) long, ascending indices into the samples.
     """
     log_transmittance = _opaque_at_most(log_transmittance)
-    visible = -log_transmittance.expm1() > threshold
-    in_front, _ = _sums_along_rays(log_transmittance * visible, ray_index, rays)
-    return (visible & (in_front.exp() > stop)).nonzero().squeeze(1)
+    visible = None if threshold is None else log_transmittance.expm1() < -threshold
+    in_front, _ = _sums_along_rays(log_transmittance if visible is None else log_transmittance * visible, ray_index,
+                                   rays)
+    reached = in_front.exp() > stop
+    return (reached if visible is None else reached & visible).nonzero().squeeze(1)
 
 
 @record_function("compositing")
-def render_weights(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float) -> tuple[Tensor, Tensor]:
+def render_weights(log_transmittance: Tensor, ray_index: Tensor, rays: int) -> tuple[Tensor, Tensor]:
     """w_i = T_i α_i of each sample and the transmittance that remains of each ray; differentiable.
-
-    A sample counts if and only if T in front of it is above `stop`; what lies further back has weight 0.
 
     Args:
         log_transmittance: (S,), log(1 − α) ≤ 0; −inf for α = 1 is allowed.
         ray_index: (S,) long, ascending.
         rays: R. A ray without samples remains wholly transparent.
-        stop: the T at which a ray ends.
 
     Returns:
-        Weights (S,), and the final transmittance (R,), the T behind each ray's last sample that counts. Each ray's
-        weights and its final transmittance add up to 1.
+        Weights (S,), and the final transmittance (R,), the T behind each ray's last sample. Each ray's weights and its
+        final transmittance add up to 1.
     """
     log_transmittance = _opaque_at_most(log_transmittance)
-    with torch.no_grad():
-        in_front, _ = _sums_along_rays(log_transmittance, ray_index, rays)
-        counts = in_front.exp() > stop
-    # The samples that count are the first of their ray, so emptying the others leaves T in front of them as it was.
-    counted = torch.where(counts, log_transmittance, 0)
-    in_front, final_transmittance = _sums_along_rays(counted, ray_index, rays)
-    return -in_front.exp() * counted.expm1(), final_transmittance.exp()
+    in_front, final_transmittance = _sums_along_rays(log_transmittance, ray_index, rays)
+    return -in_front.exp() * log_transmittance.expm1(), final_transmittance.exp()
 
 
 def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) -> Tensor:
@@ -114,7 +109,7 @@ def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) ->
         (R, C), zero for a ray without samples.
     """
     products = weights[:, None] * values
-    return products.new_zeros(rays, values.shape[1]).index_add(0, ray_index, products)
+    return products.new_zeros(rays, values.shape[1]).index_add_(0, ray_index, products)
 
 
 @record_function("compositing")

@@ -116,8 +116,8 @@ class MaskGrid(nn.Module):
         nearest = ((points - self.lower) / (self.upper - self.lower) * self.last + 0.5).floor().long()
         inside = ((nearest >= 0) & (nearest <= self.last)).all(-1)
         x, y, z = nearest.clamp(min=0).minimum(self.last).unbind(-1)
-        flat = (x * self.mask.shape[1] + y) * self.mask.shape[2] + z
-        return self.mask.flatten().index_select(0, flat) & inside
+        place = z.add(y.add(x, alpha=self.mask.shape[1]), alpha=self.mask.shape[2])
+        return self.mask.flatten().index_select(0, place) & inside
 
 
 def count_views(poses: Tensor, intrinsics: Tensor, height: int, width: int, lower: Tensor, upper: Tensor,
