@@ -85,9 +85,9 @@ def training_iteration(field: DVGOField, optimizer: MaskedAdam, dataset: RayData
 
 def make_optimizer(field: DVGOField, config: dict, factors: Tensor | None) -> MaskedAdam:
     """Adam that leaves alone the voxels that a step did not touch; in the coarse stage with a factor for each."""
-    skip = factors is None
-    groups = [{"params": [field.density.values], "lr": config["grid_lr"], "skip_zero_grad": skip, "lr_factor": factors},
-              {"params": [field.features.values], "lr": config["grid_lr"], "skip_zero_grad": skip}]
+    density, features = field.density.values, field.features.values
+    groups: list[dict] = ([{"params": [density, features], "skip_zero_grad": True}] if factors is None else
+                          [{"params": [density], "lr_factor": factors}, {"params": [features]}])
     if field.color is not None:
         groups += parameter_groups(field.color, config["lr"], config.get("hidden_lr", 1.0))
     return MaskedAdam(groups, lr=config["grid_lr"])

@@ -87,11 +87,13 @@ def test_optimizer_and_shift_begin_anew_with_each_scaling(finished):
     assert factor.shape == coarse.param_groups[0]["params"][0].shape and factor.max() == 1 and factor.min() < 1
     assert coarse.param_groups[1]["lr_factor"] is None
     for optimizer, steps in zip(fine, 2 * (SCALE_AT[0] - 1, SCALE_AT[1] - SCALE_AT[0], STEPS - SCALE_AT[1] + 1)):
-        density, features, *color = optimizer.param_groups
-        assert density["skip_zero_grad"] and features["skip_zero_grad"]
+        grids, *color = optimizer.param_groups
+        density, features = grids["params"]
+        assert grids["skip_zero_grad"] and density.shape[0] == 1 and features.shape[0] == 12
         assert color and not any(group["skip_zero_grad"] for group in color)
-        assert density["lr_factor"] is None and optimizer.state[density["params"][0]]["step"] == steps
-        for group, lr in ((density, 0.4), (features, 0.4), *((group, 1e-3) for group in color)):
+        assert grids["lr_factor"] is None
+        assert all(optimizer.state[values]["step"] == steps for values in (density, features))
+        for group, lr in ((grids, 0.4), *((group, 1e-3) for group in color)):
             assert group["lr"] == pytest.approx(lr * 0.1 ** (steps / 60))
     for optimizer, voxels in zip(fine, 2 * (VOXELS / 4, VOXELS / 2, VOXELS)):
         assert 0.75 < optimizer.param_groups[0]["params"][0].numel() / voxels <= 1

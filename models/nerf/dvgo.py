@@ -118,16 +118,17 @@ class DVGOField(nn.Module):
         """What rays (R, 3) see; `directions` advance by 1 in depth, see `pixel_rays`."""
         rays = len(origins)
         points, t, ray_index = self.samples(origins, directions)
+        where = self.density.in_box(points)  # and in that of the features, which is the same
         with torch.no_grad():  # a first pass over all samples; the graph is built over those that count
-            raw = self.density(points)[:, 0]
+            raw = self.density.interpolate(where)[:, 0]
             kept = contributing(self.log_transmittance(raw, STEP), ray_index, rays, STOP, self.threshold)
-        points, t, ray_index = (values.index_select(0, kept) for values in (points, t, ray_index))
-        raw = self.density(points)[:, 0] if torch.is_grad_enabled() else raw.index_select(0, kept)
+        where, t, ray_index = (values.index_select(0, kept) for values in (where, t, ray_index))
+        raw = self.density.interpolate(where)[:, 0] if torch.is_grad_enabled() else raw.index_select(0, kept)
         weights, final_transmittance = render_weights(self.log_transmittance(raw, STEP), ray_index, rays)
         kept = (weights.detach() > self.threshold).nonzero().squeeze(1)
-        points, t, ray_index, weights = (values.index_select(0, kept) for values in (points, t, ray_index, weights))
+        where, t, ray_index, weights = (values.index_select(0, kept) for values in (where, t, ray_index, weights))
 
-        features = self.features(points)
+        features = self.features.interpolate(where)
         if self.color is None:
             colors = features.sigmoid()
         else:
@@ -234,4 +235,4 @@ def objective(rendering: Rendering, target: Tensor, entropy_weight: float,
     entropy = (torch.special.entr(left) + torch.special.entr(1 - left)).mean()
     of_samples = (rendering.sample_color - target.index_select(0, rendering.ray_index)).square().sum(-1)
     per_sample = (rendering.weights.detach() * of_samples).sum() / len(target)
-    return error, error + entropy_weight * entropy + per_sample_weight * per_sample
+    return error, error.add(entropy, alpha=entropy_weight).add(per_sample, alpha=per_sample_weight)

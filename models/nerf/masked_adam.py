@@ -35,37 +35,38 @@ class MaskedAdam(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            whole = [[p, *self._moments(p), p.grad] for p in params]
+            parts = whole
+            if group["skip_zero_grad"]:  # a step of copies of the elements that are touched, which few are
+                whole = [[values.view(-1) for values in of_p] for of_p in whole]
+                touched = [gradient.nonzero().squeeze(1) for *_, gradient in whole]
+                parts = [[values.index_select(0, places) for values in of_p] for of_p, places in zip(whole, touched)]
+            if not parts:
+                continue
+            ps, ms, vs, gs = (list(values) for values in zip(*parts))
             beta1, beta2 = group["betas"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                g, state = p.grad, self.state[p]
-                if not state:
-                    state["step"] = 0
-                    state["m"], state["v"] = torch.zeros_like(p), torch.zeros_like(p)
-                state["step"] += 1
-                t, m, v = state["step"], state["m"], state["v"]
-
-                factor = group["lr_factor"]
-                size = group["lr"] * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
-                if group["skip_zero_grad"]:  # a step of copies of the elements that are touched, which few are
-                    touched = g.flatten().nonzero().squeeze(1)
-                    whole = [values.view(-1) for values in (p, m, v)]
-                    few = [values.index_select(0, touched) for values in whole]
-                    if factor is not None:
-                        factor = factor.flatten().index_select(0, touched)
-                    _adam_step(*few, g.flatten().index_select(0, touched), size, factor, group)
-                    for values, new in zip(whole, few):
-                        values.scatter_(0, touched, new)
-                else:
-                    _adam_step(p, m, v, g, size, factor, group)
+            torch._foreach_lerp_(ms, gs, 1 - beta1)
+            torch._foreach_lerp_(vs, torch._foreach_mul(gs, gs), 1 - beta2)
+            updates = ms
+            if group["lr_factor"] is not None:
+                (m,), factor = ms, group["lr_factor"].to(ms[0])
+                updates = [m * (factor.view(-1).index_select(0, touched[0]) if group["skip_zero_grad"] else factor)]
+            denominators = torch._foreach_sqrt(vs)
+            torch._foreach_add_(denominators, group["eps"])
+            steps = [self.state[p]["step"] for p in params]
+            torch._foreach_addcdiv_(ps, updates, denominators, [
+                -group["lr"] * (1 - beta2**t) ** 0.5 / (1 - beta1**t) for t in steps])
+            if group["skip_zero_grad"]:
+                for of_p, places, changed in zip(whole, touched, zip(ps, ms, vs)):
+                    for values, new in zip(of_p, changed):
+                        values.scatter_(0, places, new)
         return loss
 
-
-def _adam_step(p: Tensor, m: Tensor, v: Tensor, g: Tensor, size: float, factor: Tensor | None, group: dict) -> None:
-    """One step of all elements, in place; `factor` scales it for each."""
-    beta1, beta2 = group["betas"]
-    m.lerp_(g, 1 - beta1)
-    v.lerp_(g * g, 1 - beta2)
-    update = m if factor is None else m * factor.to(m)
-    p.addcdiv_(update, v.sqrt().add_(group["eps"]), value=-size)
+    def _moments(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """m and v of a parameter, in a step that is counted."""
+        state = self.state[p]
+        if not state:
+            state.update(step=0, m=torch.zeros_like(p), v=torch.zeros_like(p))
+        state["step"] += 1
+        return state["m"], state["v"]

@@ -40,7 +40,7 @@ def _sums_along_rays(log_transmittance: Tensor, ray_index: Tensor, rays: int) ->
     """log T in front of each sample, (S,), and behind the last sample of each ray, (R,)."""
     # One running sum over the whole batch, less its value where the ray begins; in float32 the difference of two such
     # sums would be wrong in the second digit of T.
-    sums = F.pad(log_transmittance.double().cumsum(0), (1, 0))
+    sums = F.pad(log_transmittance.cumsum(0, dtype=torch.float64), (1, 0))
     bounds = torch.searchsorted(ray_index, torch.arange(rays + 1, device=ray_index.device))
     at_bounds = sums.index_select(0, bounds)
     in_front = sums[:-1] - at_bounds.index_select(0, ray_index)

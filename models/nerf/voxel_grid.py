@@ -59,11 +59,17 @@ class VoxelGrid(nn.Module):
         self.register_buffer("lower", lower.clone())
         self.register_buffer("upper", upper.clone())
 
-    @record_function("grids")
     def forward(self, points: Tensor) -> Tensor:
         """Map points (S, 3) to features (S, C). Beyond the box they fall to zero within one voxel."""
-        # grid_sample counts from −1 to 1 and takes the last axis first.
-        where = ((points - self.lower) / (self.upper - self.lower) * 2 - 1).flip(-1)
+        return self.interpolate(self.in_box(points))
+
+    def in_box(self, points: Tensor) -> Tensor:
+        """Where points (S, 3) lie in the box, as grid_sample has it: from −1 to 1, z first."""
+        return ((points - self.lower) / (self.upper - self.lower) * 2 - 1).flip(-1)
+
+    @record_function("grids")
+    def interpolate(self, where: Tensor) -> Tensor:
+        """The features (S, C) at the places (S, 3) that `in_box` gives."""
         found = F.grid_sample(self.values[None], where[None, None, None], align_corners=True)  # (1, C, 1, 1, S)
         return found[0, :, 0, 0].T
 
