@@ -15,7 +15,7 @@ of rays are plain PyTorch. Writes
     figures/ngp_<scene>_views.png, …_psnr.png   two test views with their errors; PSNR over the iterations
     figures/radiance_fields_<scene>.png         this and DVGO, both networks, where the records of dvgo.py are there
 
-On two CPU cores --quick takes one to two minutes; the full size takes days there.
+On two CPU cores --quick takes one to two minutes, --medium an hour a network, the full size days.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from data.scenes import Scene, describe, loaded_once, scene_center
 from experiment import cli, figures, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
-from experiment.sweep import slow_runs, sweep
+from experiment.sweep import sweep
 from models import fold, parameter_groups
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.instant_ngp import InstantNGPField
@@ -50,6 +50,9 @@ NGP_PL: dict = {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2, "ep
 FR = {"low_freq_num": 32, "high_freq_num": 32, "phase_num": 64, "alpha": 0.01}
 PAPER = {"relu":    {"network": {"hidden_features": 64}, **NGP_PL},
          "relu+fr": {"network": {"hidden_features": 64, **FR}, **NGP_PL}}
+# Half the images' sides, a smaller encoding and occupancy grid, a quarter of the rays: about an hour a network on two cores.
+MEDIUM = {"epochs": 10, "iterations": 500, "rays": 2048, "warm_up": 128,
+          "field": {"levels": 8, "log2_size": 17, "finest": 256, "resolution": 64, "steps": 512}}
 # A smaller encoding and occupancy grid, smaller batches; the same networks.
 QUICK = {"epochs": 10, "iterations": 65, "rays": 512, "lr": 1.4e-2, "warm_up": 64, "update_every": 4,
          "field": {"levels": 4, "log2_size": 18, "finest": 64, "resolution": 32, "steps": 192}}
@@ -179,9 +182,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def plan(args: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
-    scene = load(args)
+    scene, settings = load(args), radiance_fields.of_size(PAPER, MEDIUM, args)
     return planned_runs(args, "ngp", {scene.name: {mode: {
-        **cli.settings(PAPER[mode], QUICK, args, "epochs", "lr"),
+        **cli.settings(settings[mode], QUICK, args, "epochs", "lr"),
         **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
 
 
@@ -193,10 +196,10 @@ def main() -> None:
     if args.render_only:
         radiance_fields.render_only(runs, partial(render_again, args=args))
         return
-    if slow_runs(runs, args):
-        print("at this size the training takes days on a CPU; --quick takes one to two minutes")
+    radiance_fields.say_how_long(runs, args)
     sweep(train, [runs], args, parallel=args.quick)
-    figures.draw_each(*radiance_fields.drawings("Instant-NGP", runs, scene.test, args, PAPER),
+    figures.draw_each(*radiance_fields.drawings("Instant-NGP", runs, scene.test, args,
+                                                 radiance_fields.of_size(PAPER, MEDIUM, args)),
                       partial(radiance_fields.draw_comparison, runs, scene.test, args),
                       partial(tables.print_table, "radiance fields", runs))
 

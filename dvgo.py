@@ -15,7 +15,7 @@ First a coarse field finds where the scene is, the same for both networks; then 
     figures/dvgo_<scene>_views.png, …_psnr.png       two test views with their errors; PSNR over the iterations
 
 --steps and --lr are the fine stage's iterations and the color network's learning rate. On two CPU cores --quick takes
-one to two minutes; the full size takes days there.
+one to two minutes, --medium an hour a network, the full size days.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from data.scenes import Scene, describe, loaded_once, near_far, scene_center
 from experiment import cli, figures, metrics, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
-from experiment.sweep import slow_runs, sweep, unfinished
+from experiment.sweep import sweep, unfinished
 from models import fold, parameter_groups
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import (
@@ -58,6 +58,10 @@ FINE: dict = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "scale_at": [1_00
 FR = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
 PAPER = {"relu":    {"network": {"hidden_features": 128}, **FINE},
          "relu+fr": {"network": {"hidden_features": 128, **FR}, **FINE}}
+# Half the images' sides, grids of 100³, a quarter of rays and iterations: about an hour a network on two cores.
+MEDIUM = {"steps": 5_000, "rays": 2048, "voxels": 100**3, "scale_at": [250, 500, 750, 1_000], "decay_steps": 5_000,
+          "renew_every": 250, "coarse": {**COARSE, "steps": 2_000, "rays": 2048, "voxels": 64**3, "decay_steps": 5_000,
+                                         "renew_every": 500}}
 # Smaller grids and batches, fewer and larger steps; the same networks.
 QUICK = {"steps": 400, "rays": 512, "voxels": 48**3, "scale_at": [80, 160], "threshold": 2e-3, "grid_lr": 0.4,
          "decay_steps": 400, "renew_every": 100,
@@ -217,9 +221,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def plan(args: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
-    scene = load(args)
+    scene, settings = load(args), radiance_fields.of_size(PAPER, MEDIUM, args)
     return planned_runs(args, "dvgo", {scene.name: {mode: {
-        **cli.settings(PAPER[mode], QUICK, args, "steps", "lr", "tv_density", "tv_features", "mask_renew", "act_decay"),
+        **cli.settings(settings[mode], QUICK, args, "steps", "lr", "tv_density", "tv_features", "mask_renew",
+                       "act_decay"),
         **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
 
 
@@ -234,11 +239,11 @@ def main() -> None:
     if args.render_only:
         radiance_fields.render_only(runs, partial(render_again, args=args))
         return
-    if slow_runs(runs, args):
-        print("at this size the training takes days on a CPU; --quick takes one to two minutes")
+    radiance_fields.say_how_long(runs, args)
     coarse_runs = list({run.seed: coarse_run(run) for run in unfinished(runs, args)}.values())
     sweep(train, [coarse_runs, runs], args, parallel=args.quick)
-    figures.draw_each(*radiance_fields.drawings("DVGO", runs, scene.test, args, PAPER),
+    figures.draw_each(*radiance_fields.drawings("DVGO", runs, scene.test, args,
+                                                 radiance_fields.of_size(PAPER, MEDIUM, args)),
                       partial(tables.print_table, "radiance fields", runs))
 
 

@@ -21,6 +21,7 @@ from experiment.files import write_atomically
 from experiment.labels import LABELS
 from experiment.metrics import SSIM_WINDOW, psnr, ssim
 from experiment.records import Run, digest, read_arrays, read_record
+from experiment.sweep import slow_runs
 
 WAITING = 4  # views that may wait to be measured
 # A camera (3, 4), its fx, fy, cx, cy in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
@@ -32,11 +33,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scene", default="lego", metavar="S",
                         help="a Blender scene's name or folder, or toy, which needs no download (default: lego)")
     parser.add_argument("--downscale", type=cli.whole(1, 64), metavar="D",
-                        help="make the images smaller by this factor (default: 1; with --quick 8, toy 2)")
+                        help="make the images smaller by this factor (default: 1; --medium 2; --quick 8, toy 2)")
     parser.add_argument("--background", choices=("white", "black"), default="white",
                         help="what transparent pixels are put on (default: white)")
     parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N",
                         help="pictures in the turntable (default: 60; with --quick 12)")
+    parser.add_argument("--medium", action="store_true",
+                        help="a version between --quick and the paper's: about an hour a network on two CPU cores; "
+                             "writes below results/medium")
     parser.add_argument("--render-only", action="store_true",
                         help="train nothing; render the test views and the turntable of fields trained before")
 
@@ -44,12 +48,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options as given, with the defaults that depend on others, and with the gray level `bg_color`."""
     args = cli.parse(parser, argv)
+    if args.medium and args.quick:
+        parser.error("--medium and --quick are two sizes; give one")
+    if args.medium:
+        args.results, args.figures = args.results / "medium", args.figures / "medium"
     if args.downscale is None:
-        args.downscale = (2 if args.scene == "toy" else 8) if args.quick else 1
+        args.downscale = (2 if args.scene == "toy" else 8) if args.quick else 2 if args.medium else 1
     if args.frames is None:
         args.frames = 12 if args.quick else 60
     args.bg_color = float(args.background == "white")
     return args
+
+
+def of_size(paper: dict[str, dict], medium: dict, args: argparse.Namespace) -> dict[str, dict]:
+    """The paper's settings by mode, with --medium those of `medium` in the place of what they change."""
+    return {mode: {**settings, **(medium if args.medium else {})} for mode, settings in paper.items()}
 
 
 class Views(Protocol):
@@ -197,16 +210,24 @@ def render_only(runs: list[Run], render_again: Callable[[Run], dict]) -> None:
               f"{rendering_folder(run)}")
 
 
+def say_how_long(runs: list[Run], args: argparse.Namespace) -> None:
+    """Before a sweep on a CPU that is not --quick, say how long it takes."""
+    if slow_runs(runs, args):
+        print("at this size the training takes about an hour a network on a CPU" if args.medium else
+              "at this size the training takes days on a CPU; --medium takes an hour a network, --quick a minute or two")
+
+
 def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespace,
              paper: dict[str, dict]) -> list[Callable[[], None]]:
     """What draws the figures of the first seed of one scene.
 
     Args:
         views: the test views.
-        paper: the published settings, by mode.
+        paper: the published settings, by mode, or those of --medium.
     """
     first = [run for run in runs if run.seed == args.seeds[0]]
     suffix = figures.title_suffix([args.seeds[0]], args.quick, first[0].config, paper[first[0].mode])
+    suffix = ", medium" * args.medium + suffix
     stem, (_, height, width, _) = f"{first[0].experiment}_{first[0].case}", views.images.shape
     return [partial(draw_views, first, views, args, f"{method}, {first[0].case}, {width} × {height} pixels{suffix}",
                     args.figures / f"{stem}_views.png"),
@@ -280,5 +301,5 @@ def draw_comparison(runs: list[Run], views: Views, args: argparse.Namespace) -> 
     for (name, value, image), (whole, crop) in zip([("ground truth\n", "", truth), *shown], axes.T):
         figures.show_with_crop(whole, crop, image, window, name, value)
     figure.suptitle(f"{runs[0].case}, view {views.names[view]}; PSNR over all {len(views.names)} test views, "
-                    f"seed {args.seeds[0]}{', quick' * args.quick}", fontsize=13)
+                    f"seed {args.seeds[0]}{', quick' * args.quick}{', medium' * args.medium}", fontsize=13)
     figures.save(figure, args.figures / f"radiance_fields_{runs[0].case}.png")

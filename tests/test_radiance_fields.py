@@ -99,7 +99,7 @@ def test_a_field_is_stored_with_its_settings(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, downscale, frames, bg_color", [
-    ("", 1, 60, 1.0), ("--quick", 8, 12, 1.0), ("--quick --scene toy", 2, 12, 1.0),
+    ("", 1, 60, 1.0), ("--quick", 8, 12, 1.0), ("--quick --scene toy", 2, 12, 1.0), ("--medium", 2, 60, 1.0),
     ("--quick --downscale 3 --frames 0 --background black", 3, 0, 0.0)])
 def test_defaults_follow_the_scene_and_quick(arguments, downscale, frames, bg_color, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["ngp.py", *arguments.split()])
@@ -114,7 +114,8 @@ def test_defaults_follow_the_scene_and_quick(arguments, downscale, frames, bg_co
     ("--scene lego --data {path}", "--scene toy"),
     ("--scene {path}/broken", "transforms_train.json cannot be read as JSON"),
     ("--scene toy --downscale 16", "8 × 8 pixels; at least 11"), ("--downscale 0", "--downscale"),
-    ("--downscale 1.5", "--downscale"), ("--modes sin", "'sin'"), ("--frames -1", "--frames"),
+    ("--downscale 1.5", "--downscale"), ("--medium --quick", "give one"),
+    ("--modes sin", "'sin'"), ("--frames -1", "--frames"),
     ("--background gray", "--background"), ("--scene toy --downscale 8 --precision tf32", "tf32"),
     ("--scene toy --downscale 8 --render-only", "relu-seed0.pt; run without --render-only first"),
 ])
@@ -140,7 +141,8 @@ class TestComparison:
 
     @staticmethod
     def draw(path, runs, seeds=(0,)):
-        args = argparse.Namespace(results=path, figures=path / "figures", seeds=list(seeds), quick=True, bg_color=1.0)
+        args = argparse.Namespace(results=path, figures=path / "figures", seeds=list(seeds), quick=True, medium=False,
+                                  bg_color=1.0)
         radiance_fields.draw_comparison(runs, VIEWS, args)
 
     def test_it_shows_all_four_fields(self, tmp_path, drawn):
