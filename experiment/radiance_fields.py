@@ -214,7 +214,7 @@ def say_how_long(runs: list[Run], args: argparse.Namespace) -> None:
     """Before a sweep on a CPU that is not --quick, say how long it takes."""
     if slow_runs(runs, args):
         print("at this size the training takes about an hour a network on a CPU" if args.medium else
-              "at this size the training takes days on a CPU; --medium takes an hour a network, --quick a minute or two")
+              "at this size the training takes days on a CPU; --medium an hour a network, --quick a minute or two")
 
 
 def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespace,
