@@ -50,7 +50,7 @@ NGP_PL: dict = {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2, "ep
 FR = {"low_freq_num": 32, "high_freq_num": 32, "phase_num": 64, "alpha": 0.01}
 PAPER = {"relu":    {"network": {"hidden_features": 64}, **NGP_PL},
          "relu+fr": {"network": {"hidden_features": 64, **FR}, **NGP_PL}}
-# Half the images' sides, smaller encoding and occupancy grid, a quarter of the rays: about an hour a network on two cores.
+# Half the images' sides, smaller encoding and occupancy grid, a quarter of the rays: about an hour a network on a CPU.
 MEDIUM = {"epochs": 10, "iterations": 500, "rays": 2048, "warm_up": 128,
           "field": {"levels": 8, "log2_size": 17, "finest": 256, "resolution": 64, "steps": 512}}
 # A smaller encoding and occupancy grid, smaller batches; the same networks.
