@@ -234,5 +234,5 @@ def objective(rendering: Rendering, target: Tensor, entropy_weight: float,
     left = rendering.final_transmittance.clamp(1e-6, 1 - 1e-6)  # a ray should end in something or in nothing
     entropy = (torch.special.entr(left) + torch.special.entr(1 - left)).mean()
     of_samples = (rendering.sample_color - target.index_select(0, rendering.ray_index)).square().sum(-1)
-    per_sample = (rendering.weights.detach() * of_samples).sum() / len(target)
-    return error, error.add(entropy, alpha=entropy_weight).add(per_sample, alpha=per_sample_weight)
+    per_sample = (rendering.weights.detach() * of_samples).sum()
+    return error, error.add(entropy, alpha=entropy_weight).add(per_sample, alpha=per_sample_weight / len(target))

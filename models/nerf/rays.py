@@ -59,8 +59,8 @@ class RayDataset:
         of_view = pixels % (self.height * self.width)
         origins, directions = pixel_rays(self.poses, self.intrinsics, pixels // (self.height * self.width),
                                          of_view // self.width, of_view % self.width)
-        rgba = self.images.view(-1, 4).index_select(0, pixels).to(self.poses) / 255
-        return origins, directions, rgba[:, :3] * rgba[:, 3:] + (1 - rgba[:, 3:]) * self.bg_color
+        rgba = self.images.view(-1, 4).index_select(0, pixels) / 255
+        return origins, directions, (rgba[:, :3] - self.bg_color) * rgba[:, 3:] + self.bg_color
 
 
 def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: Tensor, near: float,

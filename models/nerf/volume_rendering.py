@@ -126,7 +126,7 @@ def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, fin
         The Rendering of the R rays; its depths are without a graph.
     """
     rays = len(final_transmittance)
-    color = accumulate(weights, colors, ray_index, rays) + final_transmittance[:, None] * bg_color
+    color = accumulate(weights, colors, ray_index, rays).add(final_transmittance[:, None], alpha=bg_color)
     with torch.no_grad():
         # The sum of the weights is 1 − final_transmittance, but exact where that is small.
         depth, opacity = accumulate(weights, torch.stack([t, torch.ones_like(t)], dim=1), ray_index, rays).unbind(1)
