@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import common, radiance_fields
+from benchmarks import common, radiance_fields, radiance_parts
 from benchmarks.__main__ import ARGUMENTS
 from experiment.radiance_fields import orbit
 from models import FourierReparamLinear, build_inr
 from models.nerf.dvgo import fine_field
+from models.nerf.hash_grid import HashGrid
+from models.nerf.masked_adam import MaskedAdam
 from models.nerf.rays import RayDataset
 
 CPU = torch.device("cpu")
@@ -70,9 +72,45 @@ def test_every_stage_of_a_training_is_found(method):
     assert samples > 0 and 0 < decibels < 100
 
 
+def test_the_plain_encoding_is_the_same_function():
+    grid = HashGrid(levels=4, log2_size=10, coarsest=4, finest=32)
+    assert 0 < grid.dense_levels < grid.levels
+    x, above = torch.rand(50, 3), torch.rand(50, grid.out_features)
+    found = {}
+    for encode in (grid, lambda x: radiance_parts.plain_encoding(grid, x)):
+        grid.table.grad = None
+        encoded = encode(x)
+        encoded.backward(above)
+        found[encode] = encoded.detach(), grid.table.grad
+    ours, plain = found.values()
+    torch.testing.assert_close(ours, plain)
+
+
+def test_the_dense_adam_does_the_same_steps():
+    gradient = radiance_parts.touched_gradient((2, 10, 10, 10), 0.03, CPU)
+    assert 0.01 < gradient.count_nonzero() / gradient.numel() < 0.05
+    p = torch.nn.Parameter(torch.zeros_like(gradient))
+    optimizer = MaskedAdam([{"params": [p], "skip_zero_grad": True}], lr=0.1)
+    plain, m, v = (torch.zeros_like(gradient) for _ in range(3))
+    for t, part in enumerate((gradient, gradient.roll(1, dims=1), -gradient), start=1):
+        p.grad = part.clone()
+        optimizer.step()
+        radiance_parts.dense_step(plain, part, m, v, t, lr=0.1)
+        torch.testing.assert_close(p.detach(), plain)
+
+
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_every_benchmark_can_be_imported(name):
     assert callable(import_module(f"benchmarks.{name}").main)
+
+
+def test_the_parts_are_timed(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["radiance_parts", *"--rounds 1 --block 1 --points 50 --levels 2 --voxels 8 "
+                                     "--device cpu".split()])
+    monkeypatch.setattr(radiance_parts, "machine_rates", lambda _: (1e9, 1e9))
+    radiance_parts.main()
+    output = capsys.readouterr().out
+    assert "\nencoding of 50 points " in output and "\nAdam of 6,144, " in output
 
 
 def test_one_of_them_runs(monkeypatch, capsys):
