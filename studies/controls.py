@@ -127,7 +127,7 @@ def row(pair: Pair, step: float, where: str, args: argparse.Namespace) -> list[s
     controls: dict[str, list[Run]] = {name: [] for name in CONTROLS}
     for run in controls_of(pair, step, args):
         controls[run.config["control"]].append(run)
-    return [pair.name, LABELS[pair.backbone], where,
+    return [EXPERIMENTS[pair.name].title, LABELS[pair.backbone], where,
             *(values_of(runs, args) for runs in (pair.runs[False, step], *controls.values(), pair.runs[True, step]))]
 
 

@@ -17,6 +17,7 @@ and prints the gains of FR at the paper's rates, at equal steps and at each one'
 
 import argparse
 import dataclasses
+import math
 import os
 import shlex
 import shutil
@@ -29,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from experiment import cli, figures
 from experiment.errors import UserError
@@ -42,6 +44,7 @@ from models import FourierReparamLinear
 class Experiment(NamedTuple):
     """Which runs of which script, and what is looked at."""
 
+    title: str
     script: str
     options: list[str]
     backbones: list[str]
@@ -54,17 +57,17 @@ class Experiment(NamedTuple):
 
 # At sizes at which all of it takes some hours on two cores. 2D has more values than the plain network has weights.
 EXPERIMENTS = {
-    "1d": Experiment("1d_function_fitting", [], ["relu", "sin"], "loss", "loss", -1, (0, 1, 2)),
-    "2d": Experiment("2d_image_fitting", ["--downscale", "2", "--batch", "4096", "--steps", "300", "--image", "5"],
+    "1d": Experiment("1D", "1d_function_fitting", [], ["relu", "sin"], "loss", "loss", -1, (0, 1, 2)),
+    "2d": Experiment("2D", "2d_image_fitting",
+                     ["--downscale", "2", "--batch", "4096", "--steps", "300", "--image", "5"],
                      ["relu", "relu+pe", "sin"], "psnr", "PSNR (dB)", 1, (0, 1)),
-    "3d": Experiment("3D_occupance", ["--shape", "dragon", "--scale", "0.125", "--epochs", "25", "--chunk", "20000"],
+    "3d": Experiment("3D", "3D_occupance",
+                     ["--shape", "dragon", "--scale", "0.125", "--epochs", "25", "--chunk", "20000"],
                      ["relu", "relu+pe", "sin"], "iou", "IoU", 1, (0, 1)),
-    "dvgo lego": Experiment("dvgo", ["--quick", "--frames", "0"], ["relu"], "psnr", "PSNR (dB)", 1, (0,), False),
-    "dvgo toy": Experiment("dvgo", ["--quick", "--frames", "0", "--scene", "toy"], ["relu"], "psnr", "PSNR (dB)", 1,
-                           (0,), False),
-    "ngp lego": Experiment("InstantNGP", ["--quick", "--frames", "0"], ["relu"], "psnr", "PSNR (dB)", 1, (0,), False),
-    "ngp toy": Experiment("InstantNGP", ["--quick", "--frames", "0", "--scene", "toy"], ["relu"], "psnr", "PSNR (dB)",
-                          1, (0,), False),
+    **{f"{name} {scene}": Experiment(f"{title}, {scene}", script, ["--quick", "--frames", "0", *of_scene], ["relu"],
+                                     "psnr", "PSNR (dB)", 1, (0,), chosen=False)
+       for name, title, script in (("dvgo", "DVGO", "dvgo"), ("ngp", "Instant-NGP", "InstantNGP"))
+       for scene, of_scene in (("lego", []), ("toy", ["--scene", "toy"]))},
 }
 QUICK = {"1d": ["--steps", "200"], "2d": ["--steps", "20"], "3d": ["--epochs", "3"]}
 # Steps of W in units of FR's at the paper's rate; the baseline's own is trained, too.
@@ -176,7 +179,8 @@ def gains(pair: Pair, args: argparse.Namespace) -> list[str]:
     def gain(fr: float | None, plain: float | None) -> str:
         if fr is None or plain is None or (True, fr) not in values or (False, plain) not in values:
             return "–"
-        return mean_and_spread(list(experiment.better * (values[True, fr] - values[False, plain])), digits)
+        found = mean_and_spread(list(experiment.better * (values[True, fr] - values[False, plain])), digits)
+        return found.replace("-", "−")
 
     def best(with_fr: bool) -> float | None:
         steps = [step for of_fr, step in values if of_fr == with_fr]
@@ -186,7 +190,7 @@ def gains(pair: Pair, args: argparse.Namespace) -> list[str]:
     if experiment.chosen:
         where = f" (× {fr / pair.paper:.3g} and × {plain:.3g})" if fr and plain else ""
         at_best = gain(fr, plain) + where
-    return [pair.name, LABELS[pair.backbone], f"{pair.paper:.3g}", gain(pair.paper, 1.0), gain(1.0, 1.0),
+    return [experiment.title, LABELS[pair.backbone], f"{pair.paper:.3g}", gain(pair.paper, 1.0), gain(1.0, 1.0),
             gain(pair.paper, pair.paper), at_best]
 
 
@@ -218,17 +222,22 @@ def draw(pairs: list[Pair], args: argparse.Namespace) -> None:
                 axis.plot(pair.lr * paper, values[with_fr, paper].mean(), "o" if with_fr else "s", color=style["color"],
                           markersize=9, fillstyle="none", label=f"{'FR' if with_fr else 'plain'} at the paper's rate")
         axis.set_xscale("log")
-        figures.plain_log_labels(axis.xaxis)
+        axis.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
         if experiment.metric == "loss":
             axis.set_yscale("log")
             figures.plain_log_labels(axis.yaxis)
         seeds = len(next(iter(values.values())))
-        axis.set_title(f"{pair.name}: {LABELS[pair.backbone]} ({seeds} seed{'s' * (seeds > 1)})")
+        axis.set_title(f"{experiment.title}: {LABELS[pair.backbone]} ({seeds} seed{'s' * (seeds > 1)})")
         axis.set_ylabel(experiment.label)
         axis.set_xlabel("step of W per update")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, 2 * columns))
     figure.suptitle(f"FR and its baseline at the same steps of W{', quick' * args.quick}")
     figures.save(figure, args.figures / "step_size.png")
+
+
+def power_of_ten(value: float, _: int) -> str:
+    """A tick of a logarithmic axis, 10⁻⁵, without math text."""
+    return "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def add_options(parser: cli.Parser, experiments: Sequence[str]) -> None:
