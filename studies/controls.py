@@ -1,6 +1,6 @@
 """What in FR makes the difference at equal steps of W: its start, its path, or the two ranks that W = Λ B lacks.
 
-    python -m studies.controls                      1D and 2D; about 20 minutes on two CPU cores
+    python -m studies.controls                      1D and 2D; about 10 minutes on two CPU cores
     python -m studies.controls --only 1d            one of them
     python -m studies.controls --draw               train nothing; print the table of what is there
 
