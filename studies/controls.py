@@ -17,7 +17,6 @@ run into results/step_size/controls/<control>/<s>/<experiment>/… and prints th
 """
 
 import argparse
-import os
 from importlib import import_module
 from typing import Any
 
@@ -138,18 +137,10 @@ def values_of(runs: list[Run], args: argparse.Namespace) -> str:
     return ", ".join(f"{read_record(path)['metrics'][metric]:.{step_size.digits_of(metric)}f}" for path in paths) or "–"
 
 
-def parse() -> argparse.Namespace:
-    parser = cli.Parser(__doc__)
-    step_size.add_options(parser, COMPARED)
-    args = step_size.finish_parsing(parser.parse_args())
-    args.seeds = args.seeds or [0]
-    return args
-
-
 def main() -> None:
-    args = parse()
-    os.environ["OMP_NUM_THREADS"] = "1"
-    torch.set_num_threads(1)
+    args = step_size.parse(__doc__, COMPARED, "0")
+    args.seeds = args.seeds or [0]
+    step_size.one_thread_each()
     rows = []
     for name in args.only:
         ours, pairs = step_size.plan(name, args)
@@ -160,7 +151,8 @@ def main() -> None:
             sweep(train, [stage for stage in stages if stage], ours, parallel=True)
         rows += [row(pair, step, where, args) for pair in pairs
                  for step, where in ((1.0, "the plain one's"), (pair.paper, "FR's"))]
-    if not any(set(cells[4:-1]) - {"–"} for cells in rows):
+    rows = [cells for cells in rows if set(cells[4:-1]) != {"–"}]
+    if not rows:
         raise UserError(f"no record of a control below {args.results} or {args.reference}; without --draw they are "
                         "trained")
     columns = ["experiment", "backbone", "step", "plain", *NAMES.values(), "FR"]

@@ -240,36 +240,35 @@ def power_of_ten(value: float, _: int) -> str:
     return "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def add_options(parser: cli.Parser, experiments: Sequence[str]) -> None:
-    """The options of this study and of its controls."""
+def parse(description: str | None, experiments: Sequence[str], seeds: str) -> argparse.Namespace:
+    """The options of this study, or of its controls, by their experiments and their default seeds in words."""
+    parser = cli.Parser(description)
     add = parser.add_argument
     add("--only", nargs="+", choices=experiments, default=experiments, metavar="E",
         help=f"which experiments, of {', '.join(experiments)}")
-    add("--seeds", nargs="+", type=cli.whole(0), metavar="S",
-        help="default: 0 1 2 in 1D, 0 1 in 2D and 3D, 0 for the radiance fields and with --quick")
+    add("--seeds", nargs="+", type=cli.whole(0), metavar="S", help=f"default: {seeds}")
     add("--draw", action="store_true", help="train nothing; draw and print what is there")
     add("--quick", action="store_true", help="a tenth of the steps, one seed")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
     for name, default in (("data", "data"), ("results", "results/step_size"), ("reference", "reference/step_size"),
                           ("figures", "figures")):
         add(f"--{name}", type=Path, default=Path(default), metavar="DIR", help=f"default: {default}")
-
-
-def finish_parsing(args: argparse.Namespace) -> argparse.Namespace:
-    """With --quick, folders of its own."""
+    args = parser.parse_args()
     if args.quick:
         args.results, args.figures, args.reference = (folder / "quick" for folder in (
             args.results, args.figures, args.reference))
     return args
 
 
-def main() -> None:
-    parser = cli.Parser(__doc__)
-    add_options(parser, list(EXPERIMENTS))
-    args = finish_parsing(parser.parse_args())
-    # As many runs at a time as there are cores, each on one; read where a process first imports torch.
-    os.environ["OMP_NUM_THREADS"] = "1"
+def one_thread_each() -> None:
+    """As many runs at a time as there are cores, each on one."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # read where a process first imports torch
     torch.set_num_threads(1)
+
+
+def main() -> None:
+    args = parse(__doc__, list(EXPERIMENTS), "0 1 2 in 1D, 0 1 in 2D and 3D, 0 for the radiance fields and --quick")
+    one_thread_each()
     pairs = []
     for name in args.only:
         ours, of_name = plan(name, args)
