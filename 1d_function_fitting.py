@@ -18,7 +18,7 @@ frequency heat maps from the same records.
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import matplotlib
@@ -58,11 +58,11 @@ COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
 LARGEST = 4  # of the NTK's eigenvalues, whose shares are reported one by one
 
 
-def train(run: Run, args: argparse.Namespace) -> str:
-    """Train one network, write its record, return the line that sums it up."""
+def train(run: Run, args: argparse.Namespace, build: Callable[..., torch.nn.Sequential] = build_inr) -> str:
+    """Train the network that `build` makes, write its record, return the line that sums it up."""
     # A second thread gains a network of this size next to nothing, a second run beside it nearly all.
     device, autocast = training.prepare(args, run.seed, one_thread=True)
-    model = build_inr(run.mode, **run.config["network"]).to(device)
+    model = build(run.mode, **run.config["network"]).to(device)
     groups = parameter_groups(model, run.config["lr"], run.config.get("hidden_lr", 1.0))
     optimizer = torch.optim.Adam(groups, fused=True, capturable=device.type == "cuda")
     x, target = (values.to(device) for values in square_like_wave())  # (300, 1) each

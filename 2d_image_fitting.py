@@ -20,7 +20,7 @@ On two CPU cores --quick takes about a minute and the paper's size days; the scr
 import argparse
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -58,11 +58,11 @@ LOOKS = 20  # at the whole image, in a training of batches
 IN_CACHE = 8_192  # pixels
 
 
-def train(run: Run, args: argparse.Namespace) -> str:
-    """Train one network on one image, write its record and reconstruction, return the line that sums it up."""
+def train(run: Run, args: argparse.Namespace, build: Callable[..., torch.nn.Sequential] = build_inr) -> str:
+    """Train the network that `build` makes on one image, write its record and reconstruction, return a line on it."""
     device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
     image, config = load_images(args)[run.case], run.config
-    model = build_inr(run.mode, **config["network"]).to(device)
+    model = build(run.mode, **config["network"]).to(device)
     groups = parameter_groups(model, config["lr"], config.get("hidden_lr", 1.0))
     for group in groups:
         group["lr"] = torch.tensor(group["lr"], device=device)  # a tensor, so that a captured step sees it change

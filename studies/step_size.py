@@ -17,9 +17,11 @@ and prints the gains of FR at the paper's rates, at equal steps and at each one'
 
 import argparse
 import dataclasses
+import math
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -28,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter
 
 from experiment import cli, figures
 from experiment.errors import UserError
@@ -41,28 +44,30 @@ from models import FourierReparamLinear
 class Experiment(NamedTuple):
     """Which runs of which script, and what is looked at."""
 
+    title: str
     script: str
     options: list[str]
     backbones: list[str]
     metric: str
     label: str
     better: int  # 1 where more is better, −1 where less is
+    seeds: tuple[int, ...]  # as many as the time is there for
     chosen: bool = True  # whether a best rate may be chosen by the metric: it is that of the fit itself
 
 
 # At sizes at which all of it takes some hours on two cores. 2D has more values than the plain network has weights.
 EXPERIMENTS = {
-    "1d": Experiment("1d_function_fitting", [], ["relu", "sin"], "loss", "loss", -1),
-    "2d": Experiment("2d_image_fitting", ["--downscale", "2", "--batch", "4096", "--steps", "300", "--image", "5"],
-                     ["relu", "relu+pe", "sin"], "psnr", "PSNR (dB)", 1),
-    "3d": Experiment("3D_occupance", ["--shape", "dragon", "--scale", "0.125", "--epochs", "25", "--chunk", "20000"],
-                     ["relu", "relu+pe", "sin"], "iou", "IoU", 1),
-    "dvgo lego": Experiment("dvgo", ["--quick", "--frames", "0"], ["relu"], "psnr", "PSNR (dB)", 1, False),
-    "dvgo toy": Experiment("dvgo", ["--quick", "--frames", "0", "--scene", "toy"], ["relu"], "psnr", "PSNR (dB)", 1,
-                           False),
-    "ngp lego": Experiment("InstantNGP", ["--quick", "--frames", "0"], ["relu"], "psnr", "PSNR (dB)", 1, False),
-    "ngp toy": Experiment("InstantNGP", ["--quick", "--frames", "0", "--scene", "toy"], ["relu"], "psnr", "PSNR (dB)",
-                          1, False),
+    "1d": Experiment("1D", "1d_function_fitting", [], ["relu", "sin"], "loss", "loss", -1, (0, 1, 2)),
+    "2d": Experiment("2D", "2d_image_fitting",
+                     ["--downscale", "2", "--batch", "4096", "--steps", "300", "--image", "5"],
+                     ["relu", "relu+pe", "sin"], "psnr", "PSNR (dB)", 1, (0, 1)),
+    "3d": Experiment("3D", "3D_occupance",
+                     ["--shape", "dragon", "--scale", "0.125", "--epochs", "25", "--chunk", "20000"],
+                     ["relu", "relu+pe", "sin"], "iou", "IoU", 1, (0, 1)),
+    **{f"{name} {scene}": Experiment(f"{title}, {scene}", script, ["--quick", "--frames", "0", *of_scene], ["relu"],
+                                     "psnr", "PSNR (dB)", 1, (0,), chosen=False)
+       for name, title, script in (("dvgo", "DVGO", "dvgo"), ("ngp", "Instant-NGP", "InstantNGP"))
+       for scene, of_scene in (("lego", []), ("toy", ["--scene", "toy"]))},
 }
 QUICK = {"1d": ["--steps", "200"], "2d": ["--steps", "20"], "3d": ["--epochs", "3"]}
 # Steps of W in units of FR's at the paper's rate; the baseline's own is trained, too.
@@ -85,13 +90,18 @@ class Pair(NamedTuple):
     runs: dict[tuple[bool, float], list[Run]]  # by whether with FR, and step; of each seed
 
 
+def seeds_of(name: str, args: argparse.Namespace) -> list[int]:
+    """The seeds of an experiment: those that are asked for, or its own."""
+    return args.seeds or list(EXPERIMENTS[name].seeds[:1 if args.quick else None])
+
+
 def plan(name: str, args: argparse.Namespace) -> tuple[argparse.Namespace, list[Pair]]:
     """The options of an experiment's script, and what is to be trained with them."""
     experiment, script = EXPERIMENTS[name], import_module(EXPERIMENTS[name].script)
     options = [*experiment.options, *(QUICK.get(name, []) if args.quick else [])]
     modes = [mode for backbone in experiment.backbones for mode in (backbone, f"{backbone}+fr")]
-    ours = script.parse([*options, "--modes", *modes, "--seeds", *map(str, args.seeds), "--data",
-                         str(args.data), "--device", args.device])
+    ours = script.parse([*options, "--modes", *modes, "--seeds", *map(str, seeds_of(name, args)),
+                         "--data", str(args.data), "--device", args.device])
     ours.results, ours.figures = args.results, args.figures
     planned: dict[str, list[Run]] = {}
     for run in script.plan(ours):
@@ -156,15 +166,21 @@ def measured(pair: Pair, args: argparse.Namespace) -> dict[tuple[bool, float], n
     return values
 
 
+def digits_of(metric: str) -> int:
+    """How many digits a table has of a metric."""
+    return 2 if metric == "psnr" else 4
+
+
 def gains(pair: Pair, args: argparse.Namespace) -> list[str]:
     """A row of the table: what FR adds at the paper's rates, at equal steps, and at each one's best rate."""
     experiment, values = EXPERIMENTS[pair.name], measured(pair, args)
-    digits = {"psnr": 2, "iou": 4}.get(experiment.metric, 4)
+    digits = digits_of(experiment.metric)
 
     def gain(fr: float | None, plain: float | None) -> str:
         if fr is None or plain is None or (True, fr) not in values or (False, plain) not in values:
             return "–"
-        return mean_and_spread(list(experiment.better * (values[True, fr] - values[False, plain])), digits)
+        found = mean_and_spread(list(experiment.better * (values[True, fr] - values[False, plain])), digits)
+        return found.replace("-", "−")
 
     def best(with_fr: bool) -> float | None:
         steps = [step for of_fr, step in values if of_fr == with_fr]
@@ -174,7 +190,7 @@ def gains(pair: Pair, args: argparse.Namespace) -> list[str]:
     if experiment.chosen:
         where = f" (× {fr / pair.paper:.3g} and × {plain:.3g})" if fr and plain else ""
         at_best = gain(fr, plain) + where
-    return [pair.name, LABELS[pair.backbone], f"{pair.paper:.3g}", gain(pair.paper, 1.0), gain(1.0, 1.0),
+    return [experiment.title, LABELS[pair.backbone], f"{pair.paper:.3g}", gain(pair.paper, 1.0), gain(1.0, 1.0),
             gain(pair.paper, pair.paper), at_best]
 
 
@@ -206,25 +222,31 @@ def draw(pairs: list[Pair], args: argparse.Namespace) -> None:
                 axis.plot(pair.lr * paper, values[with_fr, paper].mean(), "o" if with_fr else "s", color=style["color"],
                           markersize=9, fillstyle="none", label=f"{'FR' if with_fr else 'plain'} at the paper's rate")
         axis.set_xscale("log")
-        figures.plain_log_labels(axis.xaxis)
+        axis.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
         if experiment.metric == "loss":
             axis.set_yscale("log")
             figures.plain_log_labels(axis.yaxis)
-        axis.set_title(f"{pair.name}: {LABELS[pair.backbone]}")
+        seeds = len(next(iter(values.values())))
+        axis.set_title(f"{experiment.title}: {LABELS[pair.backbone]} ({seeds} seed{'s' * (seeds > 1)})")
         axis.set_ylabel(experiment.label)
         axis.set_xlabel("step of W per update")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, 2 * columns))
-    seeds = f"seed{'s' * (len(args.seeds) > 1)} {', '.join(map(str, args.seeds))}"
-    figure.suptitle(f"The same steps of W: FR and its baseline ({seeds}{', quick' * args.quick})")
+    figure.suptitle(f"FR and its baseline at the same steps of W{', quick' * args.quick}")
     figures.save(figure, args.figures / "step_size.png")
 
 
-def parse() -> argparse.Namespace:
-    parser = cli.Parser(__doc__)
+def power_of_ten(value: float, _: int) -> str:
+    """A tick of a logarithmic axis, 10⁻⁵, without math text."""
+    return "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def parse(description: str | None, experiments: Sequence[str], seeds: str) -> argparse.Namespace:
+    """The options of this study, or of its controls, by their experiments and their default seeds in words."""
+    parser = cli.Parser(description)
     add = parser.add_argument
-    add("--only", nargs="+", choices=list(EXPERIMENTS), default=list(EXPERIMENTS), metavar="E",
-        help=f"which experiments, of {', '.join(EXPERIMENTS)}")
-    add("--seeds", nargs="+", type=cli.whole(0), default=[0, 1, 2], metavar="S", help="default: 0 1 2; --quick, 0")
+    add("--only", nargs="+", choices=experiments, default=experiments, metavar="E",
+        help=f"which experiments, of {', '.join(experiments)}")
+    add("--seeds", nargs="+", type=cli.whole(0), metavar="S", help=f"default: {seeds}")
     add("--draw", action="store_true", help="train nothing; draw and print what is there")
     add("--quick", action="store_true", help="a tenth of the steps, one seed")
     add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
@@ -233,17 +255,20 @@ def parse() -> argparse.Namespace:
         add(f"--{name}", type=Path, default=Path(default), metavar="DIR", help=f"default: {default}")
     args = parser.parse_args()
     if args.quick:
-        args.seeds = args.seeds[:1]
         args.results, args.figures, args.reference = (folder / "quick" for folder in (
             args.results, args.figures, args.reference))
     return args
 
 
-def main() -> None:
-    args = parse()
-    # As many runs at a time as there are cores, each on one; read where a process first imports torch.
-    os.environ["OMP_NUM_THREADS"] = "1"
+def one_thread_each() -> None:
+    """As many runs at a time as there are cores, each on one."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # read where a process first imports torch
     torch.set_num_threads(1)
+
+
+def main() -> None:
+    args = parse(__doc__, list(EXPERIMENTS), "0 1 2 in 1D, 0 1 in 2D and 3D, 0 for the radiance fields and --quick")
+    one_thread_each()
     pairs = []
     for name in args.only:
         ours, of_name = plan(name, args)
