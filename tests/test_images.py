@@ -76,7 +76,7 @@ def test_bundled_pictures():
     assert describe("camera", Path("nowhere")) == "camera: 512 × 512 pixels, gray, 8 bits, values from 0 to 1"
 
 
-@pytest.mark.skipif(not (DATA / "kodak").exists(), reason="the Kodak images are not here")
+@pytest.mark.skipif(not (DATA / "kodak" / "kodim05.png").exists(), reason="the Kodak images are not here")
 def test_kodak_05():
     case, image = load_image("5", DATA)
     assert case == "kodim05" and image.shape == (512, 768, 3)
