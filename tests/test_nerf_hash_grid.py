@@ -70,12 +70,13 @@ def test_hash_is_that_of_32_bit_arithmetic(log2_size):
     cells = np.concatenate([rng.integers(0, 1022, (500, 3)), [[0, 0, 0], [1021, 1021, 1021]]])
     # Of the 8 corners the lower one on all axes comes first, and at the middle of a cell all weigh the same.
     grid = HashGrid(levels=1, log2_size=log2_size, coarsest=1024, finest=1024)
-    rows, weights = grid.corners(torch.from_numpy(cells / 1023.0), slice(0, 1))
+    found, weights = grid.cells(torch.from_numpy(cells / 1023.0), slice(0, 1))
+    (_, _, rows), = grid.rows(found, slice(0, 1))
     x, y, z = cells.astype(np.uint32).T
     with np.errstate(over="ignore"):
         expected = (x ^ y * np.uint32(2654435761) ^ z * np.uint32(805459861)) % np.uint32(2**log2_size)
     assert torch.equal(rows[0, 0], torch.from_numpy(expected.astype(np.int32)))
-    assert torch.allclose(weights, torch.full_like(weights, 1 / 8), atol=1e-9)
+    assert torch.allclose(weights, torch.full_like(weights, 1 / 2), atol=1e-9)
 
 
 @pytest.mark.parametrize("settings", [{}, {"levels": 1}, {"features": 3}, {"finest": 8}, {"log2_size": 16}])
@@ -126,10 +127,13 @@ def test_gradient_is_that_of_plain_autograd_and_reaches_the_table_alone():
     grid(x01.requires_grad_()).backward(upstream)
     assert x01.grad is None
     table = grid.table.detach().clone().requires_grad_()
-    plain = []
+    plain = grid.levels * [0]
     for level in range(grid.levels):
-        rows, weights = grid.corners(x01.detach(), slice(level, level + 1))
-        plain.append((table[rows[:, 0]] * weights[:, 0, :, None]).sum(0))
+        cell, upper = grid.cells(x01.detach(), slice(level, level + 1))
+        (_, start, rows), = grid.rows(cell, slice(level, level + 1))
+        for corner, of_corner in zip(itertools.product((0, 1), repeat=3), rows[:, 0]):
+            weight = [of_axis if high else 1 - of_axis for high, of_axis in zip(corner, upper[:, 0])]
+            plain[level] = plain[level] + math.prod(weight)[:, None] * table[start + of_corner]
     torch.cat(plain, 1).backward(upstream)
     assert torch.allclose(grid.table.grad, table.grad, atol=1e-5)
 

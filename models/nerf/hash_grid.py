@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +47,10 @@ class HashGrid(nn.Module):
 
     _scale: Tensor
     _last: Tensor
-    _start: Tensor
-    _strides: Tensor
-    _lower_upper: Tensor
-    _zero: Tensor
+    _steps: Tensor
+    _dense_corners: Tensor
+    _hashed_start: Tensor
+    _weights: Tensor
 
     def __init__(self, levels: int = 16, features: int = 2, log2_size: int = 19, coarsest: int = 16,
                  finest: int = 1024):
@@ -78,12 +79,19 @@ class HashGrid(nn.Module):
         def beside_points(name: str, numbers, dtype: torch.dtype = torch.int32) -> None:
             self.register_buffer(name, torch.tensor(numbers, dtype=dtype).unsqueeze(-1), persistent=False)
 
+        starts = list(itertools.accumulate(self.sizes[:-1], initial=0))
         beside_points("_scale", self.scales, torch.float64)
         beside_points("_last", [points - 1 for points in self.resolutions])
-        beside_points("_start", list(itertools.accumulate(self.sizes[:-1], initial=0)))
-        beside_points("_strides", list(zip(*strides)))  # (3, L, 1)
-        beside_points("_lower_upper", [[0], [1]])
-        beside_points("_zero", 0)
+        # From a cell's lower vertex to itself and to the upper one: (2, 3, L, 1).
+        beside_points("_steps", [[[0] * self.levels] * 3, list(zip(*strides))])
+        dense = range(self.dense_levels)
+        beside_points("_dense_corners", [[starts[level] + sum(itertools.compress(strides[level], corner))
+                                          for level in dense] for corner in itertools.product((0, 1), repeat=3)])
+        # Counted from the first hashed level, the start is a multiple of T: it has no bit in common with a hash.
+        self.hashed_start = sum(self.sizes[:self.dense_levels])
+        beside_points("_hashed_start", [start - self.hashed_start for start in starts])
+        # A weight w of the upper vertex is 1 − w of the lower and 0 + w of the upper: constants and factors, (2, 2, 1, 1).
+        self.register_buffer("_weights", torch.tensor([[1.0, 0], [-1, 1]]).view(2, 2, 1, 1), persistent=False)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -110,35 +118,39 @@ class HashGrid(nn.Module):
             return [slice(level, level + 1) for level in range(self.levels)]
         return [slice(0, self.levels)]
 
-    def corners(self, x01: Tensor, levels: slice) -> tuple[Tensor, Tensor]:
-        """The rows of the table of the 8 grid vertices around each of S points, and their trilinear weights.
+    def cells(self, x01: Tensor, levels: slice) -> tuple[Tensor, Tensor]:
+        """The cells that S points are in, of N neighboring levels, by their lower vertices, and where in them.
 
         Args:
             x01: (S, 3).
-            levels: N neighboring levels.
 
         Returns:
-            int32 and x01's dtype, both (8, N, S): corner-major, which keeps every operation on them contiguous.
+            int32 (3, N, S), and the weights of the upper vertices along each axis, in x01's dtype, (3, N, S).
         """
-        position = x01.T.unsqueeze(1) * self._scale[levels].to(x01.dtype) + 0.5  # (3, N, S)
-        cell = position.floor()
-        upper_weight = position - cell
-        vertices = cell.int() + self._lower_upper[:, None]  # (2, 3, N, S)
-        vertices = vertices.clamp_(self._zero, self._last[levels]).mul_(self._strides[:, levels])
-        weight = torch.stack([1 - upper_weight, upper_weight])
+        last = self._last[levels]
+        x01 = x01.clamp(0, 1).T.contiguous().unsqueeze(1)  # lest all that follows is laid out point by point
+        position = (x01 * self._scale[levels].to(x01)).add_(0.5).minimum(last)
+        cell = position.int().minimum(last - 1)
+        return cell, position.sub_(cell)
 
-        # Whether lower or upper: x along the first dimension, y along the second, z along the third.
-        x, y, z = vertices[:, None, None, 0], vertices[None, :, None, 1], vertices[None, None, :, 2]
-        weights = weight[:, None, None, 0] * weight[None, :, None, 1] * weight[None, None, :, 2]
-        start, dense = self._start[levels], max(self.dense_levels - levels.start, 0)
-        rows = []
+    def rows(self, cell: Tensor, levels: slice) -> Iterator[tuple[slice, int, Tensor]]:
+        """The rows of the table of the 8 vertices of cells (3, N, S), first of the dense levels, then of the hashed.
+
+        Yields:
+            Which of the N levels; from which row of the table on its rows are counted; the rows, int32 (8, n, S), of
+            the corners in the order lower, lower, lower; lower, lower, upper; … along x, y and z.
+        """
+        steps = self._steps[:, :, levels]
+        lower = cell * steps[1]
+        dense = max(0, min(self.dense_levels, levels.stop) - levels.start)
         if dense:
-            rows.append(x[..., :dense, :] + y[..., :dense, :] + (z[..., :dense, :] + start[:dense]))
-        if dense < len(start):  # T is a power of two, so that the remainder is a matter of bits
-            hashed = x[..., dense:, :] ^ y[..., dense:, :] ^ z[..., dense:, :]
-            rows.append(hashed.bitwise_and_(2**self.log2_size - 1).add_(start[dense:]))
-        all_rows = torch.cat(rows, dim=3) if len(rows) > 1 else rows[0]
-        return all_rows.flatten(0, 2), weights.flatten(0, 2)
+            yield slice(0, dense), 0, lower[:, :dense].sum(0, dtype=torch.int32) + self._dense_corners[:, levels]
+        if dense < cell.shape[1]:  # T is a power of two, so that the remainder is a matter of bits
+            hashed = slice(dense, cell.shape[1])
+            vertices = lower[:, hashed] + steps[:, :, hashed]
+            x, y, z = vertices.bitwise_and_(2**self.log2_size - 1).unbind(1)
+            z = z | self._hashed_start[levels][hashed]
+            yield hashed, self.hashed_start, ((x[:, None] ^ y)[:, :, None] ^ z).flatten(0, 2)
 
     def extra_repr(self) -> str:
         return (f"levels={self.levels}, features={self.features}, log2_size={self.log2_size}, "
@@ -164,10 +176,17 @@ class _Interpolate(torch.autograd.Function):
         ctx.grid = grid
         encoded = table.new_empty(len(x01), grid.levels, grid.features)
         for levels in grid.batches():
-            rows, weights = grid.corners(x01, levels)
-            for column, target in zip(_columns(table), _columns(encoded)):
-                corners = column.index_select(0, rows.flatten()).view_as(rows)
-                target[:, levels] = (corners * weights).sum(0).T
+            cell, upper = grid.cells(x01, levels)
+            # A weight for each feature of a row: it is contiguous then, and the interpolation fast.
+            upper = upper.unsqueeze(-1).repeat(1, 1, 1, 2 - grid.features % 2)
+            for part, start, rows in grid.rows(cell, levels):
+                for column, target in zip(_columns(table[start:]), _columns(encoded[:, levels][:, part])):
+                    corners = column.index_select(0, rows.flatten())
+                    corners = torch.view_as_real(corners) if corners.is_complex() else corners.unsqueeze(-1)
+                    corners = corners.view(2, 2, 2, *upper[0, part].shape)
+                    for weight in upper[:, part]:  # along x, y and z
+                        corners = corners[0].lerp(corners[1], weight)
+                    target.copy_(_columns(corners)[0].T)
         return encoded.flatten(1)
 
     @staticmethod
@@ -177,7 +196,10 @@ class _Interpolate(torch.autograd.Function):
         table_gradient = gradient.new_zeros(sum(grid.sizes), grid.features)
         gradient = gradient.contiguous().view(len(x01), grid.levels, grid.features).transpose(0, 1)  # (L, S, F)
         for levels in grid.batches():
-            rows, weights = grid.corners(x01, levels)
-            for target, column in zip(_columns(table_gradient), _columns(gradient)):
-                target.index_add_(0, rows.flatten(), (weights * column[levels]).flatten())
+            cell, upper = grid.cells(x01, levels)
+            x, y, z = torch.addcmul(*grid._weights.to(upper), upper.unsqueeze(1)).unbind(0)
+            weights = ((x[:, None] * y)[:, :, None] * z).flatten(0, 2)
+            for part, start, rows in grid.rows(cell, levels):
+                for target, column in zip(_columns(table_gradient[start:]), _columns(gradient[levels][part])):
+                    target.index_add_(0, rows.flatten(), (weights[:, part] * column).flatten())
         return None, table_gradient, None
