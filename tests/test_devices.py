@@ -145,7 +145,7 @@ def test_instant_ngp(scene):
     assert_renders(field, InstantNGP.normalize_poses(scene).test)
 
 
-@pytest.mark.parametrize("module, buffer", [("occupancy", "occupied"), ("encoding", "_strides")])
+@pytest.mark.parametrize("module, buffer", [("occupancy", "occupied"), ("encoding", "_steps")])
 def test_a_buffer_left_on_the_cpu_is_found(scene, module, buffer):
     field, dataset, optimizer, config = instant_ngp(scene)
     part = getattr(field, module)

@@ -79,7 +79,8 @@ def test_hash_is_that_of_32_bit_arithmetic(log2_size):
     assert torch.allclose(weights, torch.full_like(weights, 1 / 2), atol=1e-9)
 
 
-@pytest.mark.parametrize("settings", [{}, {"levels": 1}, {"features": 3}, {"finest": 8}, {"log2_size": 16}])
+@pytest.mark.parametrize("settings", [{}, {"levels": 1}, {"features": 3}, {"finest": 8}, {"log2_size": 16},
+                                      {"coarsest": 1}, {"log2_size": 5}])
 def test_interpolation_follows_the_definition(settings):
     grid = small_grid(**settings)
     faces = torch.tensor(list(itertools.product((0.0, 0.3, 1.0), repeat=3)))

@@ -47,10 +47,12 @@ class HashGrid(nn.Module):
 
     _scale: Tensor
     _last: Tensor
+    _last_cell: Tensor
     _steps: Tensor
     _dense_corners: Tensor
     _hashed_start: Tensor
-    _weights: Tensor
+    _weight: Tensor
+    _weight_slope: Tensor
 
     def __init__(self, levels: int = 16, features: int = 2, log2_size: int = 19, coarsest: int = 16,
                  finest: int = 1024):
@@ -82,6 +84,7 @@ class HashGrid(nn.Module):
         starts = list(itertools.accumulate(self.sizes[:-1], initial=0))
         beside_points("_scale", self.scales, torch.float64)
         beside_points("_last", [points - 1 for points in self.resolutions])
+        beside_points("_last_cell", [max(0, points - 2) for points in self.resolutions])
         # From a cell's lower vertex to itself and to the upper one: (2, 3, L, 1).
         beside_points("_steps", [[[0] * self.levels] * 3, list(zip(*strides))])
         dense = range(self.dense_levels)
@@ -90,8 +93,9 @@ class HashGrid(nn.Module):
         # Counted from the first hashed level, the start is a multiple of T: it has no bit in common with a hash.
         self.hashed_start = sum(self.sizes[:self.dense_levels])
         beside_points("_hashed_start", [start - self.hashed_start for start in starts])
-        # A weight w of the upper vertex is 1 − w of the lower and 0 + w of the upper: constants and factors, (2, 2, 1, 1).
-        self.register_buffer("_weights", torch.tensor([[1.0, 0], [-1, 1]]).view(2, 2, 1, 1), persistent=False)
+        # A weight w of the upper vertex is 1 − w of the lower one: constants and factors of w, (2, 1, 1).
+        beside_points("_weight", [[1.0], [0.0]], torch.float32)
+        beside_points("_weight_slope", [[-1.0], [1.0]], torch.float32)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -127,10 +131,9 @@ class HashGrid(nn.Module):
         Returns:
             int32 (3, N, S), and the weights of the upper vertices along each axis, in x01's dtype, (3, N, S).
         """
-        last = self._last[levels]
         x01 = x01.clamp(0, 1).T.contiguous().unsqueeze(1)  # lest all that follows is laid out point by point
-        position = (x01 * self._scale[levels].to(x01)).add_(0.5).minimum(last)
-        cell = position.int().minimum(last - 1)
+        position = (x01 * self._scale[levels].to(x01)).add_(0.5).minimum(self._last[levels])
+        cell = position.int().minimum(self._last_cell[levels])
         return cell, position.sub_(cell)
 
     def rows(self, cell: Tensor, levels: slice) -> Iterator[tuple[slice, int, Tensor]]:
@@ -197,7 +200,7 @@ class _Interpolate(torch.autograd.Function):
         gradient = gradient.contiguous().view(len(x01), grid.levels, grid.features).transpose(0, 1)  # (L, S, F)
         for levels in grid.batches():
             cell, upper = grid.cells(x01, levels)
-            x, y, z = torch.addcmul(*grid._weights.to(upper), upper.unsqueeze(1)).unbind(0)
+            x, y, z = torch.addcmul(grid._weight.to(upper), grid._weight_slope.to(upper), upper.unsqueeze(1)).unbind(0)
             weights = ((x[:, None] * y)[:, :, None] * z).flatten(0, 2)
             for part, start, rows in grid.rows(cell, levels):
                 for target, column in zip(_columns(table_gradient[start:]), _columns(gradient[levels][part])):
