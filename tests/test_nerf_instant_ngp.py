@@ -8,6 +8,7 @@ import torch
 
 from models import FourierReparamLinear, fold
 from models.nerf.instant_ngp import InstantNGPField, truncated_exp
+from models.nerf.selection import ExactSelection
 
 SIZES = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "hidden_features": 16}
 FR = {"low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
@@ -65,11 +66,9 @@ def marched_by_definition(field, origins, directions, jitter, near):
 def test_marching_is_testing_every_lattice_point(jitter, half_extent):
     field = small_field(half_extent=half_extent).double()
     origins, directions = some_rays(60, torch.float64, half_extent)
-    torch.manual_seed(5)
-    drawn = torch.rand(60, dtype=torch.float64).tolist() if jitter else [0.0] * 60
-    torch.manual_seed(5)
-    t, ray_index = field.march(origins, directions, jitter, near=0.3)
-    expected = marched_by_definition(field, origins, directions, drawn, near=0.3)
+    offsets = torch.rand(60, dtype=torch.float64) if jitter else None
+    t, ray_index = field.march(origins, directions, offsets, ExactSelection(), near=0.3)
+    expected = marched_by_definition(field, origins, directions, offsets.tolist() if jitter else [0.0] * 60, near=0.3)
     assert ray_index.tolist() == [ray for _, ray in expected] and len(expected) > 300
     assert torch.allclose(t, torch.tensor([t for t, _ in expected], dtype=torch.float64), atol=1e-12)
     assert 20 < len(ray_index.unique()) < 50
@@ -81,13 +80,11 @@ def test_clipping_to_the_occupied_cells_moves_no_sample(monkeypatch):
     origins, directions = some_rays(400)
     whole = tuple(torch.full((3,), h) for h in (-0.5, 0.5))
     assert not torch.equal(field.occupancy.bounds()[0], whole[0])
-    for jitter in (False, True):
-        torch.manual_seed(5)
-        clipped = field.march(origins, directions, jitter)
+    for offsets in (None, torch.rand(400)):
+        clipped = field.march(origins, directions, offsets, ExactSelection())
         with monkeypatch.context() as patch:
             patch.setattr(field.occupancy, "bounds", lambda: whole)
-            torch.manual_seed(5)
-            for got, expected in zip(clipped, field.march(origins, directions, jitter)):
+            for got, expected in zip(clipped, field.march(origins, directions, offsets, ExactSelection())):
                 assert torch.equal(got, expected) and len(got) > 1000
 
 
@@ -119,7 +116,7 @@ def test_the_cube_is_encoded_from_corner_to_corner():
 
 def rendered_by_definition(field, origins, directions):
     """Colors, depths, remaining transmittance and the number of samples that count, all samples with a graph."""
-    t, ray_index = field.march(origins, directions, jitter=False)
+    t, ray_index = field.march(origins, directions, None, ExactSelection())
     points = origins[ray_index] + t[:, None] * directions[ray_index]
     sigma, features = field.density(points)
     unit = directions / directions.norm(dim=1, keepdim=True)
@@ -166,7 +163,8 @@ def test_samples_that_do_not_count_are_evaluated_once_and_without_a_graph_all_ar
     field, counts = small_field(contrast=2.0), []
     origins, directions = some_rays(40)
     field.encoding.register_forward_hook(lambda *call: counts.append((len(call[2]), call[2].requires_grad)))
-    kept, marched = len(field(origins, directions).weights), len(field.march(origins, directions, jitter=False)[0])
+    kept = len(field(origins, directions).weights)
+    marched = len(field.march(origins, directions, None, ExactSelection())[0])
     assert counts == [(marched, False), (kept, True)] and kept < marched / 2
     with torch.no_grad():
         field(origins, directions)

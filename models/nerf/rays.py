@@ -82,11 +82,6 @@ def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: 
     return t_min.clamp(near, far), t_max.clamp(near, far)
 
 
-def inside_box(points: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Which of the points (..., 3) lie in the box, its faces included; bool (...,)."""
-    return ((points >= lower) & (points <= upper)).all(-1)
-
-
 def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Number the samples of rays that take different numbers of them.
 
@@ -103,17 +98,19 @@ def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
     return ray_index, torch.arange(len(ray_index), device=counts.device) - starts.index_select(0, ray_index)
 
 
-def uniform_samples(t_min: Tensor, t_max: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def uniform_samples(t_min: Tensor, t_max: Tensor, step: Tensor,
+                    number=ragged_indices) -> tuple[Tensor, Tensor, Tensor]:
     """Evenly spaced samples t_min + k step < t_max for k = 0, 1, …, of each ray.
 
     Args:
         t_min, t_max, step: (R,), in units of the rays' directions. Where t_max ≤ t_min there are no samples.
+        number: `ragged_indices`, or a function in its place.
 
     Returns:
         t, (S,); ray_index and step_index k, (S,) long each.
     """
     counts = ((t_max - t_min) / step).ceil().clamp(min=0).long()
-    ray_index, step_index = ragged_indices(counts)
+    ray_index, step_index = number(counts)
     return t_min.index_select(0, ray_index) + step_index * step.index_select(0, ray_index), ray_index, step_index
 
 

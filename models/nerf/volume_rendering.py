@@ -57,7 +57,7 @@ def _opaque_at_most(log_transmittance: Tensor) -> Tensor:
 @record_function("compositing")
 def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float,
                  threshold: float | None = None) -> Tensor:
-    """The samples that enter the picture: α > threshold, and T in front > stop among those that pass the first test.
+    """Which samples enter the picture: α > threshold, and T in front > stop among those that pass the first test.
 
     The others are left out as if they were wholly transparent. So a field may first be evaluated everywhere without
     a graph, and then with one at these samples alone.
@@ -68,14 +68,14 @@ def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: 
         threshold: on α; without one all pass.
 
     Returns:
-        (K,) long, ascending indices into the samples.
+        bool (S,).
     """
     log_transmittance = _opaque_at_most(log_transmittance)
     visible = None if threshold is None else log_transmittance.expm1() < -threshold
     in_front, _ = _sums_along_rays(log_transmittance if visible is None else log_transmittance * visible, ray_index,
                                    rays)
     reached = in_front.exp() > stop
-    return (reached if visible is None else reached & visible).nonzero().squeeze(1)
+    return reached if visible is None else reached & visible
 
 
 @record_function("compositing")

@@ -38,6 +38,11 @@ def grid_points(shape: tuple[int, ...], lower: Tensor, upper: Tensor) -> Tensor:
     return torch.lerp(lower, upper, torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1))
 
 
+def in_box(points: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Where points (S, 3) lie in a box, as grid_sample has it: from −1 to 1, z first."""
+    return ((points - lower) / (upper - lower) * 2 - 1).flip(-1)
+
+
 class VoxelGrid(nn.Module):
     """Features on a grid, interpolated trilinearly; zeros at the start.
 
@@ -61,11 +66,7 @@ class VoxelGrid(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Map points (S, 3) to features (S, C). Beyond the box they fall to zero within one voxel."""
-        return self.interpolate(self.in_box(points))
-
-    def in_box(self, points: Tensor) -> Tensor:
-        """Where points (S, 3) lie in the box, as grid_sample has it: from −1 to 1, z first."""
-        return ((points - self.lower) / (self.upper - self.lower) * 2 - 1).flip(-1)
+        return self.interpolate(in_box(points, self.lower, self.upper))
 
     @record_function("grids")
     def interpolate(self, where: Tensor) -> Tensor:
@@ -102,26 +103,38 @@ class MaskGrid(nn.Module):
     lower: Tensor
     upper: Tensor
     last: Tensor
+    half_last: Tensor
+    middle: Tensor
 
     def __init__(self, mask: Tensor, lower: Tensor, upper: Tensor):
         super().__init__()
         self.register_buffer("mask", mask.clone())
         self.register_buffer("lower", lower.clone())
         self.register_buffer("upper", upper.clone())
+        self._keep_shape()
+
+    def _keep_shape(self) -> None:
+        """Of the last node, z first: its index, and half of that with what rounds to the nearest one."""
         # Kept on the device: made anew at each call it would make the host wait for the GPU.
-        self.register_buffer("last", torch.tensor(mask.shape, device=mask.device) - 1, persistent=False)
+        last = torch.tensor(self.mask.shape[::-1], device=self.mask.device) - 1
+        for name, buffer in (("last", last), ("half_last", last / 2), ("middle", last / 2 + 0.5)):
+            self.register_buffer(name, buffer, persistent=False)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         if (prefix + "mask") in state_dict:
-            shape = state_dict[prefix + "mask"].shape
-            self.mask, self.last = self.mask.new_empty(shape), self.last.new_tensor(shape) - 1
+            self.mask = self.mask.new_empty(state_dict[prefix + "mask"].shape)
+            self._keep_shape()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, points: Tensor) -> Tensor:
         """Map points (S, 3) to bool (S,); False further than half a voxel outside the box."""
-        nearest = ((points - self.lower) / (self.upper - self.lower) * self.last + 0.5).floor().long()
+        return self.at(in_box(points, self.lower, self.upper))
+
+    def at(self, where: Tensor) -> Tensor:
+        """The same of places (S, 3) that `in_box` gives."""
+        nearest = torch.addcmul(self.middle, where, self.half_last).floor().long()
         inside = ((nearest >= 0) & (nearest <= self.last)).all(-1)
-        x, y, z = nearest.clamp(min=0).minimum(self.last).unbind(-1)
+        z, y, x = nearest.clamp(min=0).minimum(self.last).unbind(-1)
         place = z.add(y.add(x, alpha=self.mask.shape[1]), alpha=self.mask.shape[2])
         return self.mask.flatten().index_select(0, place) & inside
 

@@ -1,0 +1,115 @@
+"""Samples chosen within bounds make the same picture and the same gradient as those that are chosen exactly."""
+
+from functools import partial
+
+import pytest
+import torch
+from test_nerf_dvgo import small_field as dvgo_field
+from test_nerf_dvgo import some_rays as dvgo_rays
+from test_nerf_instant_ngp import small_field as ngp_field
+from test_nerf_instant_ngp import some_rays as ngp_rays
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.nerf.selection import LEAST, BoundedSelection, ExactSelection
+
+WAITS = {torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default}
+
+
+def of_dvgo(mode):
+    field = dvgo_field(mode).double()
+    return field, partial(field.render, *dvgo_rays(150, torch.float64)), 4
+
+
+def of_instant_ngp(mode):
+    field, (origins, directions) = ngp_field(mode).double(), ngp_rays(150, torch.float64)
+    return field, partial(field.render, origins, directions, torch.rand(150, dtype=torch.float64)), 3
+
+
+METHODS = [(of_dvgo, None), (of_dvgo, "relu+fr"), (of_instant_ngp, "relu+fr")]
+
+
+def outcome(field, rendering):
+    """Colors, depths and the final transmittance of a Rendering, and the gradients of an objective that sees them."""
+    per_sample = (rendering.weights * rendering.sample_color.square().sum(1)).sum()
+    loss = rendering.color.square().sum() + rendering.final_transmittance.square().sum() + per_sample
+    return [rendering.color, rendering.depth, rendering.final_transmittance, per_sample,
+            *torch.autograd.grad(loss, list(field.parameters()))]
+
+
+class Counting(TorchDispatchMode):
+    """Counts the operations at which a GPU makes the host wait, but for those that read several numbers at once."""
+
+    waits = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.waits += func in WAITS
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("method, mode", METHODS)
+@pytest.mark.parametrize("known", [False, True])
+def test_a_picture_and_its_gradient_do_not_depend_on_the_bounds(method, mode, known):
+    field, render, choices = method(mode)
+    exact = render(ExactSelection())
+    bounds = BoundedSelection()
+    if known:  # one rendering before, in which the bounds are found
+        bounds.complete(render)
+    with Counting() as counting:
+        bounded = bounds.complete(render)
+    assert counting.waits == (0 if known else choices) and len(bounds.bounds) == choices
+    assert len(exact.weights) < len(bounded.weights) == bounds.bounds[-1]
+    for got, expected in zip(outcome(field, bounded), outcome(field, exact), strict=True):
+        assert torch.allclose(got, expected, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize("method, mode", METHODS)
+@pytest.mark.parametrize("small", range(4))
+def test_no_sample_is_lost_where_a_bound_is_too_small(method, mode, small):
+    field, render, choices = method(mode)
+    bounds, renderings = BoundedSelection(), []
+    bounds.complete(render)
+    enough = list(bounds.bounds)
+    bounds.bounds[small % choices] = 10
+    bounded = bounds.complete(lambda selection: renderings.append(render(selection)) or renderings[-1])
+    assert len(renderings) == 2 and bounds.bounds == enough
+    for got, expected in zip(outcome(field, bounded), outcome(field, render(ExactSelection())), strict=True):
+        assert torch.allclose(got, expected, rtol=1e-11, atol=1e-12)
+
+
+def test_all_bounds_too_small_and_then_too_large():
+    _, render, choices = of_dvgo(None)
+    bounds = BoundedSelection()
+    bounds.complete(render)
+    enough = list(bounds.bounds)
+    for bound in (1, 10**6):
+        bounds.bounds = [bound] * choices
+        bounds.complete(render)
+        assert bounds.bounds == enough
+
+
+def test_choices_are_those_of_nonzero_in_front_of_the_filling():
+    torch.manual_seed(0)
+    for share in (0.0, 0.3, 1.0):
+        bounds, counts = BoundedSelection(), torch.tensor([3, 0, 500, 2, 0])
+        ray_index, step_index = bounds.along_rays(counts)
+        for found, expected in zip((ray_index, step_index), ExactSelection().along_rays(counts)):
+            assert torch.equal(found[:505], expected)
+        assert len(ray_index) == 505 + LEAST and (ray_index[505:] == 4).all()
+        mask = torch.rand(len(ray_index)) < share  # also of the filling, which is not to be chosen
+        chosen, expected = bounds.nonzero(mask), mask[:505].nonzero().squeeze(1)
+        assert torch.equal(chosen[:len(expected)].long(), expected) and len(chosen) == len(expected) + LEAST
+        values = torch.full((len(chosen),), -torch.inf)
+        assert (bounds.visible(values) == 0).sum() == LEAST
+        assert not bounds.nonzero(torch.zeros(len(chosen), dtype=torch.bool)).isnan().any()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("method, mode", METHODS)
+def test_on_a_gpu(method, mode):
+    field, render, _ = method(mode)
+    expected = outcome(field, render(ExactSelection()))
+    field.cuda()
+    render = partial(render.func, *(argument.cuda() for argument in render.args))
+    for _ in range(2):
+        for got, on_cpu in zip(outcome(field, field.bounds.complete(render)), expected, strict=True):
+            assert torch.allclose(got.cpu(), on_cpu, rtol=1e-9, atol=1e-10)
