@@ -119,7 +119,7 @@ def rendered_by_definition(field, origins, directions, ratio):
         depths.append(depth / total if total else 0.0)
         remaining.append(left)
     weights, of_samples, rays = zip(*samples)
-    return (torch.stack(colors), torch.tensor(depths).double(), torch.stack(remaining), torch.stack(weights),
+    return (torch.stack(colors), torch.stack(remaining), torch.tensor(depths).double(), torch.stack(weights),
             torch.stack(of_samples), torch.tensor(rays)), dropped
 
 
@@ -130,7 +130,7 @@ def test_rendering_and_its_gradient_follow_the_definition(mode, bg_color):
     rendering = field(origins, directions)
     expected, dropped = rendered_by_definition(field, origins, directions, ratio=2)
     assert torch.equal(rendering.ray_index, expected[5]) and len(expected[5]) > 30 and min(dropped.values()) > 3
-    for got, by_definition in zip(rendering[:5], expected[:5]):
+    for got, by_definition in zip(rendering._replace(t=rendering.depth)[:5], expected[:5]):
         assert got.dtype == torch.float64 and torch.allclose(got, by_definition, atol=1e-10)
     seen = torch.isin(torch.arange(40), rendering.ray_index)
     untouched = (rendering.final_transmittance == 1) & ~seen
@@ -138,7 +138,7 @@ def test_rendering_and_its_gradient_follow_the_definition(mode, bg_color):
 
     upstream = torch.randn(40, 3).double()
     gradients = []
-    for color, _, remaining, weights, sample_color, _ in (rendering, expected):
+    for color, remaining, _, weights, sample_color, _ in (rendering, expected):
         per_sample = (weights.detach()[:, None] * sample_color.square()).sum()
         gradients.append(torch.autograd.grad((color * upstream).sum() + remaining.square().sum() + per_sample,
                                              list(field.parameters())))
@@ -405,7 +405,7 @@ def test_the_objective_is_the_error_the_entropy_and_the_samples_own_errors():
     left = torch.tensor([0.0, 0.3, 0.9, 1.0], dtype=torch.float64)
     weights = torch.rand(9, dtype=torch.float64, requires_grad=True)
     ray_index = torch.tensor([0, 0, 1, 1, 1, 1, 2, 2, 2])
-    error, loss = objective(Rendering(color, left, left, weights, samples, ray_index), target, 0.01, 0.1)
+    error, loss = objective(Rendering(color, left, weights, weights, samples, ray_index), target, 0.01, 0.1)
     mse = sum((c - t) ** 2 for c, t in zip(color.flatten().tolist(), target.flatten().tolist())) / 12
     entropy = sum(-p * math.log(p) - (1 - p) * math.log(1 - p) for p in (1e-6, 0.3, 0.9, 1 - 1e-6)) / 4
     own = sum(weight * (sample - target[ray]).square().sum().item()

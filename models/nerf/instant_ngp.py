@@ -148,8 +148,7 @@ class InstantNGPField(nn.Module):
             jitter: move each ray's samples on by a random part of a step; for training.
 
         Returns:
-            Colors, depths and the rest, see `Rendering`, of the samples with more than 10⁻⁴ transmittance in front of
-            them. The depths are without a graph.
+            Colors and the rest, see `Rendering`, of the samples with more than 10⁻⁴ transmittance in front of them.
         """
         offsets = torch.rand_like(origins[:, 0]) if jitter else None
         return select(self.bounds, partial(self.render, origins, directions, offsets), origins)

@@ -1,8 +1,32 @@
 """Adam as DirectVoxGO uses it: for grids of which one step touches few voxels."""
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+
+
+def places_of_nonzero(tensors: list[Tensor]) -> list[Tensor]:
+    """The indices, ascending, of what is not 0 in each of some tensors (N,).
+
+    The host waits for their numbers, of all tensors at once. Where PyTorch cannot be told the numbers on a GPU, as in
+    2.4, it waits for each tensor.
+    """
+    if tensors[0].is_cpu or not takes_size(tensors[0].device):
+        return [values.nonzero().squeeze(1) for values in tensors]
+    counts = torch.stack([values.count_nonzero() for values in tensors]).tolist()
+    return [values.nonzero_static(size=count).squeeze(1) for values, count in zip(tensors, counts)]
+
+
+@functools.cache
+def takes_size(device: torch.device) -> bool:
+    """Whether `nonzero_static` is there for a device."""
+    try:
+        torch.zeros(1, device=device).nonzero_static(size=1)
+    except NotImplementedError:
+        return False
+    return True
 
 
 class MaskedAdam(Optimizer):
@@ -18,7 +42,7 @@ class MaskedAdam(Optimizer):
     Args:
         params: parameters or groups. A group may hold, beside those below, `skip_zero_grad`: with True an element
             whose gradient is exactly 0 keeps its p, m and v, while t, which the tensor's elements share, goes on,
-            and on a GPU the host waits for the number of the others;
+            and on a GPU the host waits for the number of the others, see `places_of_nonzero`;
             and `lr_factor`: None, or a tensor of the shape of the group's one parameter that multiplies lr.
         lr: learning rate.
         betas: β₁ and β₂.
@@ -40,7 +64,7 @@ class MaskedAdam(Optimizer):
             parts = whole
             if group["skip_zero_grad"]:  # a step of copies of the elements that are touched, which few are
                 whole = [[values.view(-1) for values in of_p] for of_p in whole]
-                touched = [gradient.nonzero().squeeze(1) for *_, gradient in whole]
+                touched = places_of_nonzero([gradient for *_, gradient in whole])
                 parts = [[values.index_select(0, places) for values in of_p] for of_p, places in zip(whole, touched)]
             if not parts:
                 continue

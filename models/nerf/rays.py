@@ -6,7 +6,6 @@ back, beside `ray_index`, the ray that each sample belongs to.
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 
 def pixel_rays(poses: Tensor, intrinsics: Tensor, views: Tensor, rows: Tensor,
@@ -25,11 +24,10 @@ def pixel_rays(poses: Tensor, intrinsics: Tensor, views: Tensor, rows: Tensor,
     """
     focal, center = intrinsics.to(poses).index_select(0, views).split(2, dim=-1)
     right_down = (torch.stack([columns, rows], dim=-1) + 0.5 - center) / focal
-    in_camera = F.pad(right_down, (0, 1), value=1)
     chosen = poses.index_select(0, views)
     # Not a matrix product: on a GPU those may be allowed to round to TF32.
-    in_world = chosen[:, :, :3] * in_camera[:, None]
-    return chosen[:, :, 3], in_world[..., 0] - in_world[..., 1] - in_world[..., 2]
+    right, down = (chosen[:, :, :2] * right_down[:, None]).unbind(-1)
+    return chosen[:, :, 3], right - down - chosen[:, :, 2]
 
 
 class RayDataset:

@@ -23,28 +23,38 @@ class Rendering(NamedTuple):
 
     Attributes:
         color: (R, 3), on the background.
-        depth: (R,), the mean of t over the samples, by weight, in units of the rays' directions; 0 where there is none.
         final_transmittance: (R,), T behind the last sample.
-        weights, sample_color, ray_index: (K,), (K, 3) and (K,) long, of the samples.
+        t, weights, sample_color, ray_index: (K,), (K,), (K, 3) and (K,) long, of the samples.
     """
 
     color: Tensor
-    depth: Tensor
     final_transmittance: Tensor
+    t: Tensor
     weights: Tensor
     sample_color: Tensor
     ray_index: Tensor
 
+    @property
+    def depth(self) -> Tensor:
+        """(R,), the mean of t over the samples, by weight, in units of the rays' directions; 0 where there is none.
+
+        Without a graph.
+        """
+        weights, of_samples = self.weights.detach(), torch.stack([self.t, torch.ones_like(self.t)], dim=1)
+        # The sum of the weights is 1 − final_transmittance, but exact where that is small.
+        depth, opacity = accumulate(weights, of_samples, self.ray_index, len(self.color)).unbind(1)
+        return depth / opacity.clamp(min=1e-10)
+
 
 def _sums_along_rays(log_transmittance: Tensor, ray_index: Tensor, rays: int) -> tuple[Tensor, Tensor]:
-    """log T in front of each sample, (S,), and behind the last sample of each ray, (R,)."""
+    """log T in front of each sample, (S,), and, in float64, its running sum where the rays begin and end, (R + 1,)."""
     # One running sum over the whole batch, less its value where the ray begins; in float32 the difference of two such
     # sums would be wrong in the second digit of T.
     sums = F.pad(log_transmittance.cumsum(0, dtype=torch.float64), (1, 0))
     bounds = torch.searchsorted(ray_index, torch.arange(rays + 1, device=ray_index.device))
     at_bounds = sums.index_select(0, bounds)
     in_front = sums[:-1] - at_bounds.index_select(0, ray_index)
-    return in_front.to(log_transmittance), at_bounds.diff().to(log_transmittance)
+    return in_front.to(log_transmittance), at_bounds
 
 
 def _opaque_at_most(log_transmittance: Tensor) -> Tensor:
@@ -92,8 +102,8 @@ def render_weights(log_transmittance: Tensor, ray_index: Tensor, rays: int) -> t
         final transmittance add up to 1.
     """
     log_transmittance = _opaque_at_most(log_transmittance)
-    in_front, final_transmittance = _sums_along_rays(log_transmittance, ray_index, rays)
-    return -in_front.exp() * log_transmittance.expm1(), final_transmittance.exp()
+    in_front, at_bounds = _sums_along_rays(log_transmittance, ray_index, rays)
+    return -in_front.exp() * log_transmittance.expm1(), at_bounds.diff().to(log_transmittance).exp()
 
 
 def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) -> Tensor:
@@ -123,14 +133,11 @@ def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, fin
         bg_color: a gray level.
 
     Returns:
-        The Rendering of the R rays; its depths are without a graph.
+        The Rendering of the R rays.
     """
     rays = len(final_transmittance)
     color = accumulate(weights, colors, ray_index, rays).add(final_transmittance[:, None], alpha=bg_color)
-    with torch.no_grad():
-        # The sum of the weights is 1 − final_transmittance, but exact where that is small.
-        depth, opacity = accumulate(weights, torch.stack([t, torch.ones_like(t)], dim=1), ray_index, rays).unbind(1)
-    return Rendering(color, depth / opacity.clamp(min=1e-10), final_transmittance, weights, colors, ray_index)
+    return Rendering(color, final_transmittance, t, weights, colors, ray_index)
 
 
 @torch.no_grad()
