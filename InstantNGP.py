@@ -113,7 +113,8 @@ def training_iteration(field: InstantNGPField, optimizer: torch.optim.Adam, data
     pixels = torch.randint(dataset.pixels, (rays,), device=dataset.poses.device)
     optimizer.zero_grad()
     mse = torch.zeros((), device=pixels.device)
-    for part in pixels.split(chunk or rays):  # the gradients add up to those of the whole batch
+    # Parts of one size, so that their numbers of samples are alike; the gradients add up to those of the whole batch.
+    for part in pixels.tensor_split(math.ceil(rays / (chunk or rays))):
         with autocast:
             error, loss = objective(field, dataset.rays(part), config["opacity_weight"])
         (loss / rays).backward()

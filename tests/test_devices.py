@@ -15,6 +15,7 @@ import InstantNGP
 from data.scenes import load_scene, near_far
 from experiment import training
 from models import fold
+from models.nerf import masked_adam
 from models.nerf.dvgo import coarse_field, fine_field, pixels_in_sight
 from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import render_image
@@ -122,7 +123,18 @@ def test_both_stages_of_dvgo(scene):
             assert dvgo.training_iteration(field, optimizer, dataset, pixels, config,
                                            contextlib.nullcontext()).isfinite()
             assert not field.features.values.equal(before)
+    found = list(map(list, field.bounds.found))
+    assert len(found) == 4  # samples are chosen within bounds in training, and exactly to render
     assert_renders(field, scene.test)
+    assert list(map(list, field.bounds.found)) == found
+
+
+@pytest.mark.parametrize("with_size", [False, True])
+def test_the_places_of_what_is_not_zero(monkeypatch, with_size):
+    monkeypatch.setattr(masked_adam, "takes_size", lambda device: with_size)
+    numbers = [torch.randn(500) * (torch.rand(500) < share) for share in (0.1, 0.0, 1.0)]
+    for places, expected in zip(masked_adam.places_of_nonzero([values.to(DEVICE) for values in numbers]), numbers):
+        assert places.tolist() == expected.nonzero().squeeze(1).tolist()
 
 
 def instant_ngp(scene):
@@ -142,6 +154,7 @@ def test_instant_ngp(scene):
         assert InstantNGP.training_iteration(field, optimizer, dataset, step, config, contextlib.nullcontext(),
                                              chunk=40).isfinite()
         assert not field.encoding.table.equal(before)
+    assert len(field.bounds.found) == 3
     assert_renders(field, InstantNGP.normalize_poses(scene).test)
 
 

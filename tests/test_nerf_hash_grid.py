@@ -80,7 +80,7 @@ def test_hash_is_that_of_32_bit_arithmetic(log2_size):
 
 
 @pytest.mark.parametrize("settings", [{}, {"levels": 1}, {"features": 3}, {"finest": 8}, {"log2_size": 16},
-                                      {"coarsest": 1}, {"log2_size": 5}])
+                                      {"coarsest": 1}, {"coarsest": 1, "log2_size": 1}, {"log2_size": 5}])
 def test_interpolation_follows_the_definition(settings):
     grid = small_grid(**settings)
     faces = torch.tensor(list(itertools.product((0.0, 0.3, 1.0), repeat=3)))

@@ -102,5 +102,6 @@ def test_it_passes_over_what_has_no_gradient_and_takes_a_closure():
         loss.backward()
         return loss
 
+    MaskedAdam([{"params": [q], "skip_zero_grad": True}], lr=0.1).step()
     assert optimizer.step(closure) == 2
     assert torch.allclose(p, torch.full((2,), 0.9)) and torch.equal(q, torch.ones(2))

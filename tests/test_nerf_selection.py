@@ -11,6 +11,7 @@ from test_nerf_instant_ngp import small_field as ngp_field
 from test_nerf_instant_ngp import some_rays as ngp_rays
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from models.nerf import selection
 from models.nerf.selection import LATELY, LEAST, BoundedSelection, ExactSelection
 
 WAITS = {torch.ops.aten.nonzero.default, torch.ops.aten._local_scalar_dense.default}
@@ -49,32 +50,42 @@ class Counting(TorchDispatchMode):
 
 @pytest.mark.parametrize("method, mode", METHODS)
 @pytest.mark.parametrize("known", [False, True])
-def test_a_picture_and_its_gradient_do_not_depend_on_the_bounds(method, mode, known):
+def test_a_picture_and_its_gradient_do_not_depend_on_the_bounds(monkeypatch, method, mode, known):
     field, render, choices = method(mode)
     exact = render(ExactSelection())
     bounds = BoundedSelection()
     if known:  # one rendering before, in which the bounds are found
         bounds.complete(render)
+    reads, tolist = [], torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(tensor) or tolist(tensor))
     with Counting() as counting:
         bounded = bounds.complete(render)
-    assert counting.waits == (0 if known else choices) and len(bounds.found) == choices
+    assert len(reads) == 1 and counting.waits == (0 if known else choices) and len(bounds.found) == choices
     assert len(exact.weights) < len(bounded.weights) == bounds.bound(choices - 1)
     for got, expected in zip(outcome(field, bounded), outcome(field, exact), strict=True):
         assert torch.allclose(got, expected, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("method, mode", METHODS)
-@pytest.mark.parametrize("small", range(4))
-def test_no_sample_is_lost_where_a_bound_is_too_small(method, mode, small):
+def test_no_sample_is_lost_where_a_bound_is_too_small_or_just_reached(monkeypatch, method, mode):
     field, render, choices = method(mode)
-    bounds, renderings = BoundedSelection(), []
+    expected, bounds = outcome(field, render(ExactSelection())), BoundedSelection()
     bounds.complete(render)
-    enough = list(map(bounds.bound, range(choices)))
-    bounds.found[small % choices] = deque([10], LATELY)
-    bounded = bounds.complete(lambda selection: renderings.append(render(selection)) or renderings[-1])
-    assert len(renderings) == 2 and list(map(bounds.bound, range(choices))) == enough
-    for got, expected in zip(outcome(field, bounded), outcome(field, render(ExactSelection())), strict=True):
-        assert torch.allclose(got, expected, rtol=1e-11, atol=1e-12)
+    counts, renderings = [found[0] for found in bounds.found], []
+
+    def counted(selection):
+        renderings.append(selection)
+        return render(selection)
+
+    for small in range(choices):
+        for bound in (1, counts[small]):
+            monkeypatch.setattr(selection, "LEAST", bound)
+            bounds.found[small] = deque([0], LATELY)
+            renderings.clear()
+            bounded = bounds.complete(counted)
+            assert len(renderings) == 2 and [max(found) for found in bounds.found] == counts
+            for got, of_exact in zip(outcome(field, bounded), expected, strict=True):
+                assert torch.allclose(got, of_exact, rtol=1e-11, atol=1e-12)
 
 
 def test_bounds_far_too_small_and_far_too_large():
@@ -84,7 +95,7 @@ def test_bounds_far_too_small_and_far_too_large():
     enough = list(map(bounds.bound, range(choices)))
     for count, renderings in ((0, 1), (10**5, LATELY)):
         bounds.found = [deque([count], LATELY) for _ in range(choices)]
-        for _ in range(renderings):
+        for _ in range(renderings):  # of which the first raises the bounds, and the last forgets the number
             assert list(map(bounds.bound, range(choices))) != enough
             bounds.complete(render)
         assert list(map(bounds.bound, range(choices))) == enough

@@ -139,7 +139,6 @@ class DVGOField(nn.Module):
                                                       rays)
         kept = selection.nonzero(weights.detach() > self.threshold)
         where, t, ray_index, weights = (values.index_select(0, kept) for values in (where, t, ray_index, weights))
-        weights = selection.visible(weights)
 
         features = self.features.interpolate(where)
         if self.color is None:

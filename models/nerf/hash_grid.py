@@ -75,7 +75,7 @@ class HashGrid(nn.Module):
         # In int32 a product is right in its last 32 bits, and the hash needs no more; a prime of 32 bits is written as
         # the negative number with the same bits.
         primes = [(prime + 2**31) % 2**32 - 2**31 for prime in PRIMES]
-        strides = [[1, points, points**2] if level < self.dense_levels else primes
+        strides = [primes if level >= self.dense_levels else [1, points, points**2] if points > 1 else [0, 0, 0]
                    for level, points in enumerate(self.resolutions)]
 
         def beside_points(name: str, numbers, dtype: torch.dtype = torch.int32) -> None:
@@ -171,7 +171,7 @@ def _columns(numbers: Tensor) -> tuple[Tensor, ...]:
 
 
 class _Interpolate(torch.autograd.Function):
-    """Keeps only the points for the backward pass: rows and weights would be 64 numbers a level and sample more."""
+    """Keeps only the points for the backward pass: rows and weights would be 44 bytes a level and sample more."""
 
     @staticmethod
     def forward(ctx, x01: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
@@ -180,7 +180,7 @@ class _Interpolate(torch.autograd.Function):
         encoded = table.new_empty(len(x01), grid.levels, grid.features)
         for levels in grid.batches():
             cell, upper = grid.cells(x01, levels)
-            # A weight for each feature of a row: it is contiguous then, and the interpolation fast.
+            # A weight for each number of a pair: all is contiguous then, and the interpolation fast.
             upper = upper.unsqueeze(-1).repeat(1, 1, 1, 2 - grid.features % 2)
             for part, start, rows in grid.rows(cell, levels):
                 for column, target in zip(_columns(table[start:]), _columns(encoded[:, levels][:, part])):

@@ -60,14 +60,14 @@ class MaskedAdam(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
+            if not params:
+                continue
             whole = [[p, *self._moments(p), p.grad] for p in params]
             parts = whole
             if group["skip_zero_grad"]:  # a step of copies of the elements that are touched, which few are
                 whole = [[values.view(-1) for values in of_p] for of_p in whole]
                 touched = places_of_nonzero([gradient for *_, gradient in whole])
                 parts = [[values.index_select(0, places) for values in of_p] for of_p, places in zip(whole, touched)]
-            if not parts:
-                continue
             ps, ms, vs, gs = (list(values) for values in zip(*parts))
             beta1, beta2 = group["betas"]
             torch._foreach_lerp_(ms, gs, 1 - beta1)

@@ -1,7 +1,7 @@
 """Which samples of a batch of rays are looked at, chosen in several steps, of which each needs the one before.
 
-An array of what was chosen has a size, and on a GPU the host has to wait for it: each time, all that was queued comes
-to its end first. So there are two ways to choose, with the same functions.
+How many were chosen is known on the device alone, and to read it the host waits until all that was queued there is
+done. `ExactSelection` does so at every choice, `BoundedSelection` once for all of them.
 """
 
 from collections import deque
@@ -26,21 +26,22 @@ class ExactSelection:
         return ragged_indices(counts)
 
     def nonzero(self, mask: Tensor) -> Tensor:
-        """The indices (K,), ascending, of what is True in a mask (S,)."""
+        """The indices (K,), never descending, of what is True in a mask (S,)."""
         return mask.nonzero().squeeze(1)
 
-    def visible(self, values: Tensor) -> Tensor:
-        """Values (S,) of the samples chosen last, 0 in the place of those that were not."""
-        return values
+    def visible(self, log_transmittance: Tensor) -> Tensor:
+        """Log-transmittances (S,) of the samples chosen last, 0 in the place of those that were not."""
+        return log_transmittance
 
 
 class BoundedSelection(ExactSelection):
     """Arrays of a length that is known beforehand, filled up behind what was chosen.
 
-    The filling are further samples of the last ray. It is never chosen from, and `visible` makes its log-transmittance
-    or its weights 0, with which it adds nothing to a picture or to a gradient. Each choice has a bound of its own: the
-    most that was found there lately, and a little more. `complete` reads how many there really were, all at once. If a
-    choice had more than its bound, nothing is lost: the bound is raised and the rendering done again.
+    The filling is further samples of the last ray, and of a choice among these the last one, again and again. Nothing
+    is chosen from it, and `visible` makes it transparent, so that it adds nothing to a picture or to a gradient. Each
+    choice has a bound of its own: the most that was found there lately, and a little more. `complete` reads how many
+    there really were, all at once. If a choice had as many as its bound or more, nothing is lost: the bound is raised
+    and the rendering done again.
     """
 
     def __init__(self) -> None:
@@ -56,12 +57,9 @@ class BoundedSelection(ExactSelection):
             self._counts = []
             rendering = render(self)
             counts = torch.stack(self._counts).tolist()
-            enough = True
-            for k, count in enumerate(counts):
-                enough = count <= self.bound(k)
-                self.found[k].append(count)
-                if not enough:  # what was chosen from these is too little
-                    break
+            enough = all(count < self.bound(k) for k, count in enumerate(counts))
+            for found, count in zip(self.found, counts):
+                found.append(count)  # too small a number where the choice before fell short, and then not the largest
             if enough:
                 return rendering
             del rendering  # lest there be two graphs in memory
@@ -94,8 +92,8 @@ class BoundedSelection(ExactSelection):
         places = self._fill(found[-1])
         return torch.searchsorted(found, places, right=True, out_int32=True).clamp_(max=len(mask) - 1)
 
-    def visible(self, values: Tensor) -> Tensor:
-        return values.masked_fill(self._filling, 0)
+    def visible(self, log_transmittance: Tensor) -> Tensor:
+        return log_transmittance.masked_fill(self._filling, 0)
 
 
 def select(bounds: BoundedSelection, render: Callable[[ExactSelection], Rendering], rays: Tensor) -> Rendering:

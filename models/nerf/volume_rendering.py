@@ -35,14 +35,15 @@ class Rendering(NamedTuple):
     ray_index: Tensor
 
     @property
+    @torch.no_grad()
     def depth(self) -> Tensor:
         """(R,), the mean of t over the samples, by weight, in units of the rays' directions; 0 where there is none.
 
         Without a graph.
         """
-        weights, of_samples = self.weights.detach(), torch.stack([self.t, torch.ones_like(self.t)], dim=1)
+        of_samples = torch.stack([self.t, torch.ones_like(self.t)], dim=1)
         # The sum of the weights is 1 − final_transmittance, but exact where that is small.
-        depth, opacity = accumulate(weights, of_samples, self.ray_index, len(self.color)).unbind(1)
+        depth, opacity = accumulate(self.weights, of_samples, self.ray_index, len(self.color)).unbind(1)
         return depth / opacity.clamp(min=1e-10)
 
 
