@@ -63,9 +63,9 @@ EXPERIMENTS = {
                      ["relu", "relu+pe", "sin"], "psnr", "PSNR (dB)", 1, (0, 1)),
     "3d": Experiment("3D", "3D_occupance",
                      ["--shape", "dragon", "--scale", "0.125", "--epochs", "25", "--chunk", "20000"],
-                     ["relu", "relu+pe", "sin"], "iou", "IoU", 1, (0, 1)),
+                     ["relu", "relu+pe", "sin"], "iou", "IoU", 1, (0, 1, 2)),
     **{f"{name} {scene}": Experiment(f"{title}, {scene}", script, ["--quick", "--frames", "0", *of_scene], ["relu"],
-                                     "psnr", "PSNR (dB)", 1, (0,), chosen=False)
+                                     "psnr", "PSNR (dB)", 1, (0, 1, 2), chosen=False)
        for name, title, script in (("dvgo", "DVGO", "dvgo"), ("ngp", "Instant-NGP", "InstantNGP"))
        for scene, of_scene in (("lego", []), ("toy", ["--scene", "toy"]))},
 }
@@ -267,7 +267,7 @@ def one_thread_each() -> None:
 
 
 def main() -> None:
-    args = parse(__doc__, list(EXPERIMENTS), "0 1 2 in 1D, 0 1 in 2D and 3D, 0 for the radiance fields and --quick")
+    args = parse(__doc__, list(EXPERIMENTS), "0 1 2; in 2D 0 1; with --quick 0")
     one_thread_each()
     pairs = []
     for name in args.only:
