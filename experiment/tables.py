@@ -106,12 +106,14 @@ def mean(group: list[Record], metric: str, digits: int) -> str:
 def gain(group: list[Record], of: list[list[Record]], metric: str, digits: int) -> str:
     """What FR adds to its baseline in a metric, over the seeds that both have; – for a baseline, or without one.
 
-    The two may differ in the learning rate and in what the basis is made of, and in nothing else.
+    The two may differ in the learning rates and in what the basis is made of, and in nothing else. The baseline's
+    hidden rate is the paper's; FR's at another one is in a folder of its own within the baseline's.
     """
     def settings(record: Record) -> tuple:
-        config = {name: value for name, value in record["config"].items() if name not in ("lr", "network")}
+        without = ("lr", "network") + record["mode"].endswith("+fr") * ("hidden_lr",)
+        config = {name: value for name, value in record["config"].items() if name not in without}
         network = {name: value for name, value in record["config"].get("network", {}).items() if name not in BASIS}
-        return (record["set"], record["case"], config, network, record["environment"]["precision"],
+        return (record["set"].split("/")[0], record["case"], config, network, record["environment"]["precision"],
                 record["environment"]["device"])
 
     first = group[0]
@@ -252,8 +254,9 @@ def image_size(config: dict[str, Any]) -> str:
 
 
 def volume_size(config: dict[str, Any]) -> str:
-    """Voxels of a volume and epochs of training."""
-    return f"{' × '.join(map(str, config['shape']))}, {config['epochs']} epochs"
+    """Voxels of a volume, epochs of training, and the points a step where they are not the paper's."""
+    chunk = f", {config['chunk']:,} points a step" * (config["chunk"] != published.CONFIG_THAI_STATUE["chunk"])
+    return f"{' × '.join(map(str, config['shape']))}, {config['epochs']} epochs{chunk}"
 
 
 def training_length(config: dict[str, Any]) -> str:

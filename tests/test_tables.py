@@ -62,13 +62,15 @@ def test_the_gain_of_fr_is_over_the_same_settings_and_the_seeds_of_both(tmp_path
         write_record(tmp_path / "a", "sin", seed, psnr)
     # The learning rate and the basis may be others.
     write_record(tmp_path / "a", "sin+fr", 1, 33.0, lr=5e-3, network={"hidden_features": 256, "alpha": 0.1})
+    write_record(tmp_path / "a" / "equal", "sin+fr", 0, 21.0, hidden_lr=0.3)
+    write_record(tmp_path / "a" / "equal", "sin", 1, 29.0, hidden_lr=3.0)
     write_record(tmp_path / "a", "relu", 0, 10.0, steps=100)
     write_record(tmp_path / "a", "relu+fr", 0, 18.0)
     write_record(tmp_path / "a", "relu+pe", 0, 10.0)
     write_record(tmp_path / "a", "relu+pe+fr", 0, 18.0, network={"hidden_features": 128})
     gains = {row[2]: row[5] for row in tables.images(tables.read_records(tmp_path)).rows}
-    assert gains == {**dict.fromkeys(("relu", "relu+fr", "sin", "relu+pe", "relu+pe+fr"), "–"),
-                     "sin+fr, α 0.1": "+3.00"}  # its name says so
+    assert gains == {**dict.fromkeys(("relu", "relu+fr", "sin", "sin, hidden lr × 3", "relu+pe", "relu+pe+fr"), "–"),
+                     "sin+fr, α 0.1": "+3.00", "sin+fr, hidden lr × 0.3": "+1.00"}  # their names say so
 
 
 def test_other_steps_of_the_hidden_weights_are_named_and_have_no_published_value(tmp_path):
