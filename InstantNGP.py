@@ -185,7 +185,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
     scene, settings = load(args), radiance_fields.of_size(PAPER, MEDIUM, args)
     return planned_runs(args, "ngp", {scene.name: {mode: {
-        **cli.settings(settings[mode], QUICK, args, "epochs", "lr"),
+        **cli.settings(settings[mode], QUICK, args, "epochs", "lr", "rays"),
         **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
 
 

@@ -223,8 +223,8 @@ def plan(args: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
     scene, settings = load(args), radiance_fields.of_size(PAPER, MEDIUM, args)
     return planned_runs(args, "dvgo", {scene.name: {mode: {
-        **cli.settings(settings[mode], QUICK, args, "steps", "lr", "tv_density", "tv_features", "mask_renew",
-                       "act_decay"),
+        **cli.settings(settings[mode], QUICK, args, "steps", "lr", "rays", "tv_density", "tv_features",
+                       "mask_renew", "act_decay"),
         **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 CONFIG_1D: dict = {"steps": 10_000, "lr": 1e-6}
 CONFIG_KODAK_05 = {"shape": [512, 768, 3], "steps": 10_000, "lr": 1e-4, "batch": None}
-CONFIG_THAI_STATUE = {"shape": [304, 512, 262], "epochs": 200, "chunk": 500_000, "lr": 2e-3}
-CONFIG_DVGO = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "lr": 1e-3}
-CONFIG_NGP = {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2,
+# Of both radiance fields not the settings of the paper, but those of the values below.
+CONFIG_DVGO = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "lr": 1e-3, "mask_renew": False, "act_decay": False}
+CONFIG_NGP = {"epochs": 20, "iterations": 1_000, "rays": 16_384, "lr": 2e-2,
               "field": {"levels": 16, "log2_size": 19, "finest": 1024, "resolution": 128, "steps": 1024}}
 VIEW = 800  # pixels a side of a Blender scene's views
 
@@ -34,9 +34,11 @@ PSNR_KODAK_05 = {"relu": 17.31, "relu+fr": 18.33, "relu+pe": 22.87, "relu+pe+fr"
 
 # Thai statue, from a later work of the same authors; the paper itself prints no numbers of its 3D experiment.
 IOU_THAI_STATUE = {"relu+pe": 0.9897, "relu+pe+fr": 0.9929}
+THAI_STATUE = "304 × 512 × 262, 131,072 neighboring voxels a step, best epoch"
+CHUNK_3D = 500_000  # points a step of the paper
 
-# PSNR in dB over all 200 test views. DirectVoxGO's authors, for their earlier native PyTorch version at 160³ voxels and
-# 20,000 iterations; for FR in either method the paper's numbers are not known here.
+# PSNR in dB over all 200 test views. DirectVoxGO's authors, for their earlier native PyTorch version; for FR in either
+# method the paper's numbers are not known here.
 PSNR_DVGO = {"lego": 34.65, "mic": 33.19, "ship": 29.08}
 # ngp_pl's, on another copy of the scenes (NSVF's); of the copy used here other re-implementations give 35.5 to 35.9.
 PSNR_NGP = {"lego": 35.76, "mic": 35.59, "ficus": 34.13, "chair": 35.28, "hotdog": 37.35, "materials": 29.46,

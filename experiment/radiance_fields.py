@@ -34,6 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
                         help="a Blender scene's name or folder, or toy, which needs no download (default: lego)")
     parser.add_argument("--downscale", type=cli.whole(1, 64), metavar="D",
                         help="make the images smaller by this factor (default: 1; --medium 2; --quick 8, toy 2)")
+    parser.add_argument("--rays", type=cli.whole(1), metavar="N", help="rays a step; in DVGO of the fine stage")
     parser.add_argument("--background", choices=("white", "black"), default="white",
                         help="what transparent pixels are put on (default: white)")
     parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N",
