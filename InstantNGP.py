@@ -15,7 +15,7 @@ of rays are plain PyTorch. Writes
     figures/ngp_<scene>_views.png, …_psnr.png   two test views with their errors; PSNR over the iterations
     figures/radiance_fields_<scene>.png         this and DVGO, both networks, where the records of dvgo.py are there
 
-On two CPU cores --quick takes one to two minutes, --medium hours, the full size days.
+On two CPU cores --quick takes one to two minutes, --medium half an hour a network, the full size days.
 """
 
 import argparse
@@ -50,7 +50,7 @@ NGP_PL: dict = {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2, "ep
 FR = {"low_freq_num": 32, "high_freq_num": 32, "phase_num": 64, "alpha": 0.01}
 PAPER = {"relu":    {"network": {"hidden_features": 64}, **NGP_PL},
          "relu+fr": {"network": {"hidden_features": 64, **FR}, **NGP_PL}}
-# Half the images' sides, smaller encoding and occupancy grid, a quarter of the rays: hours on a CPU.
+# Half the images' sides, smaller encoding and occupancy grid, a quarter of the rays: half an hour a network on a CPU.
 MEDIUM = {"epochs": 10, "iterations": 500, "rays": 2048, "warm_up": 128,
           "field": {"levels": 8, "log2_size": 17, "finest": 256, "resolution": 64, "steps": 512}}
 # A smaller encoding and occupancy grid, smaller batches; the same networks.

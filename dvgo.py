@@ -15,7 +15,7 @@ First a coarse field finds where the scene is, the same for both networks; then 
     figures/dvgo_<scene>_views.png, …_psnr.png       two test views with their errors; PSNR over the iterations
 
 --steps and --lr are the fine stage's iterations and the color network's learning rate. On two CPU cores --quick takes
-one to two minutes, --medium hours, the full size days.
+one to two minutes, --medium an hour a network, the full size days.
 """
 
 import argparse
@@ -58,7 +58,7 @@ FINE: dict = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "scale_at": [1_00
 FR = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
 PAPER = {"relu":    {"network": {"hidden_features": 128}, **FINE},
          "relu+fr": {"network": {"hidden_features": 128, **FR}, **FINE}}
-# Half the images' sides, grids of 100³, a quarter of rays and iterations: hours on a CPU.
+# Half the images' sides, grids of 100³, a quarter of rays and iterations: an hour a network on a CPU.
 MEDIUM = {"steps": 5_000, "rays": 2048, "voxels": 100**3, "scale_at": [250, 500, 750, 1_000], "decay_steps": 5_000,
           "renew_every": 250, "coarse": {**COARSE, "steps": 2_000, "rays": 2048, "voxels": 64**3, "decay_steps": 5_000,
                                          "renew_every": 500}}

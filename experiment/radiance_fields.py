@@ -40,7 +40,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N",
                         help="pictures in the turntable (default: 60; with --quick 12)")
     parser.add_argument("--medium", action="store_true",
-                        help="a version between --quick and the paper's: hours on a CPU; "
+                        help="a version between --quick and the paper's: half an hour to an hour a network on a CPU; "
                              "writes below results/medium")
     parser.add_argument("--render-only", action="store_true",
                         help="train nothing; render the test views and the turntable of fields trained before")
@@ -214,8 +214,8 @@ def render_only(runs: list[Run], render_again: Callable[[Run], dict]) -> None:
 def say_how_long(runs: list[Run], args: argparse.Namespace) -> None:
     """Before a sweep on a CPU that is not --quick, say how long it takes."""
     if slow_runs(runs, args):
-        print("at this size the training takes hours on a CPU" if args.medium else
-              "at this size the training takes days on a CPU; --medium hours, --quick a minute or two")
+        print("at this size the training takes half an hour to an hour a network on a CPU" if args.medium else
+              "at this size the training takes days on a CPU; --medium up to an hour a network, --quick a minute")
 
 
 def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespace,
