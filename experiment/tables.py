@@ -41,14 +41,14 @@ def read_records(folder: Path) -> list[Record]:
 
 
 def largest(records: list[Record], experiment: str) -> list[Record]:
-    """Of one experiment the records of the largest size, all of one case and set."""
+    """Of one experiment the records of the largest size, all of one case and set, at the paper's hidden rates."""
     def size(record: Record) -> tuple:
         config = record["config"]
         return (math.prod(config["scene"]["train"] if "scene" in config else config.get("shape", [])),
                 config.get("steps", config.get("epochs", 0)))
 
     chosen = [record for record in records if record["experiment"] == experiment]
-    best = max(chosen, key=size, default=None)
+    best = max((record for record in chosen if "hidden_lr" not in record["config"]), key=size, default=None)
     return [record for record in chosen if best and (record["set"], record["case"]) == (best["set"], best["case"])]
 
 

@@ -86,6 +86,7 @@ def test_other_steps_of_the_hidden_weights_are_named_and_have_no_published_value
 def test_the_largest_size_is_of_one_folder_and_case(tmp_path):
     for folder, case, settings in (("a", "kodim05", {"shape": [8, 8, 3]}), ("b", "kodim05", {"shape": [9, 9, 3]}),
                                    ("c", "kodim05", {"shape": [9, 9, 3], "steps": 20_000}),
+                                   ("a/equal", "kodim05", {"shape": [9, 9, 3], "steps": 20_000, "hidden_lr": 0.5}),
                                    ("c", "other", {"shape": [9, 9, 3], "steps": 15_000})):
         for mode in ("sin", "sin+fr"):
             write_record(tmp_path / folder, mode, 0, 20.0, case, **settings)
