@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every figure and table of the README and of docs/, a line each: about an hour on two CPU cores. Needs the environment of
+# Every figure and table of the README and of docs/, a line each: about four hours on two CPU cores. Needs the environment of
 # the README's first command, and the scene lego in data/nerf_synthetic (see data/README.md).
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -17,12 +17,18 @@ python 3D_occupance.py --quick
 python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --modes sin --lr 5e-3 --results results/eighth/sin_at_5e-3
 python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --seeds 0 1 2 --results results/eighth
 
-# Section 5, small: figures/dvgo_lego_views.png, figures/radiance_fields_lego.png; the table of radiance fields.
+# Section 5, small: the table of radiance fields.
 python dvgo.py --quick --scene toy --seeds 0 1 2
 python dvgo.py --quick --seeds 0 1 2
 python InstantNGP.py --quick --scene toy --seeds 0 1 2
 python InstantNGP.py --quick --seeds 0 1 2
-cp figures/quick/dvgo_lego_views.png figures/quick/radiance_fields_lego.png figures/
+
+# Section 5, larger, also at the plain network's step of W; figures/dvgo_lego_views.png, figures/radiance_fields_lego.png.
+python dvgo.py --medium
+python dvgo.py --medium --modes relu+fr --hidden-lr 0.04275 --results results/equal_step --figures figures/equal_step
+python InstantNGP.py --medium
+python InstantNGP.py --medium --modes relu+fr --hidden-lr 0.298 --results results/equal_step --figures figures/equal_step
+cp figures/medium/dvgo_lego_views.png figures/medium/radiance_fields_lego.png figures/
 
 # figures/step_size.png and its table, as far as there are records (without --draw: hours).
 python -m studies.step_size --draw
@@ -34,5 +40,7 @@ python -m studies.overview
 python -m experiment.report --adopt results --as paper
 python -m experiment.report --adopt results/quick
 python -m experiment.report --adopt results/quarter
+python -m experiment.report --adopt results/medium
+python -m experiment.report --adopt results/equal_step/medium --as medium/equal_step
 python -m experiment.report --adopt results/eighth
 python -m experiment.report --adopt results/eighth/sin_at_5e-3 --as eighth/sin_at_5e-3
