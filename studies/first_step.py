@@ -1,0 +1,88 @@
+"""How far Adam's first step moves the hidden W of each network, beside κ, which is of a gradient without structure.
+
+    python -m studies.first_step        1D, and Kodak 05 and the dragon at the sizes of the step-size study; seconds
+
+Prints, for each hidden-to-hidden layer of the networks at their start (seed 0), the root mean square of what the first
+step on the script's own loss adds to an element of W, in units of the learning rate, and the share of the layer's
+trained weights that have no gradient there.
+"""
+
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from data.signals import square_like_wave
+from experiment import cli
+from models import FourierReparamLinear, build_inr, fold
+from models.encodings import voxel_coordinates
+
+LR = 1e-6  # of which the step is a multiple, as small as it may be in float32
+
+
+def batch_1d(_: Path) -> tuple[Tensor, Tensor]:
+    """The 300 points of the 1D function, and its values."""
+    return square_like_wave()
+
+
+def batch_2d(folder: Path) -> tuple[Tensor, Tensor]:
+    """4,096 pixels of Kodak 05 at half of its sides, and their colors."""
+    script = import_module("2d_image_fitting")
+    image, = script.load_images(script.parse(["--image", "5", "--downscale", "2", "--data", str(folder)])).values()
+    x, target = script.pixel_grid(image, torch.device("cpu"))
+    pixels = torch.randperm(len(x))[:4096]
+    return x[pixels], target[pixels]
+
+
+def batch_3d(folder: Path) -> tuple[Tensor, Tensor]:
+    """20,000 voxels of the dragon at an eighth of its sides, and whether they are full."""
+    script = import_module("3D_occupance")
+    args = script.parse(["--shape", "dragon", "--scale", "0.125", "--data", str(folder)])
+    volume, = script.load_volumes(args).values()
+    voxels = torch.randperm(volume.size)[:20_000]
+    return voxel_coordinates(voxels, volume.shape), torch.from_numpy(volume).flatten()[voxels, None].float()
+
+
+EXPERIMENTS = {"1D": ("1d_function_fitting", batch_1d, ("relu", "sin")),
+               "2D": ("2d_image_fitting", batch_2d, ("relu", "relu+pe", "sin")),
+               "3D": ("3D_occupance", batch_3d, ("relu", "relu+pe", "sin"))}
+
+
+def hidden(model: nn.Sequential) -> list[Tensor]:
+    """Copies of the hidden-to-hidden W, which are square."""
+    weights = [layer.weight.detach() for layer in fold(model).modules() if isinstance(layer, nn.Linear)]
+    return [weight.clone() for weight in weights if weight.shape[0] == weight.shape[1]]
+
+
+def first_step(model: nn.Sequential, x: Tensor, target: Tensor) -> tuple[list[float], list[float]]:
+    """By hidden layer, the root mean square of Adam's first step of W over its learning rate, and the share of the
+    trained weights without a gradient. Changes the model."""
+    before, optimizer = hidden(model), torch.optim.Adam(model.parameters(), lr=LR)
+    F.mse_loss(model(x), target).backward()
+    optimizer.step()
+    steps = [((now - then).square().mean().sqrt() / LR).item() for now, then in zip(hidden(model), before)]
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.ndim == 2 and parameter.grad is not None]
+    return steps, [1 - gradient.count_nonzero().item() / gradient.numel() for gradient in gradients[1:-1]]
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    args = parser.parse_args()
+    print(f"{'':<4}{'network':<12}{'κ':>7}   {'step of W / learning rate':<28}without a gradient")
+    for name, (script, batch, backbones) in EXPERIMENTS.items():
+        torch.manual_seed(0)
+        x, target = batch(args.data)
+        for mode in (mode for backbone in backbones for mode in (backbone, f"{backbone}+fr")):
+            torch.manual_seed(0)
+            model = build_inr(mode, **import_module(script).PAPER[mode]["network"])
+            kappa = [layer.step_scale() for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
+            steps, still = first_step(model, x, target)
+            print(f"{name:<4}{mode:<12}{kappa[0] if kappa else 1:>7.3g}   "
+                  f"{'  '.join(f'{step:.3f}' for step in steps):<28}{'  '.join(f'{share:.0%}' for share in still)}")
+
+
+if __name__ == "__main__":
+    cli.run(main)
