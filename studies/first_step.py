@@ -63,7 +63,7 @@ def first_step(model: nn.Sequential, x: Tensor, target: Tensor) -> tuple[list[fl
     F.mse_loss(model(x), target).backward()
     optimizer.step()
     steps = [((now - then).square().mean().sqrt() / LR).item() for now, then in zip(hidden(model), before)]
-    gradients = [parameter.grad for parameter in model.parameters() if parameter.ndim == 2 and parameter.grad is not None]
+    gradients = [values.grad for values in model.parameters() if values.ndim == 2 and values.grad is not None]
     return steps, [1 - gradient.count_nonzero().item() / gradient.numel() for gradient in gradients[1:-1]]
 
 
