@@ -170,6 +170,7 @@ def test_bounds_hold_the_occupied_cells_with_a_cell_to_spare():
     grid.occupied.zero_()[7, 7, 7] = True
     lower, upper = grid.bounds()
     assert lower.tolist() == [1, 1, 1] and upper.tolist() == [2, 2, 2]
+    assert grid.double().bounds()[0].dtype == torch.float64
 
 
 def test_same_seed_same_grid_from_either_source_of_random_numbers():

@@ -47,7 +47,7 @@ class OccupancyGrid(nn.Module):
         self.threshold = LEAST_OPTICAL_DEPTH / self.step
         self.register_buffer("density", torch.zeros((self.resolution,) * 3))
         self.register_buffer("occupied", torch.zeros((self.resolution,) * 3, dtype=torch.bool))
-        self._bounds: tuple[Tensor, int, Tensor, Tensor] | None = None
+        self._bounds: tuple[Tensor, int, torch.dtype, Tensor, Tensor] | None = None
 
     def forward(self, points: Tensor) -> Tensor:
         """Whether each point lies in an occupied cell; not so outside the cube.
@@ -123,15 +123,16 @@ class OccupancyGrid(nn.Module):
         One cell wider on each side, as far as the cube goes, so that a ray clipped to the box loses none of its
         samples to rounding. The whole cube where nothing is occupied. Looked for when `occupied` has changed.
         """
-        if self._bounds and self._bounds[0] is self.occupied and self._bounds[1] == self.occupied._version:
-            return self._bounds[2:]
+        looked_at = self.occupied, self.occupied._version, self.density.dtype
+        if self._bounds and self._bounds[0] is looked_at[0] and self._bounds[1:3] == looked_at[1:]:
+            return self._bounds[3:]
         hit = torch.stack([self.occupied.any(2).any(1), self.occupied.any(2).any(0), self.occupied.any(1).any(0)])
         first = hit.int().argmax(1) - 1  # of a maximum that occurs more than once, argmax gives the first
         end = self.resolution - hit.flip(1).int().argmax(1) + 1
         # With nothing occupied first is −1 and end R + 1, and the clamps give the cube.
         corners = torch.stack([first.clamp(min=0), end.clamp(max=self.resolution)]).to(self.density.dtype)
         lower, upper = (corners / self.resolution * 2 - 1) * self.half_extent
-        self._bounds = self.occupied, self.occupied._version, lower, upper
+        self._bounds = *looked_at, lower, upper
         return lower, upper
 
     def extra_repr(self) -> str:
