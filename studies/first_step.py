@@ -9,6 +9,7 @@ trained weights that have no gradient there.
 
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -22,23 +23,21 @@ from models.encodings import voxel_coordinates
 LR = 1e-6  # of which the step is a multiple, as small as it may be in float32
 
 
-def batch_1d(_: Path) -> tuple[Tensor, Tensor]:
+def batch_1d(*_) -> tuple[Tensor, Tensor]:
     """The 300 points of the 1D function, and its values."""
     return square_like_wave()
 
 
-def batch_2d(folder: Path) -> tuple[Tensor, Tensor]:
+def batch_2d(script: ModuleType, folder: Path) -> tuple[Tensor, Tensor]:
     """4,096 pixels of Kodak 05 at half of its sides, and their colors."""
-    script = import_module("2d_image_fitting")
     image, = script.load_images(script.parse(["--image", "5", "--downscale", "2", "--data", str(folder)])).values()
     x, target = script.pixel_grid(image, torch.device("cpu"))
     pixels = torch.randperm(len(x))[:4096]
     return x[pixels], target[pixels]
 
 
-def batch_3d(folder: Path) -> tuple[Tensor, Tensor]:
+def batch_3d(script: ModuleType, folder: Path) -> tuple[Tensor, Tensor]:
     """20,000 voxels of the dragon at an eighth of its sides, and whether they are full."""
-    script = import_module("3D_occupance")
     args = script.parse(["--shape", "dragon", "--scale", "0.125", "--data", str(folder)])
     volume, = script.load_volumes(args).values()
     voxels = torch.randperm(volume.size)[:20_000]
@@ -72,12 +71,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="default: data")
     args = parser.parse_args()
     print(f"{'':<4}{'network':<12}{'κ':>7}   {'step of W / learning rate':<28}without a gradient")
-    for name, (script, batch, backbones) in EXPERIMENTS.items():
+    for name, (of_name, batch, backbones) in EXPERIMENTS.items():
+        script = import_module(of_name)
         torch.manual_seed(0)
-        x, target = batch(args.data)
+        x, target = batch(script, args.data)
         for mode in (mode for backbone in backbones for mode in (backbone, f"{backbone}+fr")):
             torch.manual_seed(0)
-            model = build_inr(mode, **import_module(script).PAPER[mode]["network"])
+            model = build_inr(mode, **script.PAPER[mode]["network"])
             kappa = [layer.step_scale() for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
             steps, still = first_step(model, x, target)
             print(f"{name:<4}{mode:<12}{kappa[0] if kappa else 1:>7.3g}   "
