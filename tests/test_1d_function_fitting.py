@@ -112,11 +112,16 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bits(tmp_path):
     assert not checkpoint.exists()
 
 
+def heed_ctrl_c():  # what a shell starts in the background ignores it, and so would a child
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_all_workers_and_says_how_to_go_on(tmp_path):
     arguments = (FIT, "--modes", "relu", "sin", "--steps", 100_000, "--checkpoint-every", 20, *folders(tmp_path))
     process = subprocess.Popen([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True, start_new_session=True)
+                               stderr=subprocess.PIPE, text=True, start_new_session=True,
+                               preexec_fn=heed_ctrl_c)
     results = tmp_path / "results" / "1d" / "function"
     deadline = time.monotonic() + 60
     while len(list(results.glob("*.ckpt"))) < min(2, os.cpu_count()) and time.monotonic() < deadline:

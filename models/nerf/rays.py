@@ -4,6 +4,8 @@ A batch of R rays takes S samples in all, a different number for each. They lie 
 back, beside `ray_index`, the ray that each sample belongs to.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -97,7 +99,8 @@ def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def uniform_samples(t_min: Tensor, t_max: Tensor, step: Tensor,
-                    number=ragged_indices) -> tuple[Tensor, Tensor, Tensor]:
+                    number: Callable[[Tensor], tuple[Tensor, Tensor]] = ragged_indices,
+                    ) -> tuple[Tensor, Tensor, Tensor]:
     """Evenly spaced samples t_min + k step < t_max for k = 0, 1, …, of each ray.
 
     Args:
