@@ -7,7 +7,7 @@
 
 Each network maps a pixel's position to its color and is trained on all pixels at once. Writes
 
-    results/2d/<case>/<mode>-seed<k>.json   PSNR after the last step and the best of all, SSIM
+    results/2d/<case>/<mode>-seed<k>.json   PSNR after the last step, at some steps and the best of all, SSIM
     results/2d/<case>/<mode>-seed<k>.npz    the reconstruction and the PSNR at every step
     results/2d/<case>/<mode>-seed<k>.png    the reconstruction
     figures/2d_<case>_images.png            ground truth and reconstructions, with a crop enlarged
@@ -86,7 +86,7 @@ def train(run: Run, args: argparse.Namespace, build: Callable[..., torch.nn.Sequ
 
     advance, clock = training.CUDAGraphStep(training_step, device), training.Stopwatch(device)
     look_every = max(1, len(mse) // LOOKS)
-    whole = torch.zeros(len(mse) // look_every)
+    whole = torch.zeros(len(mse) // look_every, dtype=torch.float64)
     state = {"model": model, "optimizer": optimizer, "whole": whole}
     for block in training.blocks(run, args, clock, mse, state, lambda loss: f"{metrics.psnr(loss):.2f} dB",
                                  stop_every=[config["decay_at"], look_every]):
@@ -99,13 +99,13 @@ def train(run: Run, args: argparse.Namespace, build: Callable[..., torch.nn.Sequ
         if block.stop % look_every == 0:
             whole[block.stop // look_every - 1] = image_psnr(reconstruct(model, x, chunk, autocast, image), image)
 
-    reconstruction = reconstruct(fold(model), x, chunk, autocast, image)
-    clamped, final = reconstruction.clip(0, 1), image_psnr(reconstruction, image)
-    arrays = {"reconstruction": reconstruction, "psnr": metrics.psnr(mse.cpu().numpy()), "psnr_whole": whole.numpy()}
-    best = max(final, float(arrays["psnr_whole" if "batch" in config else "psnr"].max()))
+    reconstruction, curve = reconstruct(fold(model), x, chunk, autocast, image), metrics.psnr(mse.cpu().numpy())
+    clamped, final, looks = reconstruction.clip(0, 1), image_psnr(reconstruction, image), whole.tolist()
     figures.write_picture(np.rint(255 * clamped).astype(np.uint8), run.path(".png"))
-    run.finish(metrics={"psnr": final, "psnr_best": best, "ssim": metrics.ssim(clamped, image)}, arrays=arrays,
-               seconds=clock.seconds, steps=len(mse))
+    run.finish(metrics={"psnr": final, "psnr_best": max(final, *(looks if "batch" in config else curve.tolist())),
+                        "ssim": metrics.ssim(clamped, image),
+                        "psnr_at": {str(look * look_every): value for look, value in enumerate(looks, start=1)}},
+               arrays={"reconstruction": reconstruction, "psnr": curve}, seconds=clock.seconds, steps=len(mse))
     chunks = f", in {math.ceil(batches.size / chunk)} chunks a step" if chunk < batches.size else ""
     return f"{final:.2f} dB in {clock.seconds:.1f} s, {len(mse) / clock.seconds:.1f} steps a second{chunks}"
 
@@ -231,8 +231,8 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
         label = f"{figures.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB"
         if "batch" in run.config:  # of the pixels of each step, pale, and of the whole image at some
             axis.plot(curve, color=figures.line_style(run.mode)["color"], alpha=0.15, linewidth=0.5)
-            whole = run.arrays()["psnr_whole"]
-            axis.plot(np.arange(1, len(whole) + 1) * (len(curve) // len(whole)), whole, marker="o", markersize=3,
+            looks = run.metric("psnr_at")
+            axis.plot(list(map(int, looks)), list(looks.values()), marker="o", markersize=3,
                       **figures.line_style(run.mode), label=label)
         else:
             axis.plot(curve, **figures.line_style(run.mode), label=label)

@@ -96,7 +96,9 @@ def test_a_training_in_batches_is_of_the_whole_image_in_the_end_and_resumes_to_t
     error = np.square(arrays["reconstruction"] - iio.imread(picture) / 255).mean()
     psnr = made["metrics"]["psnr"]
     assert made["config"]["batch"] == 100 and psnr == pytest.approx(-10 * math.log10(error), abs=1e-5)
-    assert arrays["psnr_whole"].shape == (20,) and arrays["psnr_whole"][-1] == pytest.approx(psnr, abs=1e-3)
+    looks = made["metrics"]["psnr_at"]
+    assert list(looks) == [str(step) for step in range(2, 41, 2)] and looks["40"] == pytest.approx(psnr, abs=1e-3)
+    assert looks["2"] < looks["40"] and made["metrics"]["psnr_best"] == max(psnr, *looks.values())
 
 
 def test_the_learning_rate_falls_once(tmp_path, call, monkeypatch):
