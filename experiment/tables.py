@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ NETWORKS = tuple(LABELS)
 # Columns that say what was run, and not what came of it: where all rows agree, they are said once above the table.
 SETTINGS = ("steps", "method", "image", "volume", "scene", "size", "test views", "seeds", "device")
 RAN_ON = ["seeds", "device", "seconds"]
+LOOKS = (1_000, 3_000, 3_500, 4_000, 5_000, 10_000)  # steps, with the learning rate's fall after 3,000
 BASIS = ("low_freq_num", "high_freq_num", "phase_num", "alpha")
 
 
@@ -40,15 +42,27 @@ def read_records(folder: Path) -> list[Record]:
     return records
 
 
-def largest(records: list[Record], experiment: str) -> list[Record]:
-    """Of one experiment the records of the largest size, all of one case and set, at the paper's hidden rates."""
-    def size(record: Record) -> tuple:
-        config = record["config"]
-        return (math.prod(config["scene"]["train"] if "scene" in config else config.get("shape", [])),
-                config.get("steps", config.get("epochs", 0)))
+def size(record: Record) -> tuple[int, int, float]:
+    """How large a run is: the points of its signal, its steps or epochs, the points a step (infinite: all)."""
+    config = record["config"]
+    return (math.prod(config["scene"]["train"] if "scene" in config else config.get("shape", [])),
+            config.get("steps", config.get("epochs", 0)),
+            config.get("batch") or config.get("chunk") or config.get("rays") or math.inf)
 
+
+def largest(records: list[Record], experiment: str) -> list[Record]:
+    """Of one experiment the records of the largest size, all of one case and set, at the paper's hidden rates.
+
+    Where several sets have as many points and steps, those of the set that has the most records.
+    """
     chosen = [record for record in records if record["experiment"] == experiment]
-    best = max((record for record in chosen if "hidden_lr" not in record["config"]), key=size, default=None)
+    beside = Counter((record["set"], record["case"]) for record in chosen)
+
+    def order(record: Record) -> tuple:
+        points, steps, of_step = size(record)
+        return points, steps, beside[record["set"], record["case"]], of_step
+
+    best = max((record for record in chosen if "hidden_lr" not in record["config"]), key=order, default=None)
     return [record for record in chosen if best and (record["set"], record["case"]) == (best["set"], best["case"])]
 
 
@@ -186,16 +200,35 @@ def images(records: list[Record]) -> Table:
     rows, missing = [], dict(published.PSNR_KODAK_05)
     for group in of:
         first, config = group[0], group[0]["config"]
-        known = (first["case"] == "kodim05" and network(first) == first["mode"]
-                 and published.at(published.CONFIG_KODAK_05, config))
-        if known:
-            missing.pop(first["mode"], None)
+        value = "–"
+        if published_but_for_batch(first):
+            value = f"{published.PSNR_KODAK_05[first['mode']]:.2f}"
+            if config.get("batch"):
+                value += " (all pixels a step)"
+            else:
+                missing.pop(first["mode"], None)
         rows.append([first["case"], image_size(config), network(first), mean(group, "psnr", 2),
-                     f"{published.PSNR_KODAK_05[first['mode']]:.2f}" if known else "–",
-                     gain(group, of, "psnr", 2), mean(group, "psnr_best", 2), mean(group, "ssim", 3), *ran_on(group)])
+                     value, gain(group, of, "psnr", 2), mean(group, "psnr_best", 2), mean(group, "ssim", 3),
+                     *ran_on(group)])
     size = image_size(published.CONFIG_KODAK_05)
     return Table(columns, rows, [unmeasured_row(columns, image="kodim05", size=size, network=mode, PSNR=NOT_RUN,
                                                 published=f"{value:.2f}") for mode, value in missing.items()])
+
+
+def published_but_for_batch(record: Record) -> bool:
+    """Whether a run is that of the published values of Kodak 05, but for the pixels a step."""
+    return (record["case"] == "kodim05" and network(record) == record["mode"]
+            and published.at(published.CONFIG_KODAK_05, {**record["config"], "batch": None}))
+
+
+def batches(records: list[Record]) -> Table:
+    """Section 5, Kodak 05: how the PSNR of the whole image grows with so many pixels a step."""
+    found = sorted((group for group in groups(records, "2d") if published_but_for_batch(group[0])),
+                   key=lambda group: (NETWORKS.index(group[0]["mode"]), size(group[0])))
+    return Table(["network", "pixels a step", *(f"{step:,} steps" for step in LOOKS)],
+                 [[group[0]["mode"], f"{batch:,}" if (batch := group[0]["config"].get("batch")) else "all",
+                   *(mean_and_spread([record["metrics"]["psnr_at"][str(step)] for record in group], 2)
+                     for step in LOOKS)] for group in found])
 
 
 def volumes(records: list[Record]) -> Table:
@@ -293,5 +326,5 @@ def status(records: list[Record]) -> Table:
 
 
 TABLES: dict[str, Callable[[list[Record]], Table]] = {
-    "status": status, "relative error": relative_error, "loss": loss, "images": images, "volumes": volumes,
-    "radiance fields": radiance_fields}
+    "status": status, "relative error": relative_error, "loss": loss, "images": images, "batches": batches,
+    "volumes": volumes, "radiance fields": radiance_fields}

@@ -27,6 +27,7 @@ from experiment.meshes import (
 )
 from experiment.metrics import relative_spectral_error
 from experiment.records import read_arrays, read_record
+from experiment.tables import size
 
 COMMANDS = {"1d": "1d_function_fitting.py", "2d": "2d_image_fitting.py --quick", "3d": "3D_occupance.py --quick",
             "ngp": "InstantNGP.py --scene toy --quick"}  # the least that will do
@@ -39,8 +40,8 @@ class Finished(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def largest_pair(results: Path, experiment: str, mode: str, size: str) -> tuple[Finished, Finished]:
-    """The seed-0 runs of a mode and of the same with FR: of the case whose array `size` is the largest."""
+def largest_pair(results: Path, experiment: str, mode: str) -> tuple[Finished, Finished]:
+    """The seed-0 runs of a mode and of the same with FR, the largest that are there."""
     found = []
     for path in results.rglob(f"{experiment}/*/{mode}-seed0.json"):
         stems = [path.with_name(f"{name}-seed0") for name in (mode, f"{mode}+fr")]
@@ -50,13 +51,13 @@ def largest_pair(results: Path, experiment: str, mode: str, size: str) -> tuple[
     if not found:
         raise UserError(f"no record with its arrays of {experiment}, {mode} and {mode}+fr, seed 0, below {results}; "
                         f"train first: python {COMMANDS[experiment]}")
-    plain, fr = max(found, key=lambda pair: pair[0].arrays[size].size)
+    plain, fr = max(found, key=lambda pair: size(pair[0].record))
     return plain, fr
 
 
-def show(pictures: list[np.ndarray], runs: tuple[Finished, Finished], size: str, metric: str, axes: np.ndarray) -> None:
-    """A column: the baseline's picture over FR's, the size above both and each one's value."""
-    for picture, run, axis, above in zip(pictures, runs, axes, (f"{size}\n", "")):
+def show(pictures: list[np.ndarray], runs: tuple[Finished, Finished], what: str, metric: str, axes: np.ndarray) -> None:
+    """A column: the baseline's picture over FR's, what they show above both and each one's value."""
+    for picture, run, axis, above in zip(pictures, runs, axes, (f"{what}\n", "")):
         value = run.record["metrics"][metric]
         axis.imshow(picture, interpolation="nearest" if len(picture) < 100 else None)
         axis.set_title(f"{above}{LABELS[run.record['mode']]}: "
@@ -79,10 +80,10 @@ def show_errors(runs: tuple[Finished, Finished], axes: np.ndarray) -> None:
 
 def draw(results: Path, path: Path) -> None:
     """The figure, from the records and arrays below `results`."""
-    waves = largest_pair(results, "1d", "relu", "outputs")
-    images = largest_pair(results, "2d", "relu+pe", "reconstruction")
-    volumes = largest_pair(results, "3d", "relu+pe", "predicted")
-    scenes = largest_pair(results, "ngp", "relu", "images")
+    waves = largest_pair(results, "1d", "relu")
+    images = largest_pair(results, "2d", "relu+pe")
+    volumes = largest_pair(results, "3d", "relu+pe")
+    scenes = largest_pair(results, "ngp", "relu")
     figure, axes = figures.subplots(2, 4, 14, 6.6, width_ratios=[1.35, 1, 1, 1])
     show_errors(waves, axes[:, 0])
 

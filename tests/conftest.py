@@ -66,7 +66,8 @@ def write_record(folder, mode, seed, psnr, case="kodim05", **config):
     path.write_text(json.dumps({
         "experiment": "2d", "case": case, "mode": mode, "seed": seed,
         "config": {"network": {"hidden_features": 256}, "steps": 10_000, "shape": [512, 768, 3], "lr": 1e-4, **config},
-        "metrics": {"psnr": psnr, "psnr_best": psnr + 1, "ssim": 0.5},
+        "metrics": {"psnr": psnr, "psnr_best": psnr + 1, "ssim": 0.5,
+                    "psnr_at": {str(step): psnr - 10 + step / 1_000 for step in range(500, 10_001, 500)}},
         "time": {"train_seconds": 10.0 + seed, "steps_per_second": 1.0},
         "environment": {"device": "cpu", "precision": "fp32"}, "command": ""}))
     return path

@@ -16,7 +16,7 @@ def results(tmp_path):
     solid[2:6, 2:6, 2:6] = True
     for mode in ("relu", "relu+fr"):
         finish(tmp_path, "1d", "function", mode, {}, {}, outputs=np.ones((20, 300), np.float32))
-        finish(tmp_path / "quick", "ngp", "toy", mode, {"scene": {"test": [3, 16, 16, 4]}}, {"psnr": 25.0},
+        finish(tmp_path / "quick", "ngp", "toy", mode, {"scene": {"train": [9, 16, 16, 4]}}, {"psnr": 25.0},
                images=np.zeros((3, 16, 16, 3), np.uint8))
     for mode in ("relu+pe", "relu+pe+fr"):
         for folder, side in (("quick", 20), ("reduced", 40)):

@@ -28,6 +28,30 @@ def test_means_spreads_gains_and_published_values(tmp_path):
     assert gaps[0] == ["kodim05", "768 × 512, 10,000 steps", "relu", tables.NOT_RUN, "17.31", *6 * ["–"]]
 
 
+def test_a_batch_stands_beside_the_published_value_with_what_differs_and_its_own_growth(tmp_path):
+    for seed in (0, 1):
+        write_record(tmp_path / "a", "sin", seed, 40.0 + seed, batch=8_192)
+    write_record(tmp_path / "a", "relu", 0, 17.0, batch=4_096)
+    write_record(tmp_path / "b", "sin", 0, 41.0, batch=4_096)
+    write_record(tmp_path / "c", "sin", 0, 42.0)
+    write_record(tmp_path / "d", "sin", 0, 43.0, shape=[8, 8, 3])
+    records = tables.read_records(tmp_path)
+    table = tables.images(records)
+    assert [row[1:5] for row in table.rows] == [
+        ["768 × 512, 10,000 steps of 4,096 pixels", "relu", "17.00", "17.31 (all pixels a step)"],
+        ["768 × 512, 10,000 steps of 8,192 pixels", "sin", "40.50 ± 0.71", "33.05 (all pixels a step)"],
+        ["768 × 512, 10,000 steps of 4,096 pixels", "sin", "41.00", "33.05 (all pixels a step)"],
+        ["768 × 512, 10,000 steps", "sin", "42.00", "33.05"], ["8 × 8, 10,000 steps", "sin", "43.00", "–"]]
+    assert [row[2] for row in table.unmeasured] == ["relu", "relu+fr", "relu+pe", "relu+pe+fr", "sin+fr"]
+    assert tables.batches(records) == tables.Table(
+        ["network", "pixels a step", "1,000 steps", "3,000 steps", "3,500 steps", "4,000 steps", "5,000 steps",
+         "10,000 steps"],
+        [["relu", "4,096", "8.00", "10.00", "10.50", "11.00", "12.00", "17.00"],
+         ["sin", "4,096", "32.00", "34.00", "34.50", "35.00", "36.00", "41.00"],
+         ["sin", "8,192", *(f"{value} ± 0.71" for value in ("31.50", "33.50", "34.00", "34.50", "35.50", "40.50"))],
+         ["sin", "all", "33.00", "35.00", "35.50", "36.00", "37.00", "42.00"]])
+
+
 def test_a_page_says_once_what_all_rows_share(tmp_path):
     for mode, psnr in (("sin", 20.0), ("sin+fr", 21.5)):
         write_record(tmp_path / "paper", mode, 0, psnr)
@@ -87,12 +111,16 @@ def test_the_largest_size_is_of_one_folder_and_case(tmp_path):
     for folder, case, settings in (("a", "kodim05", {"shape": [8, 8, 3]}), ("b", "kodim05", {"shape": [9, 9, 3]}),
                                    ("c", "kodim05", {"shape": [9, 9, 3], "steps": 20_000}),
                                    ("a/equal", "kodim05", {"shape": [9, 9, 3], "steps": 20_000, "hidden_lr": 0.5}),
-                                   ("c", "other", {"shape": [9, 9, 3], "steps": 15_000})):
+                                   ("c", "other", {"shape": [9, 9, 3], "steps": 15_000}),
+                                   ("d", "kodim05", {"shape": [9, 9, 3], "steps": 20_000, "batch": 40})):
         for mode in ("sin", "sin+fr"):
             write_record(tmp_path / folder, mode, 0, 20.0, case, **settings)
     records = tables.read_records(tmp_path)
     chosen = {(record["set"], record["case"], record["mode"]) for record in tables.largest(records, "2d")}
     assert chosen == {("c", "kodim05", "sin"), ("c", "kodim05", "sin+fr")}
+    more = [*records, {**records[-1], "mode": "relu"}]  # of d, which then has more networks than c
+    assert {(record["set"], record["mode"]) for record in tables.largest(more, "2d")} == {
+        ("d", "sin"), ("d", "sin+fr"), ("d", "relu")}
     assert tables.largest(records, "3d") == []
 
 
