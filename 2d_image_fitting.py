@@ -202,9 +202,10 @@ def load_images(args: argparse.Namespace) -> dict[str, np.ndarray]:
     return images
 
 
-def title_suffix(run: Run, args: argparse.Namespace) -> str:
-    """What a figure's title says of the runs it shows, beside the number of steps."""
-    return figures.title_suffix([run.seed], args.quick, run.config, {**PAPER[run.mode], "steps": run.config["steps"]})
+def title(run: Run, args: argparse.Namespace) -> str:
+    """What a figure's title says of the runs it shows."""
+    suffix = figures.title_suffix([run.seed], args.quick, run.config, {**PAPER[run.mode], "steps": run.config["steps"]})
+    return f"{run.case}, {tables.image_size(run.config)}{suffix}"
 
 
 def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
@@ -219,7 +220,7 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
     figure, axes = figures.subplots(2, len(shown), width * len(shown), 2 * height + 1.1)
     for (name, value, pixels), (whole, crop) in zip(shown, axes.T):
         figures.show_with_crop(whole, crop, pixels, window, name, value)
-    figure.suptitle(f"{runs[0].case}, {tables.image_size(runs[0].config)}{title_suffix(runs[0], args)}", fontsize=13)
+    figure.suptitle(title(runs[0], args), fontsize=13)
     figures.save(figure, args.figures / f"2d_{runs[0].case}_images.png")
 
 
@@ -238,7 +239,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
             axis.plot(curve, **figures.line_style(run.mode), label=label)
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
-    figures.save_curves(figure, f"{runs[0].case}: PSNR over training{title_suffix(runs[0], args)}",
+    figures.save_curves(figure, f"PSNR over training\n{title(runs[0], args)}",
                         args.figures / f"2d_{runs[0].case}_psnr.png")
 
 
@@ -253,7 +254,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())
     figures.plain_log_labels(axis.yaxis)
-    figures.save_curves(figure, f"{runs[0].case}: radially averaged spectrum of the error{title_suffix(runs[0], args)}",
+    figures.save_curves(figure, f"radially averaged spectrum of the error\n{title(runs[0], args)}",
                         args.figures / f"2d_{runs[0].case}_spectrum.png")
 
 

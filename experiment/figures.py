@@ -149,7 +149,9 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically, and say where it lies."""
+    """Write a figure as PNG, atomically, and say where it lies. A title wider than it goes on in another line."""
+    for text in figure.texts:
+        text.set_wrap(True)
     packed = io.BytesIO()
     figure.savefig(packed, format="png")
     write_atomically(path, packed.getvalue())

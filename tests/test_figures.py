@@ -37,6 +37,17 @@ def test_a_drawing_that_fails_costs_no_other_and_ends_in_one_error(tmp_path, cap
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
+def test_a_title_wider_than_its_figure_goes_on_in_another_line(tmp_path):
+    def inked(title):
+        draw_title(title, tmp_path / "a.png")
+        return (iio.imread(tmp_path / "a.png")[..., 0] < 128).any(axis=1)
+
+    def lines(title):
+        return int(np.diff(inked(title).astype(int), prepend=0).clip(0).sum())
+
+    assert (lines("aaa"), lines(" ".join(9 * ["aaaaa"]))) == (1, 2)
+
+
 @pytest.mark.parametrize("title", ["$x^2$ costs $", r"$\frac$"])
 def test_a_dollar_in_a_title_is_drawn_as_it_is(title, tmp_path):
     before = matplotlib.rcParams["text.parse_math"]
