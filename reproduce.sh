@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every figure and table of the README and of docs/, a line each: about four hours on two CPU cores. Needs the
+# Every figure and table of the README and of docs/, a line each: about seven hours on two CPU cores. Needs the
 # environment of the README's first command, and the scene lego in data/nerf_synthetic (see data/README.md).
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -10,12 +10,15 @@ test -d data/nerf_synthetic/lego || { echo "data/nerf_synthetic/lego is missing,
 python 1d_function_fitting.py --seeds 0 1 2
 python 1d_relative_error_in_frequency.py
 
-# Section 5, small: figures/2d_kodim05_*.png, figures/3d_dragon_*.png; the tables of images and volumes.
+# Section 5, small: figures/3d_dragon_*.png; the tables of images and volumes.
 python 2d_image_fitting.py --quick
-python 2d_image_fitting.py --downscale 4 --steps 500 --results results/quarter
+python 2d_image_fitting.py --downscale 4 --steps 500 --results results/quarter --figures figures/quarter
 python 3D_occupance.py --quick
 python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --modes sin --lr 5e-3 --results results/eighth/sin_at_5e-3
 python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --seeds 0 1 2 --results results/eighth
+
+# Section 5, larger: figures/2d_kodim05_*.png.
+python 2d_image_fitting.py --batch 8192 --results results/batch8192
 
 # Section 5, small: the table of radiance fields.
 python dvgo.py --quick --scene toy --seeds 0 1 2
@@ -40,6 +43,7 @@ python -m studies.overview
 python -m experiment.report --adopt results --as paper
 python -m experiment.report --adopt results/quick
 python -m experiment.report --adopt results/quarter
+python -m experiment.report --adopt results/batch8192
 python -m experiment.report --adopt results/medium
 python -m experiment.report --adopt results/equal_step/medium --as medium/equal_step
 python -m experiment.report --adopt results/eighth
