@@ -54,7 +54,7 @@ DECAY = 0.1
 # A smaller image and fewer steps at the first learning rate; the same networks.
 QUICK = {"steps": 100, "decay_at": 100}
 QUICK_SIDE = 72  # pixels of the longer side
-LOOKS = 20  # at the whole image, in a training of batches
+LOOKS = 20  # at the whole image in a training
 IN_CACHE = 8_192  # pixels
 
 

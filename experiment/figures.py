@@ -149,7 +149,7 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically, and say where it lies. A title wider than it goes on in another line."""
+    """Write a figure as PNG, atomically, and say where it lies. A title wider than the figure is broken."""
     for text in figure.texts:
         text.set_wrap(True)
     packed = io.BytesIO()

@@ -27,7 +27,7 @@ from experiment.meshes import (
 )
 from experiment.metrics import relative_spectral_error
 from experiment.records import read_arrays, read_record
-from experiment.tables import size
+from experiment.tables import image_size, run_size
 
 COMMANDS = {"1d": "1d_function_fitting.py", "2d": "2d_image_fitting.py --quick", "3d": "3D_occupance.py --quick",
             "ngp": "InstantNGP.py --scene toy --quick"}  # the least that will do
@@ -41,17 +41,18 @@ class Finished(NamedTuple):
 
 
 def largest_pair(results: Path, experiment: str, mode: str) -> tuple[Finished, Finished]:
-    """The seed-0 runs of a mode and of the same with FR, the largest that are there."""
+    """The seed-0 runs of a mode and of the same with FR at the paper's rates, the largest that are there."""
     found = []
     for path in results.rglob(f"{experiment}/*/{mode}-seed0.json"):
         stems = [path.with_name(f"{name}-seed0") for name in (mode, f"{mode}+fr")]
         if all(stem.with_name(stem.name + suffix).exists() for stem in stems for suffix in (".json", ".npz")):
             found.append([Finished(read_record(stem.with_name(stem.name + ".json")),
                                    read_arrays(stem.with_name(stem.name + ".npz"))) for stem in stems])
+    found = [pair for pair in found if not any("hidden_lr" in run.record["config"] for run in pair)]
     if not found:
         raise UserError(f"no record with its arrays of {experiment}, {mode} and {mode}+fr, seed 0, below {results}; "
                         f"train first: python {COMMANDS[experiment]}")
-    plain, fr = max(found, key=lambda pair: size(pair[0].record))
+    plain, fr = max(found, key=lambda pair: run_size(pair[0].record))
     return plain, fr
 
 
@@ -89,8 +90,8 @@ def draw(results: Path, path: Path) -> None:
 
     pixels = [run.arrays["reconstruction"].clip(0, 1) for run in images]
     window = figures.busiest_window(pixels[1]) if max(pixels[0].shape) > 200 else (slice(None), slice(None))
-    show([image[window] for image in pixels], images, "{0}, {2} × {1} pixels".format(
-        images[0].record["case"], *pixels[0].shape), "psnr", axes[:, 1])
+    size = image_size(images[0].record["config"]).replace(", ", "\n")
+    show([image[window] for image in pixels], images, f"{images[0].record['case']}, {size}", "psnr", axes[:, 1])
 
     case, shape = volumes[0].record["case"], volumes[0].record["config"]["shape"]
     meshes = [extract_mesh(unpack_voxels(run.arrays["predicted"], shape)) for run in volumes]

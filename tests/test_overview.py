@@ -19,8 +19,11 @@ def results(tmp_path):
         finish(tmp_path / "quick", "ngp", "toy", mode, {"scene": {"train": [9, 16, 16, 4]}}, {"psnr": 25.0},
                images=np.zeros((3, 16, 16, 3), np.uint8))
     for mode in ("relu+pe", "relu+pe+fr"):
-        for folder, side in (("quick", 20), ("reduced", 40)):
-            finish(tmp_path / folder, "2d", "kodim05", mode, {"shape": [side, side, 3]}, {"psnr": float(side)},
+        for folder, side, config, psnr in (("batch", 40, {"steps": 100, "batch": 10}, 10.0),
+                                           ("quick", 20, {"steps": 200}, 20.0), ("reduced", 40, {"steps": 100}, 40.0),
+                                           ("short", 40, {"steps": 90}, 50.0),
+                                           ("step", 40, {"steps": 100, "hidden_lr": 2.0}, 60.0)):
+            finish(tmp_path / folder, "2d", "kodim05", mode, {"shape": [side, side, 3], **config}, {"psnr": psnr},
                    reconstruction=np.random.default_rng(0).random((side, side, 3)))
         finish(tmp_path / "reduced", "3d", "dragon", mode, {"shape": list(solid.shape)}, {"iou": 0.75},
                predicted=np.packbits(solid))
@@ -34,7 +37,7 @@ def test_it_draws_the_largest_of_each(results, call, drawn):
     titles = [axis.get_title() for axis in figure.axes[:8]]
     assert path == results / "figures" / "overview.png"
     assert titles[0] == "a 1D function, 20 steps\nReLU" and titles[4] == "ReLU + FR"
-    assert titles[1] == "kodim05, 40 × 40 pixels\nReLU + PE: 40.00 dB" and titles[5] == "ReLU + PE + FR: 40.00 dB"
+    assert titles[1] == "kodim05, 40 × 40\n100 steps\nReLU + PE: 40.00 dB" and titles[5] == "ReLU + PE + FR: 40.00 dB"
     assert titles[2:4] == ["dragon, 8 × 9 × 10 voxels\nReLU + PE: IoU 0.7500",
                            "Instant-NGP, toy, 16 × 16 pixels\nReLU: 25.00 dB"]
 

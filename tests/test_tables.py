@@ -36,6 +36,9 @@ def test_a_batch_stands_beside_the_published_value_with_what_differs_and_its_own
     write_record(tmp_path / "c", "sin", 0, 42.0)
     write_record(tmp_path / "d", "sin", 0, 43.0, shape=[8, 8, 3])
     records = tables.read_records(tmp_path)
+    of_set = {name: [record for record in records if record["set"] == name] for name in "ac"}
+    assert tables.status(of_set["c"]).rows[1][1].endswith("34.64")
+    assert tables.status(of_set["a"]).rows[1][1].endswith("34.64 (all pixels a step)")
     table = tables.images(records)
     assert [row[1:5] for row in table.rows] == [
         ["768 × 512, 10,000 steps of 4,096 pixels", "relu", "17.00", "17.31 (all pixels a step)"],
@@ -118,6 +121,8 @@ def test_the_largest_size_is_of_one_folder_and_case(tmp_path):
     records = tables.read_records(tmp_path)
     chosen = {(record["set"], record["case"], record["mode"]) for record in tables.largest(records, "2d")}
     assert chosen == {("c", "kodim05", "sin"), ("c", "kodim05", "sin+fr")}
+    seeds = [*records, *({**record, "seed": 1} for record in records if record["set"] == "d")]
+    assert {record["set"] for record in tables.largest(seeds, "2d")} == {"c"}  # not d for its seeds
     more = [*records, {**records[-1], "mode": "relu"}]  # of d, which then has more networks than c
     assert {(record["set"], record["mode"]) for record in tables.largest(more, "2d")} == {
         ("d", "sin"), ("d", "sin+fr"), ("d", "relu")}
