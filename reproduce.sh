@@ -19,6 +19,7 @@ python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --
 
 # Section 5, Kodak 05 at its own size: figures/2d_kodim05_*.png; the table of images, and that of the pixels a step.
 OMP_NUM_THREADS=1 python 2d_image_fitting.py --batch 8192 --results results/batch8192
+OMP_NUM_THREADS=1 python 2d_image_fitting.py --batch 8192 --modes relu+pe+fr --hidden-lr 0.06081 --results results/batch8192/equal_step --figures figures/equal_step
 
 # Section 5, small: the table of radiance fields.
 python dvgo.py --quick --scene toy --seeds 0 1 2
@@ -44,6 +45,7 @@ python -m experiment.report --adopt results --as paper
 python -m experiment.report --adopt results/quick
 python -m experiment.report --adopt results/quarter
 python -m experiment.report --adopt results/batch8192
+python -m experiment.report --adopt results/batch8192/equal_step --as batch8192/equal_step
 python -m experiment.report --adopt results/medium
 python -m experiment.report --adopt results/equal_step/medium --as medium/equal_step
 python -m experiment.report --adopt results/eighth
