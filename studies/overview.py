@@ -46,13 +46,15 @@ def largest_pair(results: Path, experiment: str, mode: str) -> tuple[Finished, F
     for path in results.rglob(f"{experiment}/*/{mode}-seed0.json"):
         stems = [path.with_name(f"{name}-seed0") for name in (mode, f"{mode}+fr")]
         if all(stem.with_name(stem.name + suffix).exists() for stem in stems for suffix in (".json", ".npz")):
-            found.append([Finished(read_record(stem.with_name(stem.name + ".json")),
-                                   read_arrays(stem.with_name(stem.name + ".npz"))) for stem in stems])
-    found = [pair for pair in found if not any("hidden_lr" in run.record["config"] for run in pair)]
+            records = [read_record(stem.with_name(stem.name + ".json")) for stem in stems]
+            if not any("hidden_lr" in record["config"] for record in records):
+                found.append((records, stems))
     if not found:
         raise UserError(f"no record with its arrays of {experiment}, {mode} and {mode}+fr, seed 0, below {results}; "
                         f"train first: python {COMMANDS[experiment]}")
-    plain, fr = max(found, key=lambda pair: run_size(pair[0].record))
+    records, stems = max(found, key=lambda pair: run_size(pair[0][0]))
+    plain, fr = (Finished(record, read_arrays(stem.with_name(stem.name + ".npz")))
+                 for record, stem in zip(records, stems))
     return plain, fr
 
 
