@@ -55,6 +55,28 @@ def test_a_batch_stands_beside_the_published_value_with_what_differs_and_its_own
          ["sin", "all", "33.00", "35.00", "35.50", "36.00", "37.00", "42.00"]])
 
 
+def test_the_thai_statue_at_its_own_size_stands_beside_the_later_works_value_with_its_recipe(tmp_path):
+    for folder, mode, case, config in (
+            ("a", "relu+pe", "thai_statue", {}), ("a", "relu+pe+fr", "thai_statue", {"hidden_lr": 0.5}),
+            ("a", "relu+pe", "dragon", {}), ("b", "relu+pe+fr", "thai_statue", {"lr": 5e-3}),
+            ("b", "relu+pe", "thai_statue", {"shape": [8, 8, 8]})):
+        path = write_record(tmp_path / folder, mode, 0, 20.0, case,
+                            **{**published.CONFIG_THAI_STATUE, "epochs": 4, "chunk": 10_000, **config})
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "experiment": "3d", "metrics": {"iou": 0.9, "chamfer": 1, "f_score": 1}}))
+    table = tables.volumes(tables.read_records(tmp_path))
+    size, recipe = "304 × 512 × 262", published.RECIPE_THAI_STATUE
+    assert [row[:6] for row in table.rows] == [
+        ["dragon", f"{size}, 4 epochs, 10,000 points a step", "relu+pe", "0.002", "0.9000", "–"],
+        ["thai_statue", f"{size}, 4 epochs, 10,000 points a step", "relu+pe", "0.002", "0.9000", f"0.9897 ({recipe})"],
+        ["thai_statue", f"{size}, 4 epochs, 10,000 points a step", "relu+pe+fr, hidden lr × 0.5", "0.002", "0.9000",
+         "–"],
+        ["thai_statue", "8 × 8 × 8, 4 epochs, 10,000 points a step", "relu+pe", "0.002", "0.9000", "–"],
+        ["thai_statue", f"{size}, 4 epochs, 10,000 points a step", "relu+pe+fr", "0.005", "0.9000", "–"]]
+    assert [row[:6] for row in table.unmeasured] == [
+        ["thai_statue", size, "relu+pe+fr", "0.002", "no option for the published recipe", f"0.9929 ({recipe})"]]
+
+
 def test_a_page_says_once_what_all_rows_share(tmp_path):
     for mode, psnr in (("sin", 20.0), ("sin+fr", 21.5)):
         write_record(tmp_path / "paper", mode, 0, psnr)
@@ -126,6 +148,12 @@ def test_the_largest_size_is_of_one_folder_and_case(tmp_path):
     more = [*records, {**records[-1], "mode": "relu"}]  # of d, which then has more networks than c
     assert {(record["set"], record["mode"]) for record in tables.largest(more, "2d")} == {
         ("d", "sin"), ("d", "sin+fr"), ("d", "relu")}
+    small = [{**record, "mode": mode, "case": "small", "config": {**record["config"], "shape": [2, 2, 3]}}
+             for record in records if record["set"] == "c" for mode in ("sin", "relu")]
+    assert {(record["set"], record["case"]) for record in tables.largest([*records, *small[:1]], "2d")} == {
+        ("c", "kodim05")}
+    three = [*records, *small, {**small[0], "mode": "sin+fr"}]  # the smaller case of c has more networks
+    assert {(record["set"], record["case"]) for record in tables.largest(three, "2d")} == {("c", "small")}
     assert tables.largest(records, "3d") == []
 
 
