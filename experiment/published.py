@@ -7,7 +7,7 @@ from typing import Any
 
 CONFIG_1D: dict = {"steps": 10_000, "lr": 1e-6}
 CONFIG_KODAK_05 = {"shape": [512, 768, 3], "steps": 10_000, "lr": 1e-4, "batch": None}
-CONFIG_THAI_STATUE = {"shape": [304, 512, 262], "lr": 2e-3}
+CONFIG_THAI_STATUE: dict = {"shape": [304, 512, 262], "lr": 2e-3}
 # Of both radiance fields not the settings of the paper, but those of the values below.
 CONFIG_DVGO = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "lr": 1e-3, "mask_renew": False, "act_decay": False}
 CONFIG_NGP = {"epochs": 20, "iterations": 1_000, "rays": 16_384, "lr": 2e-2,
