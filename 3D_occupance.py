@@ -27,7 +27,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from matplotlib.colors import to_rgb
-from matplotlib.ticker import MaxNLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -145,11 +145,12 @@ def write_surface(run: Run, smooth: float) -> None:
     meshes.write_mesh(meshes.extract_mesh(predicted_voxels(run), smooth), run.path(".ply"))
 
 
-def title_suffix(run: Run, args: argparse.Namespace) -> str:
-    """What a figure's title says of the runs it shows, beside the number of epochs and each network's own rate."""
-    own = ("epochs",) if args.lr else ("epochs", "lr")
+def title(run: Run, args: argparse.Namespace) -> str:
+    """What a figure's title says of the runs it shows; not each network's own rate."""
+    own = ("epochs", "chunk") if args.lr else ("epochs", "chunk", "lr")
     paper = {**PAPER[run.mode], **{key: run.config[key] for key in own}}
-    return figures.title_suffix([run.seed], args.quick, run.config, paper)
+    return (f"{run.case}, {tables.volume_size(run.config)}"
+            f"{figures.title_suffix([run.seed], args.quick, run.config, paper)}")
 
 
 def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
@@ -170,8 +171,7 @@ def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace)
     figure, axes = figures.subplots(2, len(shown), panel * len(shown), 2 * height + 1.1)
     for (name, value, _), picture, close, (whole, crop) in zip(shown, pictures, crops, axes.T):
         figures.show_with_crop(whole, crop, picture, window, name, value, close)
-    figure.suptitle(f"{case}, {' × '.join(map(str, volume.shape))} voxels, {runs[0].config['epochs']:,} epochs"
-                    f"{title_suffix(runs[0], args)}", fontsize=13)
+    figure.suptitle(title(runs[0], args), fontsize=13)
     figures.save(figure, args.figures / f"3d_{case}_surfaces.png")
 
 
@@ -184,14 +184,13 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
                   label=f"{figures.LABELS[run.mode]}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
-    ticks = [error for error in (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 5e-4, 2e-4, 1e-4, 1e-5)
-             if min(axis.get_ylim()) <= error <= max(axis.get_ylim())]
-    if min(axis.get_ylim()) <= PERFECT:
-        ticks.append(PERFECT)
-    axis.set_yticks(ticks, ["1" if error == PERFECT else f"{1 - error:g}" for error in ticks])
+    low, high = sorted(axis.get_ylim())
+    per_decade = range(1, 10) if high < 10 * low else (1, 2, 5) if high < 1e4 * low else (1,)
+    axis.yaxis.set_major_locator(LogLocator(subs=per_decade))
+    axis.yaxis.set_major_formatter(lambda error, _: "1" if error < 2 * PERFECT else f"{1 - error:g}")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.yaxis.set_minor_locator(NullLocator())
-    figures.save_curves(figure, f"{runs[0].case}: IoU over training{title_suffix(runs[0], args)}",
+    figures.save_curves(figure, f"IoU over training\n{title(runs[0], args)}",
                         args.figures / f"3d_{runs[0].case}_iou.png")
 
 
@@ -217,8 +216,8 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
         panels[mode].imshow((1 - silhouette - ink).clip(0, 1), interpolation="nearest")
         panels[mode].set_title(f"{figures.LABELS[mode]}\n{missed.sum():,} missed, {added.sum():,} added", fontsize=10)
         panels[mode].set_axis_off()
-    figure.suptitle(f"{runs[0].case}: wrong voxels, of {volume.sum():,} full\nmissed blue, added orange"
-                    f"{title_suffix(runs[0], args)}", fontsize=11)
+    figure.suptitle(f"{title(runs[0], args)}\nwrong voxels, of {volume.sum():,} full: missed blue, added orange",
+                    fontsize=11)
     figures.save(figure, args.figures / f"3d_{runs[0].case}_errors.png")
 
 
