@@ -10,16 +10,20 @@ test -d data/nerf_synthetic/lego || { echo "data/nerf_synthetic/lego is missing,
 python 1d_function_fitting.py --seeds 0 1 2
 python 1d_relative_error_in_frequency.py
 
-# Section 5, small: figures/3d_dragon_*.png; the table of volumes, and further rows of that of images.
+# Section 5, small: further rows of the tables of images and of volumes.
 python 2d_image_fitting.py --quick
 python 2d_image_fitting.py --downscale 4 --steps 500 --results results/quarter --figures figures/quarter
 python 3D_occupance.py --quick
-python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --modes sin --lr 5e-3 --results results/eighth/sin_at_5e-3
-python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --seeds 0 1 2 --results results/eighth
+python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --modes sin --lr 5e-3 --results results/eighth/sin_at_5e-3 --figures figures/eighth
+python 3D_occupance.py --shape dragon --scale 0.125 --epochs 25 --chunk 20000 --seeds 0 1 2 --results results/eighth --figures figures/eighth
 
 # Section 5, Kodak 05 at its own size: figures/2d_kodim05_*.png; the table of images, and that of the pixels a step.
 OMP_NUM_THREADS=1 python 2d_image_fitting.py --batch 8192 --results results/batch8192
 OMP_NUM_THREADS=1 python 2d_image_fitting.py --batch 8192 --modes relu+pe+fr --hidden-lr 0.06081 --results results/batch8192/equal_step --figures figures/equal_step
+
+# Section 5, the Thai statue at its own size: figures/3d_thai_statue_*.png; the table of volumes.
+OMP_NUM_THREADS=1 python 3D_occupance.py --shape thai_statue --epochs 4 --chunk 10000 --modes relu+pe relu+pe+fr sin sin+fr --results results/points10000
+OMP_NUM_THREADS=1 python 3D_occupance.py --shape thai_statue --epochs 4 --chunk 10000 --modes sin+fr --lr 5e-4 --results results/points10000/sin+fr_at_5e-4 --figures figures/sin+fr_at_5e-4
 
 # Section 5, small: the table of radiance fields.
 python dvgo.py --quick --scene toy --seeds 0 1 2
@@ -48,5 +52,7 @@ python -m experiment.report --adopt results/batch8192
 python -m experiment.report --adopt results/batch8192/equal_step --as batch8192/equal_step
 python -m experiment.report --adopt results/medium
 python -m experiment.report --adopt results/equal_step/medium --as medium/equal_step
+python -m experiment.report --adopt results/points10000
+python -m experiment.report --adopt results/points10000/sin+fr_at_5e-4 --as points10000/sin+fr_at_5e-4
 python -m experiment.report --adopt results/eighth
 python -m experiment.report --adopt results/eighth/sin_at_5e-3 --as eighth/sin_at_5e-3
