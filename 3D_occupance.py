@@ -185,7 +185,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     axis.set_yscale("log")
     axis.invert_yaxis()
     low, high = sorted(axis.get_ylim())
-    per_decade = range(1, 10) if high < 10 * low else (1, 2, 5) if high < 1e4 * low else (1,)
+    per_decade = range(1, 10) if high < 30 * low else (1, 2, 5) if high < 1e4 * low else (1,)
     axis.yaxis.set_major_locator(LogLocator(subs=per_decade))
     axis.yaxis.set_major_formatter(lambda error, _: "1" if error < 2 * PERFECT else f"{1 - error:g}")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -217,7 +217,7 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
         panels[mode].set_title(f"{figures.LABELS[mode]}\n{missed.sum():,} missed, {added.sum():,} added", fontsize=10)
         panels[mode].set_axis_off()
     figure.suptitle(f"{title(runs[0], args)}\nwrong voxels, of {volume.sum():,} full: missed blue, added orange",
-                    fontsize=11)
+                    fontsize=9.5)
     figures.save(figure, args.figures / f"3d_{runs[0].case}_errors.png")
 
 

@@ -5,7 +5,7 @@
     python -m experiment.report --adopt results --as paper  likewise, into a folder that says their size
 
 A place is a pair of lines `<!-- table: name -->` and `<!-- end of table -->`. The README has the largest size of each
-experiment, docs/results.md all of them.
+experiment, at the paper's rates and at others; docs/results.md all of them.
 """
 
 import re
@@ -15,7 +15,7 @@ from experiment import cli
 from experiment.errors import UserError
 from experiment.files import write_atomically
 from experiment.records import read_record
-from experiment.tables import TABLES, largest, markdown, read_records
+from experiment.tables import TABLES, Record, largest, markdown, read_records
 
 PAGES = ("README.md", "docs/results.md")
 
@@ -29,6 +29,10 @@ def adopt(source: Path, target: Path) -> int:
     return len(paths)
 
 
+def _set_and_case(record: Record) -> tuple[str, str, str]:
+    return record["experiment"], record["set"].split("/")[0], record["case"]
+
+
 def page_tables(page: str, reference: Path) -> dict[str, str]:
     """The tables of a page, by name."""
     # Those of studies/ are not of the paper's settings.
@@ -37,7 +41,9 @@ def page_tables(page: str, reference: Path) -> dict[str, str]:
     records = [record for record in records if record["experiment"] != "1d" or record["set"] == "paper"]
     if page == "README.md":
         names = ("1d", "2d", "3d", "dvgo", "ngp")
-        records = [record for name in names for record in largest(records, name)]
+        # With those in a folder within the set's, which are of the same size at other rates.
+        shown = {_set_and_case(record) for name in names for record in largest(records, name)}
+        records = [record for record in records if _set_and_case(record) in shown]
         return {name: markdown(make(records)._replace(unmeasured=())) for name, make in TABLES.items()}
     return {name: markdown(make(records)) for name, make in TABLES.items()}
 

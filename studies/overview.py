@@ -27,7 +27,7 @@ from experiment.meshes import (
 )
 from experiment.metrics import relative_spectral_error
 from experiment.records import read_arrays, read_record
-from experiment.tables import image_size, run_size
+from experiment.tables import image_size, run_size, volume_size
 
 COMMANDS = {"1d": "1d_function_fitting.py", "2d": "2d_image_fitting.py --quick", "3d": "3D_occupance.py --quick",
             "ngp": "InstantNGP.py --scene toy --quick"}  # the least that will do
@@ -98,10 +98,11 @@ def draw(results: Path, path: Path) -> None:
     case, shape = volumes[0].record["case"], volumes[0].record["config"]["shape"]
     meshes = [extract_mesh(unpack_voxels(run.arrays["predicted"], shape)) for run in volumes]
     _, _, close = render_with_close_up(meshes[::-1], VIEWS.get(case, VIEW), pixels=400)
-    show(close[::-1], volumes, f"{case}, {' × '.join(map(str, shape))} voxels", "iou", axes[:, 2])
+    size = volume_size(volumes[0].record["config"]).replace(", ", "\n", 1)
+    show(close[::-1], volumes, f"{case}, {size}", "iou", axes[:, 2])
 
     views = [run.arrays["images"] for run in scenes]
-    show([view[len(view) // 2] for view in views], scenes, "Instant-NGP, {0}, {3} × {2} pixels".format(
+    show([view[len(view) // 2] for view in views], scenes, "Instant-NGP, {0}\n{3} × {2} pixels".format(
         scenes[0].record["case"], *views[0].shape), "psnr", axes[:, 3])
     figures.save(figure, path)
 

@@ -25,8 +25,8 @@ def results(tmp_path):
                                            ("step", 40, {"steps": 100, "hidden_lr": 2.0}, 60.0)):
             finish(tmp_path / folder, "2d", "kodim05", mode, {"shape": [side, side, 3], **config}, {"psnr": psnr},
                    reconstruction=np.random.default_rng(0).random((side, side, 3)))
-        finish(tmp_path / "reduced", "3d", "dragon", mode, {"shape": list(solid.shape)}, {"iou": 0.75},
-               predicted=np.packbits(solid))
+        finish(tmp_path / "reduced", "3d", "dragon", mode, {"shape": list(solid.shape), "epochs": 4, "chunk": 100},
+               {"iou": 0.75}, predicted=np.packbits(solid))
     return tmp_path
 
 
@@ -38,8 +38,8 @@ def test_it_draws_the_largest_of_each(results, call, drawn):
     assert path == results / "figures" / "overview.png"
     assert titles[0] == "a 1D function, 20 steps\nReLU" and titles[4] == "ReLU + FR"
     assert titles[1] == "kodim05, 40 × 40\n100 steps\nReLU + PE: 40.00 dB" and titles[5] == "ReLU + PE + FR: 40.00 dB"
-    assert titles[2:4] == ["dragon, 8 × 9 × 10 voxels\nReLU + PE: IoU 0.7500",
-                           "Instant-NGP, toy, 16 × 16 pixels\nReLU: 25.00 dB"]
+    assert titles[2:4] == ["dragon, 8 × 9 × 10\n4 epochs, 100 points a step\nReLU + PE: IoU 0.7500",
+                           "Instant-NGP, toy\n16 × 16 pixels\nReLU: 25.00 dB"]
 
 
 def test_what_is_missing_is_named(results, refused):

@@ -35,8 +35,11 @@ def test_finished_records_are_taken_over_and_shown(tmp_path, call):
 def test_the_readme_has_the_largest_of_each_experiment_and_only_what_was_run(tmp_path):
     write_record(tmp_path / "paper", "sin", 0, 20.0)
     write_record(tmp_path / "quick", "sin", 0, 40.0, steps=100)
+    write_record(tmp_path / "paper" / "equal_step", "sin", 0, 30.0, hidden_lr=0.5)
+    write_record(tmp_path / "quick" / "equal_step", "sin", 0, 50.0, steps=100, hidden_lr=0.5)
     shown = [report.page_tables(page, tmp_path)["images"] for page in ("README.md", "results.md")]
-    assert ["20.00" in table for table in shown] == [True, True]
+    assert ["20.00" in table for table in shown] == ["30.00" in table for table in shown] == [True, True]
+    assert ["50.00" in table for table in shown] == [False, True]
     assert ["40.00" in table for table in shown] == ["17.31" in table for table in shown] == [False, True]
 
 
