@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every figure and table of the README and of docs/, a line each: about twelve hours on two CPU cores. Needs the
+# Every figure and table of the README and of docs/, a line each: about fourteen hours on two CPU cores. Needs the
 # environment of the README's first command, and the scene lego in data/nerf_synthetic (see data/README.md).
 set -euo pipefail
 cd "$(dirname "$0")"

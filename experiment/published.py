@@ -1,6 +1,7 @@
 """The values to compare with: printed in the paper, or measured with the code that its authors released.
 
-Each with the settings at which it holds, under the names that they have in a record's config.
+Each with the settings at which it holds, under the names that they have in a record's config; those of the Thai statue
+with what a record can share of them, and with the rest in words.
 """
 
 from typing import Any
