@@ -60,8 +60,12 @@ PERFECT = 1e-6  # of 1 − IoU, where a logarithmic axis has an IoU of 1
 
 def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int) -> Tensor:
     """Whether each of the voxels, given by its place in the flattened volume, is full: output ≥ 0.5."""
+    # Into memory of its own: small results among large activations keep the freed ones from being used again.
+    full = torch.empty(len(voxels), dtype=torch.bool, device=voxels.device)
     with torch.no_grad():
-        return torch.cat([model(voxel_coordinates(index, shape))[:, 0] >= 0.5 for index in voxels.split(chunk)])
+        for part, index in zip(full.split(chunk), voxels.split(chunk)):
+            torch.ge(model(voxel_coordinates(index, shape))[:, 0], 0.5, out=part)
+    return full
 
 
 def train(run: Run, args: argparse.Namespace) -> str:
