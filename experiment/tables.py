@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,10 +52,10 @@ def run_size(record: Record) -> tuple[int, int, float]:
 
 
 def largest(records: list[Record], experiment: str) -> list[Record]:
-    """Of one experiment the records of the largest size, all of one case and set, at the paper's hidden rates.
+    """Of one experiment the records of the largest size, all of one case, at the paper's hidden rates.
 
-    Where several sets have as many points and steps, those of the set that has the most networks; of the set's cases
-    that with the most networks.
+    Where several sets have as many points and steps, those of the set that has the most networks, and those that take
+    more points a step, as the paper does; of the set's cases that with the most networks.
     """
     chosen = [record for record in records if record["experiment"] == experiment]
     at_own_rates = [record for record in chosen if "hidden_lr" not in record["config"]]
@@ -68,9 +69,12 @@ def largest(records: list[Record], experiment: str) -> list[Record]:
     if not at_own_rates:
         return []
     folder = max(at_own_rates, key=order)["set"]
-    case = max((record for record in at_own_rates if record["set"] == folder),
-               key=lambda record: (count[folder, record["case"]], order(record)))["case"]
-    return [record for record in chosen if (record["set"], record["case"]) == (folder, case)]
+    first = max((record for record in at_own_rates if record["set"] == folder),
+                key=lambda record: (count[folder, record["case"]], order(record)))
+    points, steps, of_step = run_size(first)
+    nearer = {record["set"] for record in at_own_rates if record["case"] == first["case"]
+              and run_size(record)[:2] == (points, steps) and run_size(record)[2] > of_step}
+    return [record for record in chosen if record["set"] in {folder, *nearer} and record["case"] == first["case"]]
 
 
 def without_shared(table: Table) -> tuple[str, Table]:
@@ -106,11 +110,13 @@ def print_table(name: str, runs: Iterable[Run]) -> None:
 
 
 def groups(records: list[Record], experiment: str) -> list[list[Record]]:
-    """The records of an experiment, those together that differ in the seed alone; in the order of the networks."""
+    """The records of an experiment, those together that differ in the seed alone; the largest first."""
+    def order(record: Record) -> tuple:
+        return (*(-number for number in run_size(record)), record["set"], record["case"],
+                NETWORKS.index(record["mode"]), record["seed"])
+
     found: dict[tuple, list[Record]] = {}
-    chosen = [record for record in records if record["experiment"] == experiment]
-    for record in sorted(chosen, key=lambda record: (record["set"], record["case"], NETWORKS.index(record["mode"]),
-                                                     record["seed"])):
+    for record in sorted((record for record in records if record["experiment"] == experiment), key=order):
         environment = record["environment"]
         key = (record["set"], record["case"], environment["precision"], environment["device"], record["mode"],
                json.dumps(record["config"], sort_keys=True))
@@ -335,13 +341,25 @@ def status(records: list[Record]) -> Table:
     def text(values: dict[str, float], digits: int) -> dict[str, str]:
         return {mode: f"{value:.{digits}f}" for mode, value in values.items()}
 
-    in_batches = " (all pixels a step)" * any(record["config"].get("batch") for record in largest(records, "2d"))
-    of_kodak_05 = f"Kodak 05: {pairs(text(published.PSNR_KODAK_05, 2))}{in_batches}"
+    def kodak_05() -> list[list[str]]:
+        """A row for each number of pixels a step, with the networks that no larger number has."""
+        rows, left = [], text(published.PSNR_KODAK_05, 2)
+        for of_step, of in groupby(groups(largest(records, "2d"), "2d"), lambda group: run_size(group[0])[2]):
+            found = {group[0]["mode"]: group for group in of if group[0]["mode"] in left}
+            both = [mode for mode in found if {baseline(mode), f"{baseline(mode)}+fr"} <= found.keys()]
+            if both:
+                config = found[both[0]][0]["config"]
+                rows.append(["2D, PSNR in dB", f"Kodak 05: {pairs({mode: left.pop(mode) for mode in both})}"
+                             + " (all pixels a step)" * (of_step < math.inf),
+                             pairs({mode: mean(found[mode], "psnr", 2) for mode in both}),
+                             f"{found[both[0]][0]['case']}, {image_size(config)}"])
+        return [*rows, ["2D, PSNR in dB", f"Kodak 05: {pairs(left)}", "–", "–"]] if left else rows
+
     of_thai_statue = (f"pictures; a later work: Thai statue {pairs(text(published.IOU_THAI_STATUE, 4))} "
                       f"({published.RECIPE_THAI_STATUE})")
     released = f"released code: {pairs(text(published.LOSS_1D, 2))}"
     rows = [["1D function, loss", released, ours("1d", "loss", 3), "the paper's"],
-            ["2D, PSNR in dB", of_kodak_05, ours("2d", "psnr", 2), size("2d", image_size)],
+            *kodak_05(),
             ["3D, IoU", of_thai_statue, ours("3d", "iou", 4), size("3d", volume_size)],
             ["DVGO, PSNR in dB", "not known", ours("dvgo", "psnr", 2), size("dvgo", scene)],
             ["Instant-NGP, PSNR in dB", "not known", ours("ngp", "psnr", 2), size("ngp", scene)]]

@@ -36,15 +36,13 @@ def test_a_batch_stands_beside_the_published_value_with_what_differs_and_its_own
     write_record(tmp_path / "c", "sin", 0, 42.0)
     write_record(tmp_path / "d", "sin", 0, 43.0, shape=[8, 8, 3])
     records = tables.read_records(tmp_path)
-    of_set = {name: [record for record in records if record["set"] == name] for name in "ac"}
-    assert tables.status(of_set["c"]).rows[1][1].endswith("34.64")
-    assert tables.status(of_set["a"]).rows[1][1].endswith("34.64 (all pixels a step)")
     table = tables.images(records)
-    assert [row[1:5] for row in table.rows] == [
-        ["768 × 512, 10,000 steps of 4,096 pixels", "relu", "17.00", "17.31 (all pixels a step)"],
+    assert [row[1:5] for row in table.rows] == [  # the largest first
+        ["768 × 512, 10,000 steps", "sin", "42.00", "33.05"],
         ["768 × 512, 10,000 steps of 8,192 pixels", "sin", "40.50 ± 0.71", "33.05 (all pixels a step)"],
+        ["768 × 512, 10,000 steps of 4,096 pixels", "relu", "17.00", "17.31 (all pixels a step)"],
         ["768 × 512, 10,000 steps of 4,096 pixels", "sin", "41.00", "33.05 (all pixels a step)"],
-        ["768 × 512, 10,000 steps", "sin", "42.00", "33.05"], ["8 × 8, 10,000 steps", "sin", "43.00", "–"]]
+        ["8 × 8, 10,000 steps", "sin", "43.00", "–"]]
     assert [row[2] for row in table.unmeasured] == ["relu", "relu+fr", "relu+pe", "relu+pe+fr", "sin+fr"]
     assert tables.batches(records) == tables.Table(
         ["network", "pixels a step", "1,000 steps", "3,000 steps", "3,500 steps", "4,000 steps", "5,000 steps",
@@ -71,8 +69,8 @@ def test_the_thai_statue_at_its_own_size_stands_beside_the_later_works_value_wit
         ["thai_statue", f"{size}, 4 epochs, 10,000 points a step", "relu+pe", "0.002", "0.9000", f"0.9897 ({recipe})"],
         ["thai_statue", f"{size}, 4 epochs, 10,000 points a step", "relu+pe+fr, hidden lr × 0.5", "0.002", "0.9000",
          "–"],
-        ["thai_statue", "8 × 8 × 8, 4 epochs, 10,000 points a step", "relu+pe", "0.002", "0.9000", "–"],
-        ["thai_statue", f"{size}, 4 epochs, 10,000 points a step", "relu+pe+fr", "0.005", "0.9000", "–"]]
+        ["thai_statue", f"{size}, 4 epochs, 10,000 points a step", "relu+pe+fr", "0.005", "0.9000", "–"],
+        ["thai_statue", "8 × 8 × 8, 4 epochs, 10,000 points a step", "relu+pe", "0.002", "0.9000", "–"]]
     assert [row[:6] for row in table.unmeasured] == [
         ["thai_statue", size, "relu+pe+fr", "0.002", "no option for the published recipe", f"0.9929 ({recipe})"]]
 
@@ -132,7 +130,7 @@ def test_other_steps_of_the_hidden_weights_are_named_and_have_no_published_value
                     ["sin+fr", "20.00", "34.64"]]
 
 
-def test_the_largest_size_is_of_one_folder_and_case(tmp_path):
+def test_the_largest_size_is_of_one_case_and_folder_and_of_those_with_more_points_a_step(tmp_path):
     for folder, case, settings in (("a", "kodim05", {"shape": [8, 8, 3]}), ("b", "kodim05", {"shape": [9, 9, 3]}),
                                    ("c", "kodim05", {"shape": [9, 9, 3], "steps": 20_000}),
                                    ("a/equal", "kodim05", {"shape": [9, 9, 3], "steps": 20_000, "hidden_lr": 0.5}),
@@ -145,9 +143,11 @@ def test_the_largest_size_is_of_one_folder_and_case(tmp_path):
     assert chosen == {("c", "kodim05", "sin"), ("c", "kodim05", "sin+fr")}
     seeds = [*records, *({**record, "seed": 1} for record in records if record["set"] == "d")]
     assert {record["set"] for record in tables.largest(seeds, "2d")} == {"c"}  # not d for its seeds
-    more = [*records, {**records[-1], "mode": "relu"}]  # of d, which then has more networks than c
-    assert {(record["set"], record["mode"]) for record in tables.largest(more, "2d")} == {
-        ("d", "sin"), ("d", "sin+fr"), ("d", "relu")}
+    more = [*records, {**records[-1], "mode": "relu"}]  # of d, which then has more networks than c, of all pixels
+    few = [{**record, "set": "e", "config": {**record["config"], "batch": 20}} for record in more
+           if record["set"] == "d"]
+    assert {(record["set"], record["mode"]) for record in tables.largest([*more, *few], "2d")} == {
+        ("c", "sin"), ("c", "sin+fr"), ("d", "sin"), ("d", "sin+fr"), ("d", "relu")}
     small = [{**record, "mode": mode, "case": "small", "config": {**record["config"], "shape": [2, 2, 3]}}
              for record in records if record["set"] == "c" for mode in ("sin", "relu")]
     assert {(record["set"], record["case"]) for record in tables.largest([*records, *small[:1]], "2d")} == {
@@ -161,11 +161,17 @@ def test_the_status_has_each_experiment_with_the_papers_values_beside_ours(tmp_p
     write_record(tmp_path / "quick", "sin", 0, 40.0, steps=100)
     for mode, psnr in (("sin", 20.0), ("sin+fr", 21.5), ("relu+fr", 10.0)):
         write_record(tmp_path / "paper", mode, 0, psnr)
+    for mode, psnr in (("sin", 19.0), ("sin+fr", 19.5), ("relu", 16.0), ("relu+fr", 17.0), ("relu+pe", 18.0)):
+        write_record(tmp_path / "batch", mode, 0, psnr, batch=4_096)
     rows = tables.status(tables.read_records(tmp_path)).rows
-    assert [row[0].split(",")[0] for row in rows] == ["1D function", "2D", "3D", "DVGO", "Instant-NGP"]
-    assert "relu 1.79 → 0.25; " in rows[0][1] and "sin 33.05 → 34.64" in rows[1][1]
-    assert rows[1][2:] == ["sin 20.00 → 21.50", "kodim05, 768 × 512, 10,000 steps"]
-    assert rows[2][2:] == ["", "–"]
+    assert [row[0].split(",")[0] for row in rows] == ["1D function", *3 * ["2D"], "3D", "DVGO", "Instant-NGP"]
+    assert "relu 1.79 → 0.25; " in rows[0][1]
+    assert [row[1:] for row in rows[1:4]] == [
+        ["Kodak 05: sin 33.05 → 34.64", "sin 20.00 → 21.50", "kodim05, 768 × 512, 10,000 steps"],
+        ["Kodak 05: relu 17.31 → 18.33 (all pixels a step)", "relu 16.00 → 17.00",
+         "kodim05, 768 × 512, 10,000 steps of 4,096 pixels"],
+        ["Kodak 05: relu+pe 22.87 → 26.78", "–", "–"]]
+    assert rows[4][2:] == ["", "–"]
 
 
 def test_the_coarse_stage_belongs_to_no_network_and_a_damaged_record_is_named(tmp_path):
