@@ -32,6 +32,10 @@ OMP_NUM_THREADS=1 python 2d_image_fitting.py --batch 8192 --modes relu+pe+fr --h
 # Section 5, the Thai statue at its own size: figures/3d_thai_statue_*.png; the table of volumes.
 OMP_NUM_THREADS=1 python 3D_occupance.py --shape thai_statue --epochs 4 --chunk 10000 --modes relu+pe relu+pe+fr sin sin+fr --results results/points10000
 OMP_NUM_THREADS=1 python 3D_occupance.py --shape thai_statue --epochs 4 --chunk 10000 --modes sin+fr --lr 5e-4 --results results/points10000/sin+fr_at_5e-4 --figures figures/sin+fr_at_5e-4
+mkdir -p results/equal_rate/3d/thai_statue
+cp results/points10000/3d/thai_statue/sin-seed0.* results/points10000/sin+fr_at_5e-4/3d/thai_statue/* results/equal_rate/3d/thai_statue/
+python 3D_occupance.py --shape thai_statue --epochs 4 --chunk 10000 --modes sin sin+fr --lr 5e-4 --results results/equal_rate --figures figures/equal_rate
+cp figures/equal_rate/3d_thai_statue_surfaces.png figures/3d_thai_statue_sine_at_5e-4.png
 
 # Section 5, small: the table of radiance fields.
 python dvgo.py --quick --scene toy --seeds 0 1 2
