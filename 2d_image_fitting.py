@@ -225,18 +225,16 @@ def draw_images(image: np.ndarray, runs: list[Run], args: argparse.Namespace) ->
 
 
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
-    """PSNR over the steps, FR solid and its baseline dashed."""
+    """PSNR over the steps, FR solid and its baseline dashed: of each step's pixels pale, of the whole image at some."""
     figure, axis = figures.curves("step", "PSNR (dB)")
+    lowest = []
     for run in runs:
-        curve = run.arrays(psnr=(run.config["steps"],))["psnr"]
-        label = f"{figures.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB"
-        if "batch" in run.config:  # of the pixels of each step, pale, and of the whole image at some
-            axis.plot(curve, color=figures.line_style(run.mode)["color"], alpha=0.15, linewidth=0.5)
-            looks = run.metric("psnr_at")
-            axis.plot(list(map(int, looks)), list(looks.values()), marker="o", markersize=3,
-                      **figures.line_style(run.mode), label=label)
-        else:
-            axis.plot(curve, **figures.line_style(run.mode), label=label)
+        style, looks = figures.line_style(run.mode), run.metric("psnr_at")
+        axis.plot(run.arrays(psnr=(run.config["steps"],))["psnr"], color=style["color"], alpha=0.35, linewidth=0.5)
+        axis.plot(list(map(int, looks)), list(looks.values()), marker="o", markersize=3, **style,
+                  label=f"{figures.LABELS[run.mode]}: {run.metric('psnr'):.2f} dB")
+        lowest.append(min(looks.values()))
+    axis.set_ylim(bottom=min(lowest) - 1)
     axis.set_xlim(0, None)
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
     figures.save_curves(figure, f"PSNR over training\n{title(runs[0], args)}",
