@@ -150,11 +150,15 @@ def write_surface(run: Run, smooth: float) -> None:
 
 
 def title(run: Run, args: argparse.Namespace) -> str:
-    """What a figure's title says of the runs it shows; not each network's own rate."""
-    own = ("epochs", "chunk") if args.lr else ("epochs", "chunk", "lr")
-    paper = {**PAPER[run.mode], **{key: run.config[key] for key in own}}
+    """What a figure's title says of the runs it shows."""
+    paper = {**PAPER[run.mode], **{key: run.config[key] for key in ("epochs", "chunk", "lr")}}
     return (f"{run.case}, {tables.volume_size(run.config)}"
             f"{figures.title_suffix([run.seed], args.quick, run.config, paper)}")
+
+
+def label(run: Run) -> str:
+    """A network and its learning rate, which is not that of all networks."""
+    return f"{figures.LABELS[run.mode]}, lr {run.config['lr']:g}"
 
 
 def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
@@ -166,7 +170,7 @@ def draw_surfaces(volume: np.ndarray, runs: list[Run], args: argparse.Namespace)
     for run in runs:
         mesh = meshes.extract_mesh(predicted_voxels(run), args.smooth)
         meshes.write_mesh(mesh, run.path(".ply"))
-        shown.append((figures.LABELS[run.mode], f"IoU {run.metric('iou'):.4f}", mesh))
+        shown.append((label(run), f"IoU {run.metric('iou'):.4f}", mesh))
 
     surfaces = [mesh for _, _, mesh in shown]
     pictures, window, crops = meshes.render_with_close_up(surfaces, meshes.VIEWS.get(case, meshes.VIEW), pixels=384)
@@ -185,7 +189,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     for run in runs:
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]
         axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(PERFECT), **figures.line_style(run.mode),
-                  label=f"{figures.LABELS[run.mode]}: {run.metric('iou'):.4f}")
+                  label=f"{label(run)}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
     low, high = sorted(axis.get_ylim())

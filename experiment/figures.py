@@ -119,7 +119,7 @@ def show_with_crop(whole: Axes, crop: Axes, picture: np.ndarray, window: tuple[s
     whole.add_patch(Rectangle((columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start,
                               rows.stop - rows.start, fill=False, edgecolor="red", linewidth=1, clip_on=False))
     whole.set_title(title, fontsize=13)
-    shown = crop.imshow(picture[window] if close is None else close, interpolation="nearest", **style)
+    shown = crop.imshow(picture[window] if close is None else close, interpolation="bicubic", **style)
     crop.set_title(value, fontsize=13, fontweight="bold", y=0, pad=-18)  # below the panel
     whole.set_axis_off()
     crop.set_axis_off()

@@ -22,6 +22,7 @@ from experiment.labels import LABELS
 from experiment.metrics import SSIM_WINDOW, psnr, ssim
 from experiment.records import Run, digest, read_arrays, read_record
 from experiment.sweep import slow_runs
+from experiment.tables import training_length
 
 WAITING = 4  # views that may wait to be measured
 # A camera (3, 4), its fx, fy, cx, cy in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
@@ -228,12 +229,10 @@ def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespac
     """
     first = [run for run in runs if run.seed == args.seeds[0]]
     suffix = figures.title_suffix([args.seeds[0]], args.quick, first[0].config, paper[first[0].mode])
-    suffix = ", medium" * args.medium + suffix
     stem, (_, height, width, _) = f"{first[0].experiment}_{first[0].case}", views.images.shape
-    return [partial(draw_views, first, views, args, f"{method}, {first[0].case}, {width} × {height} pixels{suffix}",
-                    args.figures / f"{stem}_views.png"),
-            partial(draw_curves, first, f"{method}, {first[0].case}: PSNR over training{suffix}",
-                    args.figures / f"{stem}_psnr.png")]
+    title = f"{method}, {first[0].case}, {width} × {height} pixels, {training_length(first[0].config)}{suffix}"
+    return [partial(draw_views, first, views, args, title, args.figures / f"{stem}_views.png"),
+            partial(draw_curves, first, f"PSNR over training\n{title}", args.figures / f"{stem}_psnr.png")]
 
 
 def draw_views(runs: list[Run], views: Views, args: argparse.Namespace, title: str, path: Path) -> None:
@@ -301,6 +300,7 @@ def draw_comparison(runs: list[Run], views: Views, args: argparse.Namespace) -> 
     figure, axes = figures.subplots(2, 1 + len(shown), 2.5 * (1 + len(shown)), 6.2)
     for (name, value, image), (whole, crop) in zip([("ground truth\n", "", truth), *shown], axes.T):
         figures.show_with_crop(whole, crop, image, window, name, value)
-    figure.suptitle(f"{runs[0].case}, view {views.names[view]}; PSNR over all {len(views.names)} test views, "
+    figure.suptitle("{}, {} × {} pixels, ".format(runs[0].case, *truth.shape[1::-1])
+                    + f"view {views.names[view]}; PSNR over all {len(views.names)} test views, "
                     f"seed {args.seeds[0]}{', quick' * args.quick}{', medium' * args.medium}", fontsize=13)
     figures.save(figure, args.figures / f"radiance_fields_{runs[0].case}.png")

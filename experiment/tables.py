@@ -323,13 +323,23 @@ def training_length(config: dict[str, Any]) -> str:
 def status(records: list[Record]) -> Table:
     """Each experiment in a row: baseline → FR, the paper's values beside ours at the largest size that was run."""
     def ours(experiment: str, metric: str, digits: int) -> str:
-        values = {group[0]["mode"]: mean(group, metric, digits) for group in groups(largest(records, experiment),
-                                                                                   experiment)}
-        return pairs(values)
+        found = {group[0]["mode"]: group for group in groups(largest(records, experiment), experiment)}
+
+        def rate(mode: str) -> str:  # where FR's is not the baseline's
+            rates = {mode: found[mode][0]["config"]["lr"] for mode in (baseline(mode), f"{baseline(mode)}+fr")
+                     if mode in found}
+            return f" (lr {rates[mode]:g})" * (len({*rates.values()}) > 1)
+
+        return pairs({mode: mean(group, metric, digits) + rate(mode) for mode, group in found.items()})
 
     def pairs(values: dict[str, str]) -> str:
         return "; ".join(f"{mode} {value} → {values[f'{mode}+fr']}" for mode, value in values.items()
                          if f"{mode}+fr" in values)
+
+    def listed(values: dict[str, str]) -> str:
+        alone = [f"{mode} {value}" for mode, value in values.items()
+                 if not {baseline(mode), f"{baseline(mode)}+fr"} <= values.keys()]
+        return "; ".join(filter(None, [pairs(values), *alone]))
 
     def size(experiment: str, name: Callable[[dict], str]) -> str:
         chosen = largest(records, experiment)
@@ -350,20 +360,23 @@ def status(records: list[Record]) -> Table:
             if both:
                 first = found[both[0]][0]
                 as_published = of_step == math.inf and published_but_for_batch(first)
-                rows.append(["2D, PSNR in dB", f"Kodak 05: {pairs({mode: left.pop(mode) for mode in both})}"
-                             + " (all pixels a step)" * (of_step < math.inf),
-                             pairs({mode: mean(found[mode], "psnr", 2) for mode in both}),
+                values = {mode: mean(group, "psnr", 2) for mode, group in found.items()}
+                rows.append(["2D, PSNR in dB", f"Kodak 05: {listed({mode: left[mode] for mode in found})}"
+                             + " (all pixels a step)" * (of_step < math.inf), listed(values),
                              "the paper's" if as_published else f"{first['case']}, {image_size(first['config'])}"])
+                left = {mode: value for mode, value in left.items() if mode not in both}
         return [*rows, ["2D, PSNR in dB", f"Kodak 05: {pairs(left)}", "–", "–"]] if left else rows
 
     of_thai_statue = (f"pictures; a later work: Thai statue {pairs(text(published.IOU_THAI_STATUE, 4))} "
                       f"({published.RECIPE_THAI_STATUE})")
     released = f"released code: {pairs(text(published.LOSS_1D, 2))}"
+    baselines = [f"plain, lego: {known['lego']:.2f} ({published.VIEW} × {published.VIEW}, {training_length(wanted)}, "
+                 f"{beside}); FR: not known" for _, _, known, wanted, beside in METHODS]
     rows = [["1D function, loss", released, ours("1d", "loss", 3), "the paper's"],
             *kodak_05(),
             ["3D, IoU", of_thai_statue, ours("3d", "iou", 4), size("3d", volume_size)],
-            ["DVGO, PSNR in dB", "not known", ours("dvgo", "psnr", 2), size("dvgo", scene)],
-            ["Instant-NGP, PSNR in dB", "not known", ours("ngp", "psnr", 2), size("ngp", scene)]]
+            ["DVGO, PSNR in dB", baselines[0], ours("dvgo", "psnr", 2), size("dvgo", scene)],
+            ["Instant-NGP, PSNR in dB", baselines[1], ours("ngp", "psnr", 2), size("ngp", scene)]]
     return Table(["experiment", "published", "ours", "our setting"], rows)
 
 

@@ -220,7 +220,7 @@ def draw(pairs: list[Pair], args: argparse.Namespace) -> None:
             axis.plot(x, y.mean(axis=1), **style, marker=".", label="FR" if with_fr else "plain")
             if (with_fr, paper) in values:
                 axis.plot(pair.lr * paper, values[with_fr, paper].mean(), "o" if with_fr else "s", color=style["color"],
-                          markersize=9, fillstyle="none", label=f"{'FR' if with_fr else 'plain'} at the paper's rate")
+                          markersize=9, fillstyle="none", label=f"{'FR' if with_fr else 'plain'} at the script's rate")
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
         if experiment.metric == "loss":

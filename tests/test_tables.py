@@ -167,11 +167,22 @@ def test_the_status_has_each_experiment_with_the_papers_values_beside_ours(tmp_p
     assert [row[0].split(",")[0] for row in rows] == ["1D function", *3 * ["2D"], "3D", "DVGO", "Instant-NGP"]
     assert "relu 1.79 → 0.25; " in rows[0][1]
     assert [row[1:] for row in rows[1:4]] == [
-        ["Kodak 05: sin 33.05 → 34.64", "sin 20.00 → 21.50", "the paper's"],
-        ["Kodak 05: relu 17.31 → 18.33 (all pixels a step)", "relu 16.00 → 17.00",
+        ["Kodak 05: sin 33.05 → 34.64; relu+fr 18.33", "sin 20.00 → 21.50; relu+fr 10.00", "the paper's"],
+        ["Kodak 05: relu 17.31 → 18.33; relu+pe 22.87 (all pixels a step)", "relu 16.00 → 17.00; relu+pe 18.00",
          "kodim05, 768 × 512, 10,000 steps of 4,096 pixels"],
         ["Kodak 05: relu+pe 22.87 → 26.78", "–", "–"]]
     assert rows[4][2:] == ["", "–"]
+    assert rows[5][1].startswith("plain, lego: 34.65 (800 × 800, 20,000 iterations of 8,192 rays, no mask renewal")
+
+
+def test_the_status_names_the_rates_where_those_of_fr_are_others(tmp_path):
+    for mode, lr, iou in (("relu+pe", 2e-3, 0.5), ("relu+pe+fr", 2e-3, 0.625), ("sin", 5e-4, 0.75),
+                          ("sin+fr", 5e-3, 0.0)):
+        path = write_record(tmp_path / "a", mode, 0, 20.0, "dragon", shape=[8, 8, 8], epochs=4, chunk=100, lr=lr)
+        record = json.loads(path.read_text())
+        path.write_text(json.dumps({**record, "experiment": "3d", "metrics": {"iou": iou}}))
+    row = next(row for row in tables.status(tables.read_records(tmp_path)).rows if row[0].startswith("3D"))
+    assert row[2] == "relu+pe 0.5000 → 0.6250; sin 0.7500 (lr 0.0005) → 0.0000 (lr 0.005)"
 
 
 def test_the_coarse_stage_belongs_to_no_network_and_a_damaged_record_is_named(tmp_path):
