@@ -341,9 +341,12 @@ def status(records: list[Record]) -> Table:
                  if not {baseline(mode), f"{baseline(mode)}+fr"} <= values.keys()]
         return "; ".join(filter(None, [pairs(values), *alone]))
 
+    def on(record: Record) -> str:
+        return f"; {record['environment']['device']}"
+
     def size(experiment: str, name: Callable[[dict], str]) -> str:
         chosen = largest(records, experiment)
-        return f"{chosen[0]['case']}, {name(chosen[0]['config'])}" if chosen else "–"
+        return f"{chosen[0]['case']}, {name(chosen[0]['config'])}{on(chosen[0])}" if chosen else "–"
 
     def scene(config: dict) -> str:
         return "{2} × {1}".format(*config["scene"]["test"]) + f", {training_length(config)}"
@@ -363,7 +366,8 @@ def status(records: list[Record]) -> Table:
                 values = {mode: mean(group, "psnr", 2) for mode, group in found.items()}
                 rows.append(["2D, PSNR in dB", f"Kodak 05: {listed({mode: left[mode] for mode in found})}"
                              + " (all pixels a step)" * (of_step < math.inf), listed(values),
-                             "the paper's" if as_published else f"{first['case']}, {image_size(first['config'])}"])
+                             ("the paper's" if as_published else f"{first['case']}, {image_size(first['config'])}")
+                             + on(first)])
                 left = {mode: value for mode, value in left.items() if mode not in both}
         return [*rows, ["2D, PSNR in dB", f"Kodak 05: {pairs(left)}", "–", "–"]] if left else rows
 
@@ -372,7 +376,7 @@ def status(records: list[Record]) -> Table:
     released = f"released code: {pairs(text(published.LOSS_1D, 2))}"
     baselines = [f"plain, lego: {known['lego']:.2f} ({published.VIEW} × {published.VIEW}, {training_length(wanted)}, "
                  f"{beside}); FR: not known" for _, _, known, wanted, beside in METHODS]
-    rows = [["1D function, loss", released, ours("1d", "loss", 3), "the paper's"],
+    rows = [["1D function, loss", released, ours("1d", "loss", 3), size("1d", lambda _: "the paper's")],
             *kodak_05(),
             ["3D, IoU", of_thai_statue, ours("3d", "iou", 4), size("3d", volume_size)],
             ["DVGO, PSNR in dB", baselines[0], ours("dvgo", "psnr", 2), size("dvgo", scene)],

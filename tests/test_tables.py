@@ -167,9 +167,9 @@ def test_the_status_has_each_experiment_with_the_papers_values_beside_ours(tmp_p
     assert [row[0].split(",")[0] for row in rows] == ["1D function", *3 * ["2D"], "3D", "DVGO", "Instant-NGP"]
     assert "relu 1.79 → 0.25; " in rows[0][1]
     assert [row[1:] for row in rows[1:4]] == [
-        ["Kodak 05: sin 33.05 → 34.64; relu+fr 18.33", "sin 20.00 → 21.50; relu+fr 10.00", "the paper's"],
+        ["Kodak 05: sin 33.05 → 34.64; relu+fr 18.33", "sin 20.00 → 21.50; relu+fr 10.00", "the paper's; cpu"],
         ["Kodak 05: relu 17.31 → 18.33; relu+pe 22.87 (all pixels a step)", "relu 16.00 → 17.00; relu+pe 18.00",
-         "kodim05, 768 × 512, 10,000 steps of 4,096 pixels"],
+         "kodim05, 768 × 512, 10,000 steps of 4,096 pixels; cpu"],
         ["Kodak 05: relu+pe 22.87 → 26.78", "–", "–"]]
     assert rows[4][2:] == ["", "–"]
     assert rows[5][1].startswith("plain, lego: 34.65 (800 × 800, 20,000 iterations of 8,192 rays, no mask renewal")
