@@ -33,24 +33,20 @@ OMP_NUM_THREADS=1 python 2d_image_fitting.py --batch 8192 --results results/batc
 OMP_NUM_THREADS=1 python 2d_image_fitting.py --batch 8192 --modes relu+pe+fr --hidden-lr 0.06081 --results results/batch8192/equal_step --figures figures/equal_step
 on_gpu 2d_image_fitting.py --batch 32768 --results results/batch32768
 on_gpu 2d_image_fitting.py --modes relu+pe+fr sin sin+fr --figures figures/paper
-cp figures/paper/2d_kodim05_psnr.png figures/2d_kodim05_all_pixels_psnr.png || true
+test ! -e figures/paper/2d_kodim05_psnr.png || cp figures/paper/2d_kodim05_psnr.png figures/2d_kodim05_all_pixels_psnr.png
 on_gpu 1d_function_fitting.py --results results/h200 --figures figures/h200
 
-# Section 5, the Thai statue at its own size: figures/3d_thai_statue_*.png; the table of volumes.
+# Section 5, the two volumes at their own size: figures/3d_thai_statue_*.png, figures/3d_dragon_*.png; the table of volumes.
 OMP_NUM_THREADS=1 python 3D_occupance.py --shape thai_statue --epochs 4 --chunk 10000 --modes relu+pe relu+pe+fr sin sin+fr --results results/points10000
-OMP_NUM_THREADS=1 python 3D_occupance.py --shape thai_statue --epochs 4 --chunk 10000 --modes sin+fr --lr 5e-4 --results results/points10000/sin+fr_at_5e-4 --figures figures/sin+fr_at_5e-4
-mkdir -p results/equal_rate/3d/thai_statue
-cp results/points10000/3d/thai_statue/sin-seed0.* results/points10000/sin+fr_at_5e-4/3d/thai_statue/* results/equal_rate/3d/thai_statue/
-python 3D_occupance.py --shape thai_statue --epochs 4 --chunk 10000 --modes sin sin+fr --lr 5e-4 --results results/equal_rate --figures figures/equal_rate
-cp figures/equal_rate/3d_thai_statue_surfaces.png figures/3d_thai_statue_sine_at_5e-4.png
-
-# Section 5, the dragon at its own size, with sine: rows of the same table; figures/3d_dragon_sine_at_5e-4.png.
 OMP_NUM_THREADS=1 python 3D_occupance.py --shape dragon --epochs 4 --chunk 10000 --modes sin sin+fr --results results/points10000 --figures figures/dragon
-OMP_NUM_THREADS=1 python 3D_occupance.py --shape dragon --epochs 4 --chunk 10000 --modes sin+fr --lr 5e-4 --results results/points10000/sin+fr_at_5e-4 --figures figures/sin+fr_at_5e-4
-mkdir -p results/equal_rate/3d/dragon
-cp results/points10000/3d/dragon/sin-seed0.* results/points10000/sin+fr_at_5e-4/3d/dragon/* results/equal_rate/3d/dragon/
-python 3D_occupance.py --shape dragon --epochs 4 --chunk 10000 --modes sin sin+fr --lr 5e-4 --results results/equal_rate --figures figures/equal_rate
-cp figures/equal_rate/3d_dragon_surfaces.png figures/3d_dragon_sine_at_5e-4.png
+for shape in thai_statue dragon; do  # sine with FR at sine's rate
+  at_5e4=results/points10000/sin+fr_at_5e-4 both=results/equal_rate/3d/$shape
+  OMP_NUM_THREADS=1 python 3D_occupance.py --shape $shape --epochs 4 --chunk 10000 --modes sin+fr --lr 5e-4 --results $at_5e4 --figures figures/sin+fr_at_5e-4
+  mkdir -p $both
+  cp results/points10000/3d/$shape/sin-seed0.* $at_5e4/3d/$shape/sin+fr-seed0.* $both/
+  python 3D_occupance.py --shape $shape --epochs 4 --chunk 10000 --modes sin sin+fr --lr 5e-4 --results results/equal_rate --figures figures/equal_rate
+  cp figures/equal_rate/3d_${shape}_surfaces.png figures/3d_${shape}_sine_at_5e-4.png
+done
 
 # Section 5, small: the table of radiance fields.
 python dvgo.py --quick --scene toy --seeds 0 1 2

@@ -300,7 +300,8 @@ def draw_comparison(runs: list[Run], views: Views, args: argparse.Namespace) -> 
     figure, axes = figures.subplots(2, 1 + len(shown), 2.5 * (1 + len(shown)), 6.2)
     for (name, value, image), (whole, crop) in zip([("ground truth\n", "", truth), *shown], axes.T):
         figures.show_with_crop(whole, crop, image, window, name, value)
-    figure.suptitle("{}, {} × {} pixels, ".format(runs[0].case, *truth.shape[1::-1])
-                    + f"view {views.names[view]}; PSNR over all {len(views.names)} test views, "
-                    f"seed {args.seeds[0]}{', quick' * args.quick}{', medium' * args.medium}", fontsize=13)
+    height, width, _ = truth.shape
+    figure.suptitle(f"{runs[0].case}, {width} × {height} pixels, view {views.names[view]}; "
+                    f"PSNR over all {len(views.names)} test views, seed {args.seeds[0]}"
+                    f"{', quick' * args.quick}{', medium' * args.medium}", fontsize=13)
     figures.save(figure, args.figures / f"radiance_fields_{runs[0].case}.png")

@@ -332,13 +332,15 @@ def status(records: list[Record]) -> Table:
 
         return pairs({mode: mean(group, metric, digits) + rate(mode) for mode, group in found.items()})
 
+    def paired(modes: Iterable[str]) -> set[str]:
+        return {mode for mode in modes if {baseline(mode), f"{baseline(mode)}+fr"} <= set(modes)}
+
     def pairs(values: dict[str, str]) -> str:
         return "; ".join(f"{mode} {value} → {values[f'{mode}+fr']}" for mode, value in values.items()
                          if f"{mode}+fr" in values)
 
     def listed(values: dict[str, str]) -> str:
-        alone = [f"{mode} {value}" for mode, value in values.items()
-                 if not {baseline(mode), f"{baseline(mode)}+fr"} <= values.keys()]
+        alone = [f"{mode} {values[mode]}" for mode in values if mode not in paired(values)]
         return "; ".join(filter(None, [pairs(values), *alone]))
 
     def on(record: Record) -> str:
@@ -359,9 +361,8 @@ def status(records: list[Record]) -> Table:
         rows, left = [], text(published.PSNR_KODAK_05, 2)
         for of_step, of in groupby(groups(largest(records, "2d"), "2d"), lambda group: run_size(group[0])[2]):
             found = {group[0]["mode"]: group for group in of if group[0]["mode"] in left}
-            both = [mode for mode in found if {baseline(mode), f"{baseline(mode)}+fr"} <= found.keys()]
-            if both:
-                first = found[both[0]][0]
+            if both := paired(found):
+                first = next(iter(found.values()))[0]
                 as_published = of_step == math.inf and published_but_for_batch(first)
                 values = {mode: mean(group, "psnr", 2) for mode, group in found.items()}
                 rows.append(["2D, PSNR in dB", f"Kodak 05: {listed({mode: left[mode] for mode in found})}"
