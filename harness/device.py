@@ -1,35 +1,30 @@
-"""Where and how a run computes: the device, its precision, threads, memory and time."""
+"""Where and how a run computes: the device, its precision, memory and time."""
 
 import contextlib
 import math
 import os
 import re
 import time
+from collections.abc import Iterator
 
 import torch
 
-from experiment.errors import UserError
-from experiment.ranks import torchrun
+from data.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
     """The device that `--device` names: auto, cpu, cuda or cuda:N.
 
     Under torchrun auto and cuda give each rank of a node the next GPU, from the first again where there are fewer GPUs
-    than ranks; on the CPU each rank has its share of the cores.
+    than ranks.
     """
     match = re.fullmatch(r"(auto|cpu|cuda)(:(?:0|[1-9]\d*))?", name)
     if not match or (match[2] and match[1] != "cuda"):
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {name!r}")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if match[1] == "cpu" or (match[1] == "auto" and not count):
-        if torchrun():
-            torch.set_num_threads(max(1, cpu_count() // int(os.environ["LOCAL_WORLD_SIZE"])))
         return torch.device("cpu")
-    if match[2]:
-        index = int(match[2][1:])
-    else:
-        index = int(os.environ["LOCAL_RANK"]) % max(1, count) if torchrun() else 0
+    index = int(match[2][1:]) if match[2] else int(os.environ.get("LOCAL_RANK", 0)) % max(1, count)
     if index >= count:
         raise UserError(f"--device {name}: {count or 'no'} CUDA GPU{'s' * (count != 1)} here; try --device cpu")
     device = torch.device("cuda", index)
@@ -45,10 +40,7 @@ def set_precision(precision: str, device: torch.device) -> contextlib.AbstractCo
     if precision == "tf32" and device.type != "cuda":
         raise UserError("--precision tf32 needs a CUDA GPU; the CPU has fp32 and bf16")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    if precision == "bf16":
-        # No cache of cast weights: inside a captured graph it would outlive the weights it was made from.
-        return torch.autocast(device.type, torch.bfloat16, cache_enabled=False)
-    return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
 def cpu_count() -> int:
@@ -64,16 +56,9 @@ def memory_bytes(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
 
 
-def matmul_rate(device: torch.device, size: int = 1024) -> float:
-    """Operations a second of a product of two size × size matrices, at the precision set; the best of five."""
-    a, b = torch.rand(2, size, size, device=device)
-    seconds = []
-    for _ in range(6):
-        clock = Stopwatch(device)
-        with clock:
-            a @ b
-        seconds.append(clock.seconds)
-    return 2 * size**3 / min(seconds[1:])  # the first loads the library
+def peak_memory(device: torch.device) -> str:
+    """The most memory that this run has had on a GPU, for its result line; nothing on a CPU."""
+    return f", {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB" if device.type == "cuda" else ""
 
 
 class Stopwatch:
@@ -93,6 +78,15 @@ class Stopwatch:
 
     def __exit__(self, *_) -> None:
         self.seconds += self._now() - self._started
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within it the seconds do not count: for what is measured in the middle of a training."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
 
     def state_dict(self) -> dict[str, float]:
         return {"seconds": self.seconds}

@@ -5,13 +5,13 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-from experiment.errors import UserError, describe
+from data.errors import UserError, describe
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file beside its place and move it there, so that no reader ever sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")  # no longer than any name
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

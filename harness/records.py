@@ -4,22 +4,24 @@ import argparse
 import hashlib
 import io
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from experiment.device import choose_device, set_precision
-from experiment.errors import UserError, describe
-from experiment.files import write_atomically
-from experiment.labels import step_settings
+from data.errors import UserError, describe
+from harness.cli import resolve
+from harness.device import choose_device, set_precision
+from harness.files import write_atomically
+from harness.labels import own_settings
 
-KEYS = ("experiment", "case", "mode", "seed", "config", "metrics", "time", "environment", "command")
+KEYS = ("experiment", "case", "options", "mode", "own", "seed", "config", "metrics", "time", "environment", "command")
 
 
 def digest(*arrays: np.ndarray) -> str:
@@ -33,7 +35,8 @@ def read_record(path: Path) -> dict[str, Any]:
         record = json.loads(path.read_text(encoding="utf-8"))
         if not (isinstance(record, dict) and all(key in record for key in KEYS)):
             raise ValueError("a key is missing")
-        if not all(isinstance(record[key], dict) for key in ("config", "metrics", "time", "environment")):
+        if not all(isinstance(record[key], dict) for key in ("options", "own", "config", "metrics", "time",
+                                                             "environment")):
             raise ValueError("a part has another form")
         return record
     except (ValueError, TypeError) as error:
@@ -55,13 +58,23 @@ def read_arrays(path: Path, **shapes: tuple[int, ...]) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is damaged ({describe(error)}); --force trains the run again") from error
 
 
+def joined(settings: Mapping[str, Any]) -> str:
+    """Settings as a part of a path: quick,batch=4096."""
+    return ",".join(str(value) if name == "size" else f"{name}={value}" for name, value in settings.items())
+
+
 @dataclass(frozen=True)
 class Run:
-    """One training run, named by experiment, case, mode and seed, and the files that it leaves below `results`.
+    """One training run and the files that it leaves below `results`.
 
-    `config` holds every setting that decides the outcome. A record or checkpoint of the same name with another
-    `config` or precision belongs to another run, and is neither used nor overwritten without --force; nor does a
-    checkpoint go on on another type of device than it was made on.
+    Its path says what it is: <results>/<experiment>/<case>/<options>/<mode>,<own>-seed<k>. What is not a setting, the
+    data and the code's defaults, is in `config` and in the record. A record or checkpoint of the same path with another
+    `config` belongs to other data; it is neither used nor overwritten without --force.
+
+    Attributes:
+        options: what holds for all networks of the command and is not the script's default, by name.
+        own: what holds for this network and is not its default: lr, alpha, hidden_lr.
+        config: every setting that decides the outcome, and the digest of the data.
     """
 
     results: Path
@@ -70,36 +83,41 @@ class Run:
     mode: str
     seed: int
     config: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
     precision: str = "fp32"
     device: str = "cpu"
     command: str = ""
 
+    @property
+    def folder(self) -> Path:
+        """<experiment>/<case>/<options>, below results and below figures."""
+        return Path(self.experiment, self.case, joined(self.options))
+
     def path(self, suffix: str) -> Path:
-        """<results>/<experiment>/<case>/<mode>-seed<k><suffix>; .json, .npz or .ckpt."""
-        return self.results / self.experiment / self.case / f"{self.mode}-seed{self.seed}{suffix}"
+        """A file of the run: .json, .npz or .ckpt; its renderings lie in the folder without a suffix."""
+        name = ",".join(filter(None, [self.mode, joined(self.own)]))
+        return self.results / self.folder / f"{name}-seed{self.seed}{suffix}"
 
     def __str__(self) -> str:
-        return ", ".join([f"{self.experiment} {self.case} {self.mode} seed {self.seed}",
-                          *step_settings(self.config, None)])
+        return ", ".join(filter(None, [f"{self.experiment} {self.case} {self.mode} seed {self.seed}",
+                                       own_settings(self.own)]))
 
     def _check_same(self, path: Path, found: dict[str, Any]) -> None:
-        wanted = {**self.config, "precision": self.precision}
-        if "device" in found:
-            wanted["device"] = self.device
-        differing = [f"{key} {found.get(key)} where {wanted.get(key)} is asked for"
-                     for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+        differing = [f"{key} {found.get(key)} where {self.config.get(key)} is asked for"
+                     for key in {**self.config, **found} if found.get(key) != self.config.get(key)]
         if differing:
-            raise UserError(f"{path} was made with {', '.join(differing)}; "
-                            "give other --results and --figures folders, or train it again with --force")
+            raise UserError(f"{path} was made with {', '.join(differing)}; give another --results folder, or train it "
+                            "again with --force")
 
     def record(self) -> dict[str, Any] | None:
-        """The finished record, or None. UserError if it is damaged or of other settings."""
+        """The finished record, or None. UserError if it is damaged or of other data."""
         path = self.path(".json")
         try:
             record = read_record(path)
         except FileNotFoundError:
             return None
-        self._check_same(path, {**record["config"], "precision": record["environment"].get("precision")})
+        self._check_same(path, record["config"])
         return record
 
     def metric(self, name: str) -> Any:
@@ -116,7 +134,7 @@ class Run:
 
     def missing(self) -> Path | None:
         """What keeps the run from being finished: the record or the arrays, or a checkpoint of its training."""
-        if self.path(".ckpt").exists():  # also of one begun again with --force, which leaves the old record until then
+        if self.path(".ckpt").exists():  # --force leaves the old record in place until the new one is there
             return self.path(".ckpt")
         if self.record() is None:
             return self.path(".json")
@@ -129,36 +147,39 @@ class Run:
     def finish(self, *, metrics: dict[str, Any], arrays: Mapping[str, np.ndarray], seconds: float,
                steps: int) -> None:
         """Write the arrays, then the record that makes the run finished; drop the checkpoint."""
+        self.write({"time": {"train_seconds": round(seconds, 3), "steps_per_second": round(steps / seconds, 2)},
+                    "environment": environment(self.device, self.precision), "command": self.command}, metrics, arrays)
+        self.discard_checkpoint()
+
+    def write(self, origin: dict[str, Any], metrics: dict[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """Write the arrays and then the record; `origin` has its time, environment and command."""
         packed = io.BytesIO()
         np.savez(packed, **dict[str, Any](arrays))
-        record = {"experiment": self.experiment, "case": self.case, "mode": self.mode, "seed": self.seed,
-                  "config": self.config, "metrics": metrics,
-                  "time": {"train_seconds": round(seconds, 3), "steps_per_second": round(steps / seconds, 2)},
-                  "environment": environment(self.device, self.precision), "command": self.command}
-        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
-        self.path(".json").unlink(missing_ok=True)  # it would vouch for arrays that are not its own
+        identity = {key: getattr(self, key) for key in ("experiment", "case", "options", "mode", "own", "seed", "config")}
+        text = json.dumps({**identity, "metrics": metrics, **{key: origin[key] for key in KEYS if key in origin}
+                           }, indent=1, allow_nan=False) + "\n"
+        self.path(".json").unlink(missing_ok=True)  # until the new one is there, no record speaks for the new arrays
         write_atomically(self.path(".npz"), packed.getvalue())
         write_atomically(self.path(".json"), text.encode())
-        self.path(".ckpt").unlink(missing_ok=True)
-        for unfinished in self.path("").parent.glob(f".{self.path('').name}.*.tmp"):  # of a write that was killed
-            unfinished.unlink(missing_ok=True)
 
     def checkpoint(self, step: int, **state: Any) -> None:
         """Save what `restore` needs to go on after `step` steps: tensors, and whatever has a state_dict."""
         packed = io.BytesIO()
-        config = {**self.config, "precision": self.precision, "device": self.device}
-        torch.save({"config": config, "step": step, "rng": torch.get_rng_state(),
+        torch.save({"config": self.config, "step": step, "rng": torch.get_rng_state(),
                     "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
                     "state": {name: value if isinstance(value, torch.Tensor) else value.state_dict()
                               for name, value in state.items()}}, packed)
         write_atomically(self.path(".ckpt"), packed.getvalue())
 
+    def discard_checkpoint(self) -> None:
+        """Drop the checkpoint of a training that is finished, or that begins again."""
+        self.path(".ckpt").unlink(missing_ok=True)
+
     def restore(self, **state: Any) -> int:
         """Load the last checkpoint into what it was saved from; the number of steps done, 0 if there is none."""
         path = self.path(".ckpt")
         try:
-            # weights_only: tensors and plain values, and no code. A learning rate that is a tensor has to be where
-            # its optimizer is, so that all of it goes to the run's device; the states of generators belong on the CPU.
+            # weights_only: tensors and plain values, and no code.
             saved = torch.load(path, map_location=self.device, weights_only=True)
             self._check_same(path, saved["config"])
             for name, value in state.items():
@@ -179,44 +200,39 @@ class Run:
             raise UserError(f"{path} is damaged; delete it to start the run again") from error
 
 
-def planned_runs(args: argparse.Namespace, experiment: str, configs: Mapping[str, Mapping[str, dict]]) -> list[Run]:
-    """The runs that the options ask for: of each case the seeds, of each seed the modes.
+def planned_runs(args: argparse.Namespace, experiment: str, case: str, paper: Mapping[str, Mapping[str, Any]],
+                 size: Mapping[str, Any], data: Mapping[str, Any]) -> list[Run]:
+    """The runs of one case that the options ask for: of each seed the networks.
 
     Args:
-        configs: of each case, for each mode of it, every setting that decides the outcome.
+        paper: the script's default settings, by mode.
+        size: what --quick or --medium changes of them.
+        data: what a config says of the data: its shape and digest.
 
     Raises:
         UserError: the device or the precision that the options ask for is not there.
     """
-    device = choose_device(args.device)
-    set_precision(args.precision, device)
-    return [Run(args.results, experiment, case, mode, seed, config, args.precision, device.type, args.command)
-            for case, of_case in configs.items() for seed in args.seeds for mode, config in of_case.items()]
-
-
-def recorded_run(results: Path, experiment: str, case: str, mode: str, seed: int, instead: str) -> Run:
-    """A finished run with whatever settings its record has.
-
-    Args:
-        instead: what to do where it is missing, for the error message.
-
-    Raises:
-        UserError: it is not there or not finished, or its record is damaged.
-    """
-    run = Run(results, experiment, case, mode, seed, {})
-    if run.path(".json").exists():
-        record = read_record(run.path(".json"))
-        run = replace(run, config=record["config"], precision=record["environment"]["precision"])
-    if missing := run.missing():
-        raise UserError(f"{instead} ({missing} is {'not finished' if missing.suffix == '.ckpt' else 'missing'})")
-    return run
+    device = choose_device(args.device).type
+    set_precision(args.precision, torch.device(device))
+    runs = []
+    for seed in args.seeds:
+        for chosen in args.modes:
+            config, options, own = resolve(args, chosen, paper[chosen.mode], size)
+            if device != "cpu":
+                options = {**options, "device": device}
+            runs.append(Run(args.results, experiment, case, chosen.mode, seed, {**config, **data}, options, own,
+                            args.precision, device, args.command))
+    return list({run.path(""): run for run in runs}.values())
 
 
 def environment(device: str, precision: str) -> dict[str, str]:
     """What a record says of the machine and the code that made it."""
+    here = Path(__file__).resolve().parents[1]
+
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=Path(__file__).parent, text=True, check=True,
-                              capture_output=True).stdout.strip()
+        # A copy without .git of its own must not name the commit of a repository around it.
+        return subprocess.run(["git", *arguments], cwd=here, text=True, check=True, capture_output=True,
+                              env={**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parent)}).stdout.strip()
 
     try:
         # Only another line of code makes the commit not say what was run.

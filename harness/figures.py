@@ -1,8 +1,9 @@
 """How all figures look, and how they are written. Nothing here touches pyplot, its backend or its figures."""
 
 import io
+import textwrap
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +13,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, StrMethodFormatter
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import uniform_filter, uniform_filter1d
 
-from experiment.errors import UserError, describe
-from experiment.files import write_atomically
-from experiment.labels import LABELS as LABELS
-from experiment.labels import baseline, step_settings
+from data.errors import UserError, describe
+from harness.files import write_atomically
+from harness.labels import baseline
+from harness.records import Run
 
 THOUSANDS = StrMethodFormatter("{x:,.0f}")
 # From the color-blind safe palette of Okabe and Ito: one color a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
 STYLE: Any = {
+    **matplotlib.rcParamsDefault,  # whatever a matplotlibrc says
     "font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.dpi": 160, "lines.linewidth": 1.5,
     "text.parse_math": False,  # a $ in the name of a file is a $
 }
+del STYLE["backend"]
 
 
 def draw_each(*drawings: Callable[[], None]) -> None:
@@ -69,28 +71,32 @@ def line_style(mode: str) -> dict[str, Any]:
     return {"color": COLORS[baseline(mode)], "linestyle": "-" if mode.endswith("+fr") else "--"}
 
 
-def grid_by_backbone(modes: list[str], width: float, height: float) -> tuple[Figure, dict[str, Axes]]:
-    """A panel for each mode: a row a backbone, FR right of its baseline; `width` × `height` inches each."""
-    rows = list(dict.fromkeys(map(baseline, modes)))
-    columns = sorted({mode.endswith("+fr") for mode in modes})
-    figure, axes = subplots(len(rows), len(columns), width * len(columns), height * len(rows) + 1)
-    for axis in axes.flat:
+def shades(count: int) -> list:
+    """`count` blues, from dark to light."""
+    return list(matplotlib.colormaps["Blues"](np.linspace(0.95, 0.4, count)))
+
+
+def seeds(numbers: Sequence[int]) -> str:
+    """Which seeds a figure shows, in words."""
+    return f"seed {numbers[0]}" if len(numbers) == 1 else f"mean of seeds {', '.join(map(str, numbers))}"
+
+
+def grid_by_backbone(runs: Sequence[Run], width: float, height: float, **options: Any) -> tuple[Figure, list[Axes]]:
+    """A panel for each run, in their order: a row a backbone, FR right of its baseline; `width` × `height` inches."""
+    ordered = sorted(runs, key=lambda run: run.mode.endswith("+fr"))
+    rows = {name: [run for run in ordered if baseline(run.mode) == name] for name in map(baseline, [
+        run.mode for run in runs])}
+    columns = max(map(len, rows.values()))
+    figure, axes = subplots(len(rows), columns, width * columns, height * len(rows) + 1, **options)
+    panels = {run.path(""): axis for of_row, line in zip(rows.values(), axes) for run, axis in zip(of_row, line)}
+    for axis in set(axes.flat) - set(panels.values()):
         axis.set_axis_off()
-    panels = {mode: axes[rows.index(baseline(mode)), columns.index(mode.endswith("+fr"))] for mode in modes}
-    for axis in panels.values():
-        axis.set_axis_on()
-    return figure, panels
+    return figure, [panels[run.path("")] for run in runs]
 
 
-def heat_map(axis: Axes, error: np.ndarray, frequencies: list[str]) -> AxesImage:
-    """Relative errors in frequency (steps, frequencies): steps to the right, the error as color from 0 to 1."""
-    image = axis.imshow(error.T, origin="lower", aspect="auto", interpolation="nearest", cmap="magma_r", vmin=0,
-                        vmax=1, extent=(0, len(error), -0.5, len(frequencies) - 0.5))
-    axis.set_yticks(range(len(frequencies)), [f"{hertz} Hz" for hertz in frequencies])
-    axis.set_xlabel("step")
-    axis.xaxis.set_major_formatter(THOUSANDS)
-    axis.spines[["top", "right"]].set_visible(True)
-    return image
+def smoothed(curve: np.ndarray, width: int) -> np.ndarray:
+    """The moving average of a curve over `width` steps."""
+    return uniform_filter1d(np.asarray(curve, np.float64), max(1, width), mode="nearest")
 
 
 def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
@@ -105,25 +111,32 @@ def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
     return top, left
 
 
-def show_with_crop(whole: Axes, crop: Axes, picture: np.ndarray, window: tuple[slice, slice], title: str, value: str,
-                   close: np.ndarray | None = None, **style: Any) -> AxesImage:
-    """A picture with a box around a window of it, and in the panel below that window enlarged, `value` under it.
+def close_ups(whole: np.ndarray, window: tuple[slice, slice], truth: np.ndarray,
+              shown: Sequence[tuple[str, str, np.ndarray]], name: str = "ground truth") -> Figure:
+    """The truth and what stands in the window in each of some pictures of it, column by column, two to a column.
 
     Args:
-        picture: shape (rows, columns, 3) or (rows, columns).
-        close: what the window shows, where it is known in more detail than `picture` has.
-        style: of `imshow`, for both.
+        whole: the truth, (rows, columns, 3), with a box drawn around the window.
+        truth: the truth in the window, of the shape of the pictures or larger.
+        shown: of each network its label, its figure of merit, and its picture of the window.
     """
+    panels = 1 + (len(shown) + 1) // 2
+    width = 3.3
+    figure, axes = subplots(2, panels, width * panels, 2 * width * whole.shape[0] / whole.shape[1] + 1.2)
     rows, columns = window
-    whole.imshow(picture, **style)
-    whole.add_patch(Rectangle((columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start,
-                              rows.stop - rows.start, fill=False, edgecolor="red", linewidth=1, clip_on=False))
-    whole.set_title(title, fontsize=13)
-    shown = crop.imshow(picture[window] if close is None else close, interpolation="bicubic", **style)
-    crop.set_title(value, fontsize=13, fontweight="bold", y=0, pad=-18)  # below the panel
-    whole.set_axis_off()
-    crop.set_axis_off()
-    return shown
+    axes[0, 0].imshow(whole)
+    axes[0, 0].add_patch(Rectangle((columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start,
+                                   rows.stop - rows.start, fill=False, edgecolor="red", linewidth=1.5, clip_on=False))
+    axes[0, 0].set_title(name)
+    axes[1, 0].imshow(truth, interpolation="bicubic")
+    for axis, (label, value, picture) in zip(axes[:, 1:].T.flat, shown):
+        axis.imshow(picture, interpolation="bicubic")
+        axis.set_title(label)
+        axis.text(0.02, 0.03, value, transform=axis.transAxes, fontweight="bold",
+                  bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2})
+    for axis in axes.flat:
+        axis.set_axis_off()
+    return figure
 
 
 def curves(x_label: str, y_label: str) -> tuple[Figure, Axes]:
@@ -132,6 +145,12 @@ def curves(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     axes[0, 0].set_xlabel(x_label)
     axes[0, 0].set_ylabel(y_label)
     return figure, axes[0, 0]
+
+
+def mark(axis: Axes, place: float, text: str) -> None:
+    """A vertical line at `place` on the x axis, with words beside it."""
+    axis.axvline(place, color="0.6", linewidth=0.8, zorder=0)
+    axis.text(place, 1, f" {text}", fontsize=8, color="0.4", va="top", transform=axis.get_xaxis_transform())
 
 
 def save_curves(figure: Figure, title: str, path: Path) -> None:
@@ -151,17 +170,10 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, and say where it lies. A title wider than the figure is broken."""
     for text in figure.texts:
-        text.set_wrap(True)
+        # Not set_wrap: it measures a $ as the begin of math text, whatever parse_math says.
+        fitting = int(figure.get_figwidth() * 72 / (0.55 * text.get_fontsize()))
+        text.set_text("\n".join(textwrap.fill(line, fitting) for line in text.get_text().split("\n")))
     packed = io.BytesIO()
     figure.savefig(packed, format="png")
     write_atomically(path, packed.getvalue())
     print(f"wrote {path}")
-
-
-def title_suffix(seeds: list[int], quick: bool, config: dict[str, Any], paper: dict[str, Any]) -> str:
-    """What a figure's title says of the runs it shows: the seeds, and in what they differ from the paper."""
-    shown = f"seed {seeds[0]}" if len(seeds) == 1 else f"mean of seeds {', '.join(map(str, seeds))}"
-    changed = [f"{name} {config[name]:,g}" if isinstance(value, (int, float)) else f"{name} {config[name]}"
-               for name, value in paper.items() if name != "network" and config[name] != value]
-    changed += step_settings(config, paper.get("network", {}).get("alpha"))
-    return f" ({', '.join([shown, *(['quick'] if quick else changed)])})"

@@ -1,1 +1,0 @@
-"""What every script needs and no reader of the paper cares about. Nothing here imports models or data."""

@@ -1,0 +1,59 @@
+"""What networks and runs are called in tables and figures."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+LABELS = {"relu": "ReLU", "relu+fr": "ReLU + FR", "relu+pe": "ReLU + PE", "relu+pe+fr": "ReLU + PE + FR",
+          "sin": "SIREN", "sin+fr": "SIREN + FR"}
+OWN = {"lr": "lr {:g}", "alpha": "α {:g}", "hidden_lr": "hidden lr × {:.3g}", "control": "{}"}
+
+
+def baseline(mode: str) -> str:
+    """The mode without its `+fr`."""
+    return mode.removesuffix("+fr")
+
+
+def own_settings(own: Mapping[str, Any]) -> str:
+    """What a network has of its own, in words; empty where all is the default."""
+    return ", ".join(OWN[name].format(value) for name, value in own.items())
+
+
+def labels(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """A label for each of some runs that are shown together: the network, and what else tells it from the others.
+
+    Args:
+        records: dicts with `mode`, `own` and `config`.
+    """
+    records = list(records)
+    rates = {record["config"].get("lr") for record in records}
+    shown = [{**({"lr": record["config"]["lr"]} if len(rates) > 1 else {}), **record["own"]} for record in records]
+    return [", ".join(filter(None, [LABELS[record["mode"]], own_settings(own)])) for record, own in zip(records, shown)]
+
+
+def volume_size(config: Mapping[str, Any]) -> str:
+    """The voxels of a volume."""
+    return " × ".join(map(str, config["shape"]))
+
+
+def image_size(config: Mapping[str, Any]) -> str:
+    """The pixels of an image, or of a scene's test views."""
+    rows, columns = config["shape"][:2] if "shape" in config else config["scene"]["test"][1:3]
+    return f"{columns} × {rows}"
+
+
+UNITS = {"1d": "points", "2d": "pixels", "3d": "voxels", "dvgo": "rays", "ngp": "rays"}
+
+
+def length(experiment: str, config: Mapping[str, Any]) -> str:
+    """How long a run is trained, on how many points a step, and what is done without."""
+    if "iterations" in config:
+        text = f"{config['epochs'] * config['iterations']:,} steps"
+    elif "epochs" in config:
+        text = f"{config['epochs']:,} epochs"
+    else:
+        text = f"{config['steps']:,} steps"
+    if config.get("batch"):
+        text += f" of {config['batch']:,} {UNITS[experiment]}"
+    without = [f", no {words}" for name, words in (("mask_renew", "mask renewal"), ("act_decay", "decay of act_shift"))
+               if not config.get(name, True)]
+    return text + "".join(without)

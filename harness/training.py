@@ -1,0 +1,142 @@
+"""What every training needs around its loop: the seed, the steps with checkpoints between, batches, learning rates."""
+
+import argparse
+import contextlib
+import math
+import timeit
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import UserError
+from harness.device import Stopwatch, choose_device, set_precision
+from harness.records import Run
+from harness.sweep import progress
+from models import FourierReparamLinear
+
+
+def prepare(args: argparse.Namespace, seed: int) -> tuple[torch.device, contextlib.AbstractContextManager]:
+    """Set the seed, and return the device and the autocast context that the options ask for."""
+    device = choose_device(args.device)
+    autocast = set_precision(args.precision, device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    torch.manual_seed(seed)
+    return device, autocast
+
+
+def steps(run: Run, args: argparse.Namespace, losses: Tensor, clock: Stopwatch, state: dict[str, Any],
+          merit: Callable[[float], str]) -> Iterator[int]:
+    """The steps of a training, timed. Now and then the progress is shown and a checkpoint written.
+
+        for step in training.steps(run, args, losses, clock, state, merit):
+            ...  # forward, loss, backward, step
+            losses[step] = loss.detach()
+
+    A run that was stopped goes on from its last checkpoint, which is loaded into `state` when the loop begins.
+
+    Args:
+        losses: (steps,), on the device; the training's length, and the loss of each step once it is done.
+        clock: counts the seconds; `with clock.paused():` leaves out what is not training.
+        state: what a checkpoint keeps beside `losses` and `clock`: tensors, and whatever has a state_dict. Read at
+            each checkpoint, so that an entry may be replaced during the training.
+        merit: the text of the progress bar, from the mean of the last losses.
+
+    Raises:
+        UserError: a loss that is not finite.
+    """
+    total = len(losses)
+    show_every = min(100, max(20, total // 100))
+    state.update(losses=losses, clock=clock)
+    step = run.restore(**state)
+    with progress(total, step, str(run)) as bar:
+        while step < total:
+            first = step
+            stop = min(total, *(step - step % every + every for every in (show_every, args.checkpoint_every)))
+            with clock:
+                for step in range(first, stop):
+                    yield step
+            step = stop
+            loss = losses[first:stop].mean().item()
+            if not math.isfinite(loss):
+                raise UserError(f"the training has diverged, the loss is {loss} at step {stop}; "
+                                "a smaller --lr may help")
+            bar.update(stop - first)
+            bar.set_postfix_str(merit(loss))
+            if step % args.checkpoint_every == 0 and step < total:
+                run.checkpoint(step, **state)
+
+
+class Batches:
+    """`batches[step]` are the indices of a step, (batch,): of all epochs each draws every index once, in random order.
+
+    The order follows from seed and epoch, so that a resumed training draws the same.
+
+    Args:
+        count: indices lie below it.
+        size: of a batch.
+        drop_last: leave out what remains of an epoch after its last whole batch.
+
+    Attributes:
+        per_epoch: the number of batches in an epoch.
+    """
+
+    def __init__(self, count: int, size: int, seed: int, device: torch.device, drop_last: bool = True):
+        self.count, self.size, self.seed, self.device = count, size, seed, device
+        self.per_epoch = max(1, count // size if drop_last else math.ceil(count / size))
+        self.epoch = -1
+
+    def __getitem__(self, step: int) -> Tensor:
+        epoch, place = divmod(step, self.per_epoch)
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, random_order(self.count, self.seed, epoch, self.device)
+        return self.order[place * self.size:(place + 1) * self.size]
+
+
+def random_order(count: int, seed: int, epoch: int, device: torch.device) -> Tensor:
+    """The numbers from 0 to `count` − 1, in an order that follows from seed and epoch."""
+    generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + 1)
+    return torch.randperm(count, generator=generator, device=device)
+
+
+def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,
+                     network: nn.Module | None = None) -> list[dict[str, Any]]:
+    """The parameters of a model for an optimizer, in two groups with a learning rate each; in one if that is the same.
+
+    Args:
+        lr: of all parameters but the weights of the hidden-to-hidden layers.
+        hidden_lr: the factor on `lr` for those, the coefficients of an FR layer or the weight of what stands in its
+            place.
+        network: the part of the model whose hidden-to-hidden layers are meant, the model itself where not given. Its
+            linear and FR layers come in `modules()` in the order in which they are applied.
+    """
+    if hidden_lr == 1:  # a step of two groups takes longer
+        return [{"params": list(model.parameters()), "lr": lr}]
+    linear = [layer for layer in (network or model).modules() if isinstance(layer, (nn.Linear, FourierReparamLinear))]
+    hidden = [layer.weight if isinstance(layer, nn.Linear) else layer.coefficients for layer in linear[1:-1]]
+    others = [parameter for parameter in model.parameters() if not any(parameter is weight for weight in hidden)]
+    return [{"params": others, "lr": lr}, {"params": hidden, "lr": lr * hidden_lr}]
+
+
+def say_how_long(runs: list[Run], args: argparse.Namespace, points: Callable[[dict[str, Any]], int]) -> None:
+    """Before trainings on a CPU that are not small, say how many hours they take.
+
+    Args:
+        points: from a run's config, the number of points that it goes through in all its steps.
+    """
+    left = [run for run in runs if run.device == "cpu" and (args.force or not run.finished())]
+    if args.size or not left:
+        return
+    a, b = torch.rand(2, 1024, 1024)
+    seconds = min(timeit.repeat(lambda: a @ b, number=1, repeat=6))
+    operations = 0.0
+    for run in left:
+        network = run.config["network"]
+        # Forward, and the gradients by the input and by the weight: 2 operations a weight, a point and each.
+        operations += 6 * points(run.config) * network["hidden_features"] ** 2 * network["hidden_layers"]
+    # Activations, Adam and the rest take about as long again as the matrix products (docs/performance.md).
+    hours = 2 * operations * seconds / (2 * 1024**3) / 3600
+    if hours > 0.1:
+        print(f"training on the CPU takes about {hours:.1f} hours here; --quick takes one to two minutes")
