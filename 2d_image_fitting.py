@@ -29,7 +29,7 @@ import skimage.transform
 import torch
 from matplotlib.ticker import NullLocator
 
-from data.images import describe, load_image
+from data.images import describe, load_image, read_image
 from experiment import cli, figures, metrics, tables, training
 from experiment.device import memory_bytes
 from experiment.errors import UserError
@@ -282,7 +282,7 @@ def main() -> None:
     args = parse()
     images = load_images(args)
     for source in sources(args):
-        print(describe(source, args.data))
+        print(describe(*read_image(source, args.data)))
     runs = plan(args)
     say_how_long(runs, args, lambda config: config.get("batch", math.prod(config["shape"][:2])) * config["steps"])
     sweep(train, [runs], args, parallel=args.quick)
