@@ -30,7 +30,7 @@ from matplotlib.ticker import NullLocator
 from torch.optim.lr_scheduler import MultiStepLR
 
 from data.errors import UserError
-from data.images import load_image, pixel_grid, summary
+from data.images import as_rgb, describe, pixel_grid, read_image
 from harness import cli, figures, metrics, training
 from harness.device import Stopwatch, memory_bytes
 from harness.labels import image_size, labels, length
@@ -81,7 +81,7 @@ def train(run: Run, image: np.ndarray, args: argparse.Namespace,
     model = build(run.mode, **config["network"]).to(device)
     optimizer = torch.optim.Adam(training.parameter_groups(model, config["lr"], config["hidden_lr"]), fused=True)
     scheduler = MultiStepLR(optimizer, [config["decay_at"]], gamma=0.1)
-    x, target = (values.to(device) for values in pixel_grid(image))  # (N, 2), (N, 3)
+    x, target = pixel_grid(image, device)  # (N, 2), (N, 3)
     every_pixel = torch.arange(len(x), device=device)
     batches = training.Batches(len(x), config["batch"] or len(x), run.seed, device)
     chunk = args.chunk or fitting_chunk(batches.size, config["network"], device)
@@ -136,14 +136,16 @@ def fitting_chunk(pixels: int, network: dict, device: torch.device) -> int:
 
 
 def load_images(args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """The images that the options ask for, made smaller where asked for, by their names."""
+    """The images that the options ask for, made smaller where asked for, by their names; prints what was read."""
     sources = args.image or (["astronaut"] if args.size else ["5"])
     if sources == ["all"]:
         sources = list(map(str, range(1, 25)))
     downscale = args.downscale or (QUICK if args.size else PAPER)["downscale"]
     images: dict[str, np.ndarray] = {}
     for source in dict.fromkeys(sources):
-        case, image = load_image(source, args.data)
+        case, pixels = read_image(source, args.data)
+        print(describe(case, pixels))
+        image = as_rgb(pixels)
         if case in images:
             raise UserError(f"--image gives two images of the name {case}; rename one")
         if min(image.shape[:2]) < metrics.SSIM_WINDOW:
@@ -152,8 +154,8 @@ def load_images(args: argparse.Namespace) -> dict[str, np.ndarray]:
         if downscale > 1:
             shape = [max(metrics.SSIM_WINDOW, round(side / downscale)) for side in image.shape[:2]]
             image = skimage.transform.resize(image, shape, anti_aliasing=True).astype(np.float32)
-        if args.batch and args.batch > (pixels := image.shape[0] * image.shape[1]):
-            raise UserError(f"--batch {args.batch:,} is more than the {pixels:,} pixels of {case}")
+        if args.batch and args.batch > (count := image.shape[0] * image.shape[1]):
+            raise UserError(f"--batch {args.batch:,} is more than the {count:,} pixels of {case}")
         images[case] = image
     return images
 
@@ -231,8 +233,6 @@ def plan(args: argparse.Namespace, images: dict[str, np.ndarray]) -> list[Run]:
 def main() -> None:
     args = parse()
     images = load_images(args)
-    for case, image in images.items():
-        print(summary(case, image))
     runs = plan(args, images)
     training.say_how_long(runs, args, lambda config: config["steps"] * (config["batch"] or math.prod(
         config["shape"][:2])))

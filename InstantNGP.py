@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.scenes import Scene, describe, loaded_once, scene_center
+from data.scenes import Scene, describe, load_scene, scene_center
 from experiment import cli, figures, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
@@ -166,9 +166,12 @@ def render_again(run: Run, args: argparse.Namespace) -> dict:
     return evaluate(field.requires_grad_(False).to(device), run, args, autocast)[0]
 
 
+load_once = functools.cache(load_scene)
+
+
 def load(args: argparse.Namespace) -> Scene:
     """The scene that the options ask for, read once in a process."""
-    return loaded_once(args.scene, args.data, args.downscale)
+    return load_once(args.scene, args.data, args.downscale)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -26,7 +26,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from data.scenes import Scene, describe, loaded_once, near_far, scene_center
+from data.scenes import Scene, describe, load_scene, near_far, scene_center
 from experiment import cli, figures, metrics, radiance_fields, tables, training
 from experiment.errors import UserError
 from experiment.records import Run, planned_runs
@@ -199,9 +199,12 @@ def coarse_run(run: Run) -> Run:
                run.command)
 
 
+load_once = functools.cache(load_scene)
+
+
 def load(args: argparse.Namespace) -> Scene:
     """The scene that the options ask for, read once in a process."""
-    return loaded_once(args.scene, args.data, args.downscale)
+    return load_once(args.scene, args.data, args.downscale)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -10,11 +10,9 @@ from pathlib import Path
 
 from torch.hub import download_url_to_file
 
+from data.errors import UserError
+
 TIMEOUT = 60  # seconds without a byte
-
-
-class DataError(OSError):
-    """A data set that is missing, damaged or not what it should be; the message says which and what to do."""
 
 
 def sha256(path: Path) -> str:
@@ -26,18 +24,18 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def download(url: str, path: Path, check: Callable[[Path], None], instead: str) -> None:
+def download(url: str, path: Path, check: Callable[[Path], object], instead: str) -> None:
     """Fetch `url` to `path`.
 
     The file is fetched into a folder beside its place, checked, and moved: `path` is never a broken file, and a
     download that was stopped is started again by calling this again.
 
     Args:
-        check: raises DataError if a file is not what it should be, one that broke off included.
+        check: raises UserError if a file is not what it should be, one that broke off included.
         instead: what a user can do without this file, for the error message.
 
     Raises:
-        DataError: the file could not be fetched or written, or it failed the check.
+        UserError: the file could not be fetched or written, or it failed the check.
     """
     hint = f"put the file at {path} yourself, or {instead}"
     before = socket.getdefaulttimeout()
@@ -49,9 +47,9 @@ def download(url: str, path: Path, check: Callable[[Path], None], instead: str) 
             download_url_to_file(url, str(fetched), progress=False)
             check(fetched)
             os.replace(fetched, path)
-    except DataError as error:
-        raise DataError(f"what {url} gave is not the file expected ({error}); {hint}") from error
+    except UserError as error:
+        raise UserError(f"what {url} gave is not the file expected ({error}); {hint}") from error
     except (OSError, ValueError, http.client.HTTPException) as error:  # of the connection, its answer, or the disk
-        raise DataError(f"cannot fetch {url} ({getattr(error, 'reason', None) or error}); {hint}") from error
+        raise UserError(f"cannot fetch {url} ({getattr(error, 'reason', None) or error}); {hint}") from error
     finally:
         socket.setdefaulttimeout(before)

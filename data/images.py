@@ -1,100 +1,103 @@
 """Images for the 2D experiment: Kodak by number, a file by path, a picture that comes with scikit-image by name."""
 
+import hashlib
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 import skimage.data
+import torch
 from PIL import Image
 from skimage.color import rgba2rgb
+from torch import Tensor
 
-from data.download import DataError, download, sha256
+from data.download import download
+from data.errors import UserError
 from data.rgba import read_rgba
 
 KODAK_URL = "https://r0k.us/graphics/kodak/kodak/kodim{:02d}.png"
-# For the others no checksum is known here; their size is checked.
+# SHA-256 of the RGB pixels, row by row. None is known here for the others; their size is checked.
 KODAK_SHA256 = {
-    1: "a56e27cbf5f843c048b6af1d6e090760e9c92fadba88b7dee0205918a37523bd",
-    2: "4f4b74a79237e311d72cad958237b5f7088d8bce1c82305ebefe1a70e3022dfd",
-    3: "e25ca1ff2f0c0cb5fdfd5f9b0a0bb21ac4c3de3c84a67f35b09a85d3306249db",
-    4: "e3b946107c5d3441c022f678d0c3caf1e224d81b1604ba840a4f88e562de61aa",
-    5: "10349e963c5c813d327852f82c1795fa4148d69fedffc4c589bee458e3ac3d53",
-    6: "363510303b715d4cbc384e1ce227e466b613a09e1b71ae985882bf8e7fbd9b18",
-    7: "b77d3f006f42414bb242222e0482e750c0fb9e5ee8d4bed2f6f11c5605fe54a4",
-    8: "ba23983c76b4832ee0e8af0592664756841a16779acd69f792e268fb6d13d6e7",
+    1: "a00210743353594464ac67e680a41710f484444ca5f9dfddeb570de25c428273",
+    2: "ae5a495df4ec40e0941265440ccf98973915b4190ab803e37a23ca93dd43a07e",
+    3: "234e61f585503f2a44400f5561131e8a512ef2c15328cd83d5cdbf10e2616cf2",
+    4: "e88e788fca00e6c723bb66ff45edb8cb56091ee284dcb73e3909834f2c96eeb6",
+    5: "ed3d1ee770909d3b27903b52ce19ee59a9bf24621a7bf1fb57b90677da880cb6",
+    6: "7f45158999fa297d1cfbd292b3e2f3f5b27770701c3473155c211c3f512cc97f",
+    7: "4e3664bf6fe865b49f15f7b554efa7dbecaf73ae0e8699f2e307bf07849f1264",
+    8: "889c3740e4ed54ca53d11ae735a44d15fa24fe312b3bd1609a80618a4092c208",
 }
 BUNDLED = ("astronaut", "camera", "chelsea", "coffee", "rocket")  # of scikit-image, with nothing to download
 
 
 def load_image(source: str, folder: Path) -> tuple[str, np.ndarray]:
-    """An image and the name of its case.
+    """The name of an image's case, and the image as `as_rgb` makes it; the arguments are those of `read_image`."""
+    case, pixels = read_image(source, folder)
+    return case, as_rgb(pixels)
+
+
+def read_image(source: str, folder: Path) -> tuple[str, np.ndarray]:
+    """The name of an image's case, and its pixels.
 
     Args:
         source: a Kodak number, 1 to 24; one of `BUNDLED`; or the path of an image file.
         folder: where data sets lie; a Kodak image that is missing there is fetched into `folder`/kodak.
 
     Returns:
-        The case (kodim05, a bundled picture's name, a file's stem) and the image, float32 in [0, 1], shape
-        (rows, columns, 3). Transparency is composited on white, gray repeated three times.
+        The case (kodim05, a bundled picture's name, a file's stem) and RGBA, uint8 or uint16 (rows, columns, 4).
 
     Raises:
-        DataError: no such image, or a file that is not one image.
+        UserError: no such image, or a file that is not one image.
     """
-    case, pixels = find(source, folder)
-    return case, as_rgb(pixels)
+    if source in BUNDLED:
+        return source, np.asarray(Image.fromarray(getattr(skimage.data, source)()).convert("RGBA"))
+    path = Path(source)
+    number = int(source) if source.removeprefix("-").isdecimal() else None
+    if number is None and not os.path.isfile(path):  # False, where pathlib's raises, of a name that is too long
+        what = "a folder" if os.path.isdir(path) else "not there"
+        raise UserError(f"{path} is {what}; --image takes a Kodak number, a path, or one of {', '.join(BUNDLED)}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's: it reads on, or what stops it is an error
+        return (path.stem, read_rgba(path)) if number is None else read_kodak(number, folder)
 
 
-def describe(source: str, folder: Path) -> str:
-    """One line on what `load_image` reads, which this reads for itself."""
-    case, pixels = find(source, folder)
+def describe(case: str, pixels: np.ndarray) -> str:
+    """One line on what `read_image` has read."""
     image = as_rgb(pixels)
     kind = "RGB" if np.ptp(pixels[..., :3], axis=-1).any() else "gray"
     on_white = ", transparency put on white" if pixels[..., 3].min() < np.iinfo(pixels.dtype).max else ""
-    return (f"{case}: {image.shape[1]} × {image.shape[0]} pixels, {kind}, {8 * pixels.itemsize} bits{on_white}, "
-            f"values from {image.min():.3g} to {image.max():.3g}")
+    flat = not np.ptp(image, axis=(0, 1)).any()
+    values = "all of one color" if flat else f"values from {image.min():.3g} to {image.max():.3g}"
+    return f"{case}: {image.shape[1]} × {image.shape[0]} pixels, {kind}, {8 * pixels.itemsize} bits{on_white}, {values}"
 
 
-def find(source: str, folder: Path) -> tuple[str, np.ndarray]:
-    """The case and the pixels, uint8 or uint16 RGBA, of an image named as for `load_image`."""
-    if source in BUNDLED:
-        return source, np.asarray(Image.fromarray(getattr(skimage.data, source)()).convert("RGBA"))
-    path = kodak(int(source), folder) if source.removeprefix("-").isdecimal() else Path(source)
-    if not os.path.isfile(path):  # False, where pathlib's raises, of a name that is too long
-        what = "a folder" if os.path.isdir(path) else "not there"
-        raise DataError(f"{path} is {what}; --image takes a Kodak number, a path, or one of {', '.join(BUNDLED)}")
-    return path.stem, read_pixels(path)
-
-
-def read_pixels(path: Path) -> np.ndarray:
-    """`read_rgba` without Pillow's warnings: it reads on, or what stops it is an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return read_rgba(path)
-
-
-def kodak(number: int, folder: Path) -> Path:
-    """The path of a Kodak image, which is fetched first where it is missing."""
+def read_kodak(number: int, folder: Path) -> tuple[str, np.ndarray]:
+    """`read_image` of a Kodak image, which is fetched first where it is missing."""
     if not 1 <= number <= 24:
-        raise DataError(f"the Kodak images are numbered 1 to 24, there is no {number}")
+        raise UserError(f"the Kodak images are numbered 1 to 24, there is no {number}")
     path = folder / "kodak" / f"kodim{number:02d}.png"
+
+    def read(file: Path) -> np.ndarray:
+        pixels = read_rgba(file)
+        found = hashlib.sha256(pixels[..., :3].tobytes()).hexdigest()
+        if sorted(pixels.shape) != [4, 512, 768] or KODAK_SHA256.get(number, found) != found:
+            raise UserError(f"{file} does not hold the pixels of Kodak image {number}; delete it to have it fetched")
+        return pixels
+
     if not path.exists():
-        download(KODAK_URL.format(number), path, lambda file: check_kodak(file, number),
-                 "try a picture that needs no download: --image astronaut")
-    check_kodak(path, number)
-    return path
-
-
-def check_kodak(path: Path, number: int) -> None:
-    """DataError if the file is not that Kodak image, as far as is known here."""
-    if number in KODAK_SHA256:
-        if sha256(path) != KODAK_SHA256[number]:
-            raise DataError(f"{path} has the wrong checksum; delete it to have it fetched again")
-    elif sorted(read_pixels(path).shape) != [4, 512, 768]:
-        raise DataError(f"{path} is not 768 × 512 or 512 × 768 pixels; delete it to have it fetched again")
+        download(KODAK_URL.format(number), path, read, "try a picture that needs no download: --image astronaut")
+    return path.stem, read(path)
 
 
 def as_rgb(pixels: np.ndarray) -> np.ndarray:
     """RGBA pixels, uint8 or uint16 (rows, columns, 4), as float32 RGB in [0, 1], transparency on white."""
     # Not skimage's img_as_float32: it multiplies with 1 / 255, which is off in the last bit of half the values.
     return rgba2rgb(pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max), background=(1, 1, 1))
+
+
+def pixel_grid(image: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """The pixels' positions in [−1, 1]², both ends in, down and then right, (N, 2), and their values, (N, 3)."""
+    rows, columns, _ = image.shape
+    grid = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
+    return torch.stack(grid, dim=-1).reshape(-1, 2).to(device), torch.from_numpy(image).reshape(-1, 3).to(device)

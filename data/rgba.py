@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from PIL import Image, ImageCms
 
-from data.download import DataError
+from data.errors import UserError
 
 logging.getLogger("tifffile").addHandler(logging.NullHandler())  # which would print what the error says in one line
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how a file begins; the last two are BigTIFF
@@ -35,22 +35,22 @@ def read_rgba(path: Path, turn: bool = True) -> np.ndarray:
         uint8: a PNG of 16 bits and more than one channel is read with 8.
 
     Raises:
-        DataError: not a file, damaged, not one picture, of more pixels than `LARGEST`, or of a kind that
+        UserError: not a file, damaged, not one picture, of more pixels than `LARGEST`, or of a kind that
             cannot be shown as it is meant; the message says which.
     """
     if not os.path.isfile(path):  # False, where pathlib's raises, of a name that is too long
-        raise DataError(f"{path} is {'not a file' if os.path.exists(path) else 'not there'}")
+        raise UserError(f"{path} is {'not a file' if os.path.exists(path) else 'not there'}")
     try:
         with open(path, "rb") as file:
             tiff = file.read(4) in TIFF
         pixels, orientation = read_tiff(path) if tiff else read_with_pillow(path)
-    except DataError:
+    except UserError:
         raise
     except Exception as error:  # a decoder of a damaged file raises nearly anything
         reason = " ".join(str(error).split())[:100]
-        raise DataError(f"{path} cannot be read as an image; it is damaged, too large, or none ({reason})") from error
+        raise UserError(f"{path} cannot be read as an image; it is damaged, too large, or none ({reason})") from error
     if not turn and orientation != 1:
-        raise DataError(f"{path} has an EXIF turn, and a camera's numbers may mean the picture before or after it; "
+        raise UserError(f"{path} has an EXIF turn, and a camera's numbers may mean the picture before or after it; "
                         "save the picture turned")
     return pixels
 
@@ -68,7 +68,7 @@ def read_with_pillow(path: Path, page: int | None = None) -> tuple[np.ndarray, i
         if image.format == "PNG" and key is not None:
             raw = str(image.tile[0][3])  # as L;2 for two bits
             if raw == "RGB;16B":
-                raise DataError(f"{path} is a PNG of 16 bits with a color key, which cannot be read; save it with 8")
+                raise UserError(f"{path} is a PNG of 16 bits with a color key, which cannot be read; save it with 8")
             if raw in ("L;2", "L;4") and key < 2**int(raw[2]):
                 image.info["transparency"] = key * 255 // (2**int(raw[2]) - 1)  # as Pillow scales the samples
         orientation = orientation_of(image)
@@ -80,7 +80,7 @@ def read_with_pillow(path: Path, page: int | None = None) -> tuple[np.ndarray, i
         elif image.mode in MODES:
             pixels = np.array((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
         else:
-            raise DataError(f"{path} has pixels of the kind {image.mode}; save it as gray or RGB of 8 or 16 bits")
+            raise UserError(f"{path} has pixels of the kind {image.mode}; save it as gray or RGB of 8 or 16 bits")
         profile = image.info.get("icc_profile")
         if profile:
             pixels = in_srgb(pixels, profile, path, image if image.mode == "CMYK" else None)
@@ -96,14 +96,14 @@ def read_tiff(path: Path) -> tuple[np.ndarray, int]:
         page, = pages
         bits, kind = page.bitspersample, str(getattr(page.photometric, "name", page.photometric))
         if page.sampleformat != 1 or bits not in (1, 2, 4, 8, 16) or not set(page.axes) <= set("YXS"):
-            raise DataError(f"{path} has samples of {bits} bits, or signed ones, or fractions; save whole numbers of 8 "
+            raise UserError(f"{path} has samples of {bits} bits, or signed ones, or fractions; save whole numbers of 8 "
                             "or 16 bits")
         if bits < 16:
             return read_with_pillow(path, page.index)
         check_size(page.imagewidth * page.imagelength)
         colors = {"MINISWHITE": 1, "MINISBLACK": 1, "RGB": 3}.get(kind)
         if colors is None:
-            raise DataError(f"{path} is a TIFF of 16 bits and of the kind {kind}; save gray or RGB, or 8 bits")
+            raise UserError(f"{path} is a TIFF of 16 bits and of the kind {kind}; save gray or RGB, or 8 bits")
         samples = page.asarray()
         samples = np.moveaxis(samples, page.axes.index("S"), -1) if "S" in page.axes else samples[..., None]
         extra = page.extrasamples or (2,) * (samples.shape[-1] - colors)  # 1 premultiplied, 2 straight alpha, 0 neither
@@ -143,7 +143,7 @@ def in_srgb(pixels: np.ndarray, profile: bytes, path: Path, cmyk: Image.Image | 
     if np.abs(shown.astype(np.int16) - np.asarray(rgba)[..., :3]).max() <= 2:  # no more than rounding does
         return pixels
     if pixels.dtype != np.uint8:
-        raise DataError(f"{path} has 16 bits and an ICC profile that is not sRGB's; save it in sRGB, or with 8 bits")
+        raise UserError(f"{path} has 16 bits and an ICC profile that is not sRGB's; save it in sRGB, or with 8 bits")
     return np.dstack([shown, pixels[..., 3]])
 
 
@@ -159,7 +159,7 @@ def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 def check_one(path: Path, count: int) -> None:
     if count != 1:
-        raise DataError(f"{path} has {count} frames; give one still image")
+        raise UserError(f"{path} has {count} frames; give one still image")
 
 
 def check_size(pixels: int) -> None:

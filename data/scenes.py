@@ -5,25 +5,26 @@ View Synthesis", ECCV 2020): transforms_train.json and transforms_test.json, eac
 frames, and an image a frame.
 """
 
-import functools
+import hashlib
 import math
 import os
 import posixpath
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from skimage.measure import block_reduce
 
 from data import toy_scene
-from data.download import DataError
+from data.errors import UserError
 from data.rgba import read_rgba
 from data.transforms import camera_intrinsics, camera_pose, image_file, read_transforms
 
 BLENDER_SCENES = ("lego", "chair", "drums", "ficus", "hotdog", "materials", "mic", "ship")
-CAMERA_DISTANCE = 4.0311  # of a Blender scene's cameras from the point that they look at
+BLENDER_DISTANCE = 4.0311  # of a Blender scene's cameras from the point that they look at
+CAMERA_DISTANCE = 1.5  # of Instant-NGP's cameras from the middle of the cube of side 1 that the scene is in
 NEAR, FAR = 2.0, 6.0  # between which a Blender scene lies, in units of camera depth: t in origin + t · R (x, y, −1)
 THREADS = 8  # each holds one image being read, so that more cost memory
 SUPERSAMPLING = 3  # rays across a pixel of the toy scene
@@ -51,6 +52,11 @@ class Views:
         """The pictures of one view (a number) or several (a list) on a gray level, float32 (…, H, W, 3) in [0, 1]."""
         return on_background(self.images[views], bg_color)
 
+    def digest(self) -> str:
+        """What tells these views from others: a hash of images, poses, intrinsics and names, 16 hexadecimal digits."""
+        arrays = b"".join(np.ascontiguousarray(part).tobytes() for part in (self.images, self.poses, self.intrinsics))
+        return hashlib.sha256(arrays + repr((self.images.shape, self.names)).encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True, eq=False)
 class Scene:
@@ -72,7 +78,7 @@ def load_scene(source: str, folder: Path, downscale: int = 1) -> Scene:
         The scene. Its test views are those listed whose image is there; of the train views every one has to be.
 
     Raises:
-        DataError: no such scene, a file missing or damaged, or images smaller than `downscale`.
+        UserError: no such scene, a file missing or damaged, or images smaller than `downscale`.
         ValueError: `downscale` is below 1.
     """
     if downscale < 1:
@@ -83,21 +89,18 @@ def load_scene(source: str, folder: Path, downscale: int = 1) -> Scene:
     if source in BLENDER_SCENES:
         name, path = source, folder / "nerf_synthetic" / source
         if not path.is_dir():
-            raise DataError(f"{path} is not there; take nerf_synthetic.zip from the NeRF authors' public data (linked "
+            raise UserError(f"{path} is not there; take nerf_synthetic.zip from the NeRF authors' public data (linked "
                             f"from matthewtancik.com/nerf) and put its folder {source} at that place, or try a scene "
                             "that needs no download: --scene toy")
     else:
         path = Path(source)
         name = path.resolve().name
         if not path.is_dir():
-            raise DataError(f"{path} is {'not a folder' if path.exists() else 'not there'}; --scene takes toy, "
+            raise UserError(f"{path} is {'not a folder' if path.exists() else 'not there'}; --scene takes toy, "
                             f"{', '.join(BLENDER_SCENES)}, or the path of a folder with transforms_train.json")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: it reads on, or what stops it is an error
         return Scene(name, read_views(path, "train", downscale), read_views(path, "test", downscale))
-
-
-loaded_once = functools.cache(load_scene)  # in a process, however many runs it has
 
 
 def describe(scene: Scene) -> str:
@@ -141,7 +144,7 @@ def near_far(poses: np.ndarray) -> tuple[float, float]:
         poses: (N, 3, 4), of the training views.
     """
     found = looked_at(poses)
-    scale = found[1] / CAMERA_DISTANCE if found else 1.0
+    scale = found[1] / BLENDER_DISTANCE if found else 1.0
     return (NEAR, FAR) if abs(scale - 1) < 1e-3 else (NEAR * scale, FAR * scale)
 
 
@@ -157,6 +160,21 @@ def scene_center(poses: np.ndarray) -> np.ndarray:
     return found[0] if found and np.linalg.norm(found[0]) > 0.1 * found[1] else np.zeros(3)
 
 
+def normalize_poses(scene: Scene) -> Scene:
+    """The scene about the origin, in units in which its training cameras are at the mean distance CAMERA_DISTANCE."""
+    center = scene_center(scene.train.poses).astype(np.float32)
+    radius = float(np.linalg.norm(scene.train.poses[:, :, 3] - center, axis=1).mean())
+    if radius == 0:
+        raise UserError(f"the cameras of {scene.name} are all at one point, from where nothing is seen around")
+
+    def moved(views: Views) -> Views:
+        poses = views.poses.copy()
+        poses[:, :, 3] = (poses[:, :, 3] - center) * (CAMERA_DISTANCE / radius)
+        return replace(views, poses=poses)
+
+    return Scene(scene.name, moved(scene.train), moved(scene.test))
+
+
 def on_background(images: np.ndarray, bg_color: float) -> np.ndarray:
     """uint8 RGBA (..., 4) on a gray level, 1 white and 0 black: c α + (1 − α) bg_color, float32 RGB (..., 3)."""
     values = images.astype(np.float32) / np.float32(255)
@@ -167,7 +185,7 @@ def on_background(images: np.ndarray, bg_color: float) -> np.ndarray:
 def render_toy(poses: np.ndarray, split: str, downscale: int) -> Views:
     size = toy_scene.SIZE // downscale
     if size == 0:
-        raise DataError(f"the toy scene has {toy_scene.SIZE} pixels a side and cannot be downscaled by {downscale}")
+        raise UserError(f"the toy scene has {toy_scene.SIZE} pixels a side and cannot be downscaled by {downscale}")
     focal = 0.5 * toy_scene.SIZE / math.tan(0.5 * toy_scene.ANGLE_X) / downscale
     images = np.stack([average(toy_scene.render(pose, SUPERSAMPLING * focal, SUPERSAMPLING * size), SUPERSAMPLING)
                        for pose in poses])
@@ -181,18 +199,18 @@ def read_views(folder: Path, split: str, downscale: int) -> Views:
     content = read_transforms(transforms)
     files = [image_file(frame, f"{transforms}, frame {index}") for index, frame in enumerate(content["frames"])]
     if len(set(files)) < len(files):
-        raise DataError(f"{transforms} lists {next(file for file in files if files.count(file) > 1)} more than once")
+        raise UserError(f"{transforms} lists {next(file for file in files if files.count(file) > 1)} more than once")
     listed = [(folder / file, name, frame, f"{transforms}, frame {index}")
               for index, (file, name, frame) in enumerate(zip(files, unique_names(files), content["frames"]))]
     if split == "test":
         listed = [view for view in listed if os.path.isfile(view[0])]
         if not listed:
-            raise DataError(f"{transforms} lists no image that is there")
+            raise UserError(f"{transforms} lists no image that is there")
     poses = np.stack([camera_pose(frame.get("transform_matrix"), where) for _, _, frame, where in listed])
     first = listed[0][0]
     height, width = read_view(first).shape[:2]
     if min(height, width) < downscale:
-        raise DataError(f"{first} is {width} × {height} pixels and cannot be downscaled by {downscale}")
+        raise UserError(f"{first} is {width} × {height} pixels and cannot be downscaled by {downscale}")
     intrinsics = np.array([camera_intrinsics(content, frame, width, height, where) for _, _, frame, where in listed])
     intrinsics[:, 2:] -= (width % downscale // 2, height % downscale // 2)  # what `average` leaves out
     images = np.empty((len(listed), height // downscale, width // downscale, 4), np.uint8)
@@ -201,7 +219,7 @@ def read_views(folder: Path, split: str, downscale: int) -> Views:
         path = listed[index][0]
         image = read_view(path)
         if image.shape[:2] != (height, width):
-            raise DataError(f"{path} is {image.shape[1]} × {image.shape[0]} pixels, {first} {width} × {height}; "
+            raise UserError(f"{path} is {image.shape[1]} × {image.shape[0]} pixels, {first} {width} × {height}; "
                             "all views have to be of one size")
         images[index] = average(image, downscale)
 
@@ -223,7 +241,7 @@ def read_view(path: Path) -> np.ndarray:
     """The picture of a view, uint8 (H, W, 4)."""
     image = read_rgba(path, turn=False)
     if image.dtype != np.uint8:
-        raise DataError(f"{path} has 16 bits a channel; views have to have 8")
+        raise UserError(f"{path} has 16 bits a channel; views have to have 8")
     return image
 
 

@@ -3,7 +3,7 @@
 In the Blender scenes of NeRF (Mildenhall et al., ECCV 2020) camera_angle_x is the only intrinsic. The tools of
 Instant-NGP and nerfstudio write others, of the file or of each frame, which are used here or refused.
 
-`where` is the file and the frame, for errors; all raise DataError.
+`where` is the file and the frame, for errors; all raise UserError.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path, PureWindowsPath
 
 import numpy as np
 
-from data.download import DataError
+from data.errors import UserError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")  # a file_path without gets .png
 # What camera_model may be: with all k and p zero each is a pinhole camera.
@@ -30,16 +30,16 @@ def read_transforms(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{path} is not there; a scene has transforms_train.json and transforms_test.json") from None
+        raise UserError(f"{path} is not there; a scene has transforms_train.json and transforms_test.json") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read as JSON; it is damaged, or none") from error
+        raise UserError(f"{path} cannot be read as JSON; it is damaged, or none") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} has to hold a JSON object with camera_angle_x and frames")
+        raise UserError(f"{path} has to hold a JSON object with camera_angle_x and frames")
     if not (isinstance(content.get("frames"), list) and content["frames"]):
-        raise DataError(f"{path} has no frames")
+        raise UserError(f"{path} has no frames")
     for index, frame in enumerate(content["frames"]):
         if not (isinstance(frame, dict) and "file_path" in frame and "transform_matrix" in frame):
-            raise DataError(f"{path}, frame {index} has to have a file_path and a transform_matrix")
+            raise UserError(f"{path}, frame {index} has to have a file_path and a transform_matrix")
     return content
 
 
@@ -48,10 +48,10 @@ def image_file(frame: dict, where: str) -> str:
     listed = frame["file_path"]
     path = PureWindowsPath(listed if isinstance(listed, str) else "")  # for which / and \\ are the same
     if not path.parts:
-        raise DataError(f"{where}: file_path has to be the path of an image, not {brief(listed)}")
+        raise UserError(f"{where}: file_path has to be the path of an image, not {brief(listed)}")
     relative = posixpath.normpath("/".join(path.parts))
     if path.anchor or relative.split("/")[0] == "..":
-        raise DataError(f"{where}: file_path {brief(listed)} leaves the folder of the scene")
+        raise UserError(f"{where}: file_path {brief(listed)} leaves the folder of the scene")
     return relative if relative.lower().endswith(SUFFIXES) else f"{relative}.png"
 
 
@@ -64,16 +64,16 @@ def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where
     both = {**content, **frame}
     for key, value in both.items():
         if FOREIGN.fullmatch(key) and any(value if isinstance(value, list) else [value]):
-            raise DataError(f"{where}: {key} {brief(value)} cannot be used; views have to be a pinhole camera's")
+            raise UserError(f"{where}: {key} {brief(value)} cannot be used; views have to be a pinhole camera's")
     model = both.get("camera_model", PINHOLE[0])
     if str(model).upper() not in PINHOLE:
-        raise DataError(f"{where}: camera_model {brief(model)} cannot be used, only {', '.join(PINHOLE)}")
+        raise UserError(f"{where}: camera_model {brief(model)} cannot be used, only {', '.join(PINHOLE)}")
 
     # They may be given for another size of the picture, w × h.
     scales = {side: size / positive(both, side, 1e9, where) for side, size in (("w", width), ("h", height))
               if side in both}
     if len(scales) == 2 and abs(both["h"] * scales["w"] - height) > 1 and abs(both["w"] * scales["h"] - width) > 1:
-        raise DataError(f"{where}: w × h is {both['w']} × {both['h']}, the picture {width} × {height} pixels")
+        raise UserError(f"{where}: w × h is {both['w']} × {both['h']}, the picture {width} × {height} pixels")
     across, down = scales.get("w", scales.get("h", 1.0)), scales.get("h", scales.get("w", 1.0))
 
     def focal_lengths(values: dict) -> dict[str, float]:
@@ -86,7 +86,7 @@ def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where
             if length in values:
                 pixels = positive(values, length, 1e9, where) * scale
                 if not agree(pixels, found.get(axis, pixels)):
-                    raise DataError(f"{where}: {length} {values[length]} and {angle} {values[angle]} contradict each "
+                    raise UserError(f"{where}: {length} {values[length]} and {angle} {values[angle]} contradict each "
                                     f"other in a picture of {width} × {height} pixels; remove one, or add w and h")
                 found[axis] = pixels
         return found
@@ -94,11 +94,11 @@ def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where
     shared, own = focal_lengths(content), focal_lengths(frame)
     given = {**shared, **own}
     if not given:
-        raise DataError(f"{where} has no focal length: camera_angle_x in radians, or fl_x in pixels")
+        raise UserError(f"{where} has no focal length: camera_angle_x in radians, or fl_x in pixels")
     fx, fy = given.get("x", given.get("y", 0.0)), given.get("y", given.get("x", 0.0))
     changed = {axis for axis in own if not agree(own[axis], shared.get(axis, 0))}
     if changed and shared.keys() - own.keys() and not agree(fx, fy):
-        raise DataError(f"{where} gives a focal length for one axis, the file another for the other; give it both")
+        raise UserError(f"{where} gives a focal length for one axis, the file another for the other; give it both")
     cx = positive(both, "cx", width / across, where) * across if "cx" in both else width / 2
     cy = positive(both, "cy", height / down, where) * down if "cy" in both else height / 2
     return [fx, fy, cx, cy]
@@ -108,7 +108,7 @@ def positive(values: dict, key: str, below: float, where: str) -> float:
     """A number between 0 and `below`."""
     value = values[key]
     if type(value) not in (int, float) or not 0 < value < below:
-        raise DataError(f"{where}: {key} has to be a number between 0 and {below:.6g}, not {brief(value)}")
+        raise UserError(f"{where}: {key} has to be a number between 0 and {below:.6g}, not {brief(value)}")
     return float(value)
 
 
@@ -125,12 +125,12 @@ def camera_pose(matrix: object, where: str) -> np.ndarray:
         except (TypeError, ValueError, OverflowError):
             numbers = np.empty(0)
         if numbers.shape != (4, 4) or not np.isfinite(numbers).all():
-            raise DataError(f"{where}: transform_matrix has to be 4 × 4 finite numbers")
+            raise UserError(f"{where}: transform_matrix has to be 4 × 4 finite numbers")
         scale = np.cbrt(np.linalg.det(numbers[:3, :3]))
         rotation = numbers[:3, :3] / scale
         error = max(np.abs(rotation @ rotation.T - np.eye(3)).max(), np.abs(numbers[3] - (0, 0, 0, 1)).max())
         if not (scale > 0 and error < 1e-2):
-            raise DataError(f"{where}: transform_matrix has to be a rotation, a uniform scale and a shift")
+            raise UserError(f"{where}: transform_matrix has to be a rotation, a uniform scale and a shift")
     return np.concatenate([rotation, numbers[:3, 3:]], axis=1).astype(np.float32)
 
 

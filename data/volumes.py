@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+import torch
 from scipy.spatial import cKDTree
+from torch import Tensor
 
-from data.download import DataError, download, sha256
+from data.download import download, sha256
+from data.errors import UserError
 from data.voxelize import voxelize
 
 URL = "https://raw.githubusercontent.com/LabShuHangGU/FR-INR/main/images/occupance/{}.mat.zip"
@@ -37,7 +40,7 @@ def load_volume(source: str, folder: Path, resolution: int = 256) -> tuple[str, 
         The case (the name, or a file's stem) and the volume, bool, shape (X, Y, Z).
 
     Raises:
-        DataError: no such volume, or one that is empty, full, no volume at all, or not clear.
+        UserError: no such volume, or one that is empty, full, no volume at all, or not clear.
     """
     if source in SHA256:
         case, volume = source, read_mat(published(source, folder))
@@ -46,11 +49,11 @@ def load_volume(source: str, folder: Path, resolution: int = 256) -> tuple[str, 
     else:
         path = Path(source)
         if not path.is_file():
-            raise DataError(f"{source} is {'a folder' if path.is_dir() else 'not there'}; --shape takes "
+            raise UserError(f"{source} is {'a folder' if path.is_dir() else 'not there'}; --shape takes "
                             f"{', '.join((*SHA256, *SOLIDS))}, or the path of a .mat, .npy or mesh file")
         kind = path.suffix.lower()
         if kind not in (".mat", ".npy", *MESHES):
-            raise DataError(f"{source} is of an unknown kind; .mat, .npy, {', '.join(MESHES)} can be read")
+            raise UserError(f"{source} is of an unknown kind; .mat, .npy, {', '.join(MESHES)} can be read")
         read = {".mat": read_mat, ".npy": read_npy}.get(kind) or (lambda mesh: voxelize(mesh, resolution))
         case, volume = path.stem, read(path)
     return case, crop(occupied(volume, source), source)
@@ -62,7 +65,7 @@ def published(name: str, folder: Path) -> Path:
 
     def check(file: Path) -> None:
         if sha256(file) != SHA256[name]:
-            raise DataError(f"{file} has the wrong checksum; delete it to have it fetched again")
+            raise UserError(f"{file} has the wrong checksum; delete it to have it fetched again")
 
     if not path.exists():
         download(URL.format(name), path, check, f"try a solid that needs no download: --shape {SOLIDS[0]}")
@@ -73,6 +76,19 @@ def published(name: str, folder: Path) -> Path:
 def summary(case: str, volume: np.ndarray) -> str:
     """What was read, in one line: `dragon: 360 × 510 × 228 voxels, 17.7 % full`."""
     return f"{case}: {' × '.join(map(str, volume.shape))} voxels, {100 * volume.mean():.3g} % full"
+
+
+def voxel_coordinates(index: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The positions (N, 3) of voxels in [−1, 1]³, both ends in: along axis 1, then 0, then 2, the release's order.
+
+    Args:
+        index: the voxels' places in the flattened volume, shape (N,).
+        shape: the volume's.
+    """
+    places = (index // shape[2] % shape[1], index // (shape[1] * shape[2]), index % shape[2])
+    # Filled on the device: for the copy of a tensor of numbers the host would wait.
+    last = [index.new_full((), side - 1) for side in (shape[1], shape[0], shape[2])]
+    return torch.stack([2 * place / end - 1 for place, end in zip(places, last)], dim=-1)
 
 
 def read_mat(path: Path) -> np.ndarray:
@@ -93,9 +109,9 @@ def read_mat(path: Path) -> np.ndarray:
         is_hdf5 = b"\x89HDF\r\n\x1a\n" in file.getbuffer()[:1024].tobytes()
         content = {} if is_hdf5 else scipy.io.loadmat(file)
     except Exception as error:  # a damaged file raises nearly anything
-        raise DataError(f"{path} cannot be read; it is damaged, or not a .mat file") from error
+        raise UserError(f"{path} cannot be read; it is damaged, or not a .mat file") from error
     if is_hdf5:
-        raise DataError(f"{path} is of MATLAB's version 7.3, which cannot be read; save it in version 7, in MATLAB by "
+        raise UserError(f"{path} is of MATLAB's version 7.3, which cannot be read; save it in version 7, in MATLAB by "
                         "save(…, '-v7')")
     arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
     if "hypercube" in arrays:
@@ -103,7 +119,7 @@ def read_mat(path: Path) -> np.ndarray:
     volumes = [name for name, value in arrays.items() if value.ndim == 3 and value.dtype.kind in NUMBERS]
     if len(volumes) != 1:
         found = ", ".join(f"{name} ({' × '.join(map(str, arrays[name].shape))})" for name in volumes or arrays)
-        raise DataError(f"{path} must have one array of three dimensions of numbers, or one of the name hypercube; it "
+        raise UserError(f"{path} must have one array of three dimensions of numbers, or one of the name hypercube; it "
                         f"has {found or 'no array'}")
     return arrays[volumes[0]]
 
@@ -113,7 +129,7 @@ def read_npy(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:
-        raise DataError(f"{path} cannot be read; it is damaged, holds objects, or is not a .npy file") from error
+        raise UserError(f"{path} cannot be read; it is damaged, holds objects, or is not a .npy file") from error
 
 
 def occupied(volume: np.ndarray, name: str) -> np.ndarray:
@@ -123,19 +139,19 @@ def occupied(volume: np.ndarray, name: str) -> np.ndarray:
     More than one whole value beside 0 is refused: labels or densities, of which half of the largest means nothing.
     """
     if volume.ndim != 3 or volume.dtype.kind not in NUMBERS:
-        raise DataError(f"{name} holds an array of shape {volume.shape} and type {volume.dtype}; "
+        raise UserError(f"{name} holds an array of shape {volume.shape} and type {volume.dtype}; "
                         "three dimensions of numbers are expected")
     if not 0 < volume.size <= LARGEST:
-        raise DataError(f"{name} has {volume.size:,} voxels; between 1 and {LARGEST:,} can be used")
+        raise UserError(f"{name} has {volume.size:,} voxels; between 1 and {LARGEST:,} can be used")
     smallest, largest = volume.min(), volume.max()
     if not (np.isfinite(smallest) and np.isfinite(largest)):
-        raise DataError(f"{name} has values that are not finite")
+        raise UserError(f"{name} has values that are not finite")
     if smallest < 0:
-        raise DataError(f"{name} has negative values; occupancies from 0 to their largest value are expected")
+        raise UserError(f"{name} has negative values; occupancies from 0 to their largest value are expected")
     if largest == 0:
         return np.zeros(volume.shape, bool)  # of which `crop` says that it is empty
     if values := whole_values(volume, largest):
-        raise DataError(f"{name} has more than one whole value beside 0: {', '.join(values)}; save which voxels are "
+        raise UserError(f"{name} has more than one whole value beside 0: {', '.join(values)}; save which voxels are "
                         "full, as volume > 0 says, or fractions from 0 to 1")
     return volume if volume.dtype == bool else volume >= largest / 2
 
@@ -155,19 +171,19 @@ def whole_values(volume: np.ndarray, largest: float) -> list[str]:
 
 
 def crop(volume: np.ndarray, name: str) -> np.ndarray:
-    """The box of the full voxels. DataError if there is none, or nothing to learn from it."""
+    """The box of the full voxels. UserError if there is none, or nothing to learn from it."""
     if not volume.any():
-        raise DataError(f"{name} is empty: no voxel is full")
+        raise UserError(f"{name} is empty: no voxel is full")
     box = []
     for axis in range(3):
         full = np.flatnonzero(volume.any(axis=tuple({0, 1, 2} - {axis})))
         box.append(slice(full[0], full[-1] + 1))
     cropped = np.ascontiguousarray(volume[tuple(box)])
     if min(cropped.shape) < 2:
-        raise DataError(f"{name} has a box of {' × '.join(map(str, cropped.shape))} voxels; "
+        raise UserError(f"{name} has a box of {' × '.join(map(str, cropped.shape))} voxels; "
                         "at least 2 a side are needed")
     if cropped.all():
-        raise DataError(f"{name} is full in all its box; there is nothing to learn")
+        raise UserError(f"{name} is full in all its box; there is nothing to learn")
     return cropped
 
 
@@ -175,7 +191,7 @@ def shorten(volume: np.ndarray, scale: float, name: str) -> np.ndarray:
     """The volume with its sides shortened by a factor of up to 1, by taking the nearest voxel, and cropped again.
 
     Raises:
-        DataError: nothing, or everything, is left full; `name` says of what.
+        UserError: nothing, or everything, is left full; `name` says of what.
     """
     if scale == 1:
         return volume

@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
-from data.download import DataError
+from data.errors import UserError
 
 SAME = 1e-6  # of the longest side: vertices closer than this are one, and what is thinner than this encloses nothing
 # The voxels' centers lie this much, in voxels, below where they should. A slanted plane in which two bodies touch would
@@ -38,7 +38,7 @@ def voxelize(path: Path, resolution: int) -> np.ndarray:
         bool, shape (X, Y, Z), in the axes of the file.
 
     Raises:
-        DataError: the file cannot be read in full, or its surface does not tell what is inside.
+        UserError: the file cannot be read in full, or its surface does not tell what is inside.
     """
     vertices, faces = read_mesh(path)
     faces, body, sizes, consistent = check_closed(vertices, faces, path, resolution)
@@ -55,12 +55,12 @@ def voxelize(path: Path, resolution: int) -> np.ndarray:
         np.minimum.at(least, met, outside)
         np.maximum.at(most, met, outside)
     if consistent and (np.isfinite(least) & (sizes > 0) & (least > 0)).any():
-        raise DataError(f"{path} has a closed surface within a body that faces the same way, outward; turn its faces "
+        raise UserError(f"{path} has a closed surface within a body that faces the same way, outward; turn its faces "
                         "inward if it is a cavity, or delete it")
     if consistent and ((sizes < 0) & (least <= 0) & (most > 0)).any():
-        raise DataError(f"{path} has a body whose faces point inward, and which overlaps another; turn them outward")
+        raise UserError(f"{path} has a body whose faces point inward, and which overlaps another; turn them outward")
     if not volume.any():
-        raise DataError(f"{path} encloses no voxel's center at a resolution of {resolution}")
+        raise UserError(f"{path} encloses no voxel's center at a resolution of {resolution}")
     return volume
 
 
@@ -98,12 +98,12 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     except Exception as error:  # a damaged file raises nearly anything
         # Where a text file is damaged, trimesh looks for a package that would guess its encoding.
         reason = "it is damaged" if isinstance(error, ImportError) else " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read as a mesh ({reason}); export it again, as triangles") from error
+        raise UserError(f"{path} cannot be read as a mesh ({reason}); export it again, as triangles") from error
 
     vertices = vertices / max(np.abs(vertices).max(), np.finfo(float).tiny)  # as the difference of two could overflow
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     if min(high - low) <= SAME * max(high - low):
-        raise DataError(f"{path} is flat and encloses nothing")
+        raise UserError(f"{path} is flat and encloses nothing")
     vertices = (vertices - (low + high) / 2) / max(high - low)
     # First by rounding, after which none has many others near, and then those that rounding parts.
     first, same = trimesh.grouping.unique_rows(vertices, digits=6)
@@ -149,13 +149,13 @@ def check_closed(vertices: np.ndarray, faces: np.ndarray, path: Path,
         which is negative where its faces point inward; and whether the faces of every body are turned alike.
 
     Raises:
-        DataError: the surface is open, or has a body of which no rule tells what it encloses.
+        UserError: the surface is open, or has a body of which no rule tells what it encloses.
     """
     edges = faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
     count = coo_array((np.ones(len(edges), int), edges.T), shape=(len(vertices), len(vertices))).tocsr()
     open_edges = ((count + count.T).data % 2).sum() // 2  # each is in the matrix as (a, b) and as (b, a)
     if open_edges:
-        raise DataError(f"{path} is not watertight, and so has no inside: {open_edges:,} of its edges lack a face on "
+        raise UserError(f"{path} is not watertight, and so has no inside: {open_edges:,} of its edges lack a face on "
                         "one side; close its holes first (in MeshLab: Close Holes)")
     body = connected(edges, len(vertices))[faces[:, 0]]
     corners = vertices[faces]
@@ -164,10 +164,10 @@ def check_closed(vertices: np.ndarray, faces: np.ndarray, path: Path,
     areas = np.bincount(body, np.linalg.norm(cross, axis=1)) / 2
     consistent = (count != count.T).nnz == 0
     if consistent and ((np.abs(sizes) < SAME * areas) & (areas > 1 / resolution**2)).any():
-        raise DataError(f"{path} has a part that encloses nothing: a sheet, or faces that are all there twice, once "
+        raise UserError(f"{path} has a part that encloses nothing: a sheet, or faces that are all there twice, once "
                         "facing each way; delete it, or one of the two")
     if not consistent and np.count_nonzero(areas) > 1:
-        raise DataError(f"{path} has several bodies, and faces that are turned over; turn those of each body outward "
+        raise UserError(f"{path} has several bodies, and faces that are turned over; turn those of each body outward "
                         "first (in Blender: Recalculate Outside)")
     return (faces[:, ::-1], body, -sizes, consistent) if sizes.sum() < 0 else (faces, body, sizes, consistent)
 

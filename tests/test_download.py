@@ -9,7 +9,8 @@ import threading
 import pytest
 
 from data import download as module
-from data.download import DataError, download, sha256
+from data.download import download, sha256
+from data.errors import UserError
 
 CONTENT = bytes(range(256)) * 400
 
@@ -39,7 +40,7 @@ def server(folder, cut=False, silent=False):
 
 def check(path):
     if sha256(path) != hashlib.sha256(CONTENT).hexdigest():
-        raise DataError(f"{path} has the wrong checksum")
+        raise UserError(f"{path} has the wrong checksum")
 
 
 @pytest.fixture
@@ -61,7 +62,7 @@ def fetch(tmp_path):
 def test_a_download_that_fails_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatch, fetch, fault, said):
     if "silent" in fault:
         monkeypatch.setattr(module, "TIMEOUT", 0.3)
-    with pytest.raises(DataError, match=f"(?i){said}.*put the file at .*file yourself, or do without") as error:
+    with pytest.raises(UserError, match=f"(?i){said}.*put the file at .*file yourself, or do without") as error:
         fetch(**fault)
     assert "\n" not in str(error.value) and list((tmp_path / "data").iterdir()) == []
     assert fetch().read_bytes() == CONTENT and len(list((tmp_path / "data").iterdir())) == 1
@@ -70,12 +71,12 @@ def test_a_download_that_fails_leaves_nothing_and_can_be_repeated(tmp_path, monk
 def test_what_was_there_stays_when_a_download_fails(fetch):
     path = fetch()
     path.write_bytes(b"older")
-    with pytest.raises(DataError):
+    with pytest.raises(UserError):
         fetch(cut=True)
     assert path.read_bytes() == b"older"
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, fetch):
     (tmp_path / "data").write_bytes(b"")  # a file where the folder should be
-    with pytest.raises(DataError, match="cannot fetch .*data.*do without"):
+    with pytest.raises(UserError, match="cannot fetch .*data.*do without"):
         fetch()

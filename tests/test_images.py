@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import DATA
 from PIL import Image
 
 from data import images
-from data.download import DataError
-from data.images import as_rgb, describe, load_image
+from data.errors import UserError
+from data.images import as_rgb, describe, load_image, pixel_grid, read_image
 
 RNG = np.random.default_rng(0)
 RGBA = RNG.integers(0, 256, (13, 17, 4), dtype=np.uint8)
@@ -36,7 +37,7 @@ def test_a_file_is_read_and_described(tmp_path, pixels, said):
     Image.fromarray(pixels).save(path)
     case, image = load_image(str(path), Path("nowhere"))
     assert case == path.stem and image.shape == (13, 17, 3) and image.dtype == np.float32
-    line = describe(str(path), Path("nowhere"))
+    line = describe(*read_image(str(path), Path("nowhere")))
     assert line == f"{case}: 17 × 13 pixels, {said} from {image.min():.3g} to {image.max():.3g}"
 
 
@@ -46,7 +47,7 @@ def test_a_file_is_read_and_described(tmp_path, pixels, said):
 def test_what_is_not_an_image_is_named(tmp_path, make):
     path = tmp_path / "a.png"
     make(path)
-    with pytest.raises(DataError, match="a.png"):
+    with pytest.raises(UserError, match="a.png"):
         load_image(str(path), Path("nowhere"))
 
 
@@ -58,14 +59,14 @@ def test_pillow_s_warnings_are_neither_printed_nor_errors(tmp_path, recwarn):
     recwarn.clear()
     assert load_image(str(tmp_path / "a.jpg"), Path("nowhere"))[1].shape == (13, 17, 3)
     Image.new("1", (10_000, 10_000)).save(tmp_path / "b.png")
-    with pytest.raises(DataError, match="b.png .*100,000,000 pixels"):
+    with pytest.raises(UserError, match="b.png .*100,000,000 pixels"):
         load_image(str(tmp_path / "b.png"), Path("nowhere"))
     assert not recwarn.list
 
 
 @pytest.mark.parametrize("number", ["0", "25", "-1"])
 def test_kodak_has_24_images(tmp_path, number):
-    with pytest.raises(DataError, match="1 to 24"):
+    with pytest.raises(UserError, match="1 to 24"):
         load_image(number, tmp_path)
 
 
@@ -73,13 +74,28 @@ def test_bundled_pictures():
     for name in images.BUNDLED:
         case, image = load_image(name, Path("nowhere"))
         assert case == name and image.shape[2] == 3 and 0.9 < image.max() <= 1
-    assert describe("camera", Path("nowhere")) == "camera: 512 × 512 pixels, gray, 8 bits, values from 0 to 1"
+    line = describe(*read_image("camera", Path("nowhere")))
+    assert line == "camera: 512 × 512 pixels, gray, 8 bits, values from 0 to 1"
+
+
+def test_an_image_of_one_color_says_so():
+    assert describe("a", np.full((13, 17, 4), 255, np.uint8)) == "a: 17 × 13 pixels, gray, 8 bits, all of one color"
+
+
+def test_pixels_go_with_their_positions():
+    image = RNG.random((3, 5, 3), dtype=np.float32)
+    x, target = pixel_grid(image, torch.device("cpu"))
+    assert np.allclose(x.reshape(3, 5, 2)[1, 4], (0, 1)) and np.allclose(x[[0, -1]], [(-1, -1), (1, 1)])
+    assert np.array_equal(target.reshape(3, 5, 3)[1, 4], image[1, 4])
 
 
 @pytest.mark.skipif(not (DATA / "kodak" / "kodim05.png").exists(), reason="the Kodak images are not here")
-def test_kodak_05():
+def test_kodak_05_however_it_was_saved(tmp_path):
     case, image = load_image("5", DATA)
     assert case == "kodim05" and image.shape == (512, 768, 3)
+    (tmp_path / "kodak").mkdir()
+    Image.open(DATA / "kodak" / "kodim05.png").convert("RGBA").save(tmp_path / "kodak" / "kodim05.png", optimize=True)
+    assert np.array_equal(load_image("5", tmp_path)[1], image)
 
 
 def test_kodak_is_fetched_once_and_checked(tmp_path, monkeypatch):
@@ -92,8 +108,9 @@ def test_kodak_is_fetched_once_and_checked(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "KODAK_URL", source.as_uri() + "/kodim{:02d}.png")
     case, image = load_image("9", folder)
     assert case == "kodim09" and image.shape == (768, 512, 3)
-    for number, said in (("10", "768 × 512"), ("5", "checksum"), ("11", "No such file"), ("12", "cannot be read")):
-        with pytest.raises(DataError, match=said) as error:
+    for number, said in (("10", "pixels of Kodak image 10"), ("5", "pixels of Kodak image 5"), ("11", "No such file"),
+                         ("12", "cannot be read")):
+        with pytest.raises(UserError, match=said) as error:
             load_image(number, folder)
         assert source.as_uri() in str(error.value) and f"kodim{int(number):02d}.png" in str(error.value)
     assert [file.name for file in (folder / "kodak").iterdir()] == ["kodim09.png"]

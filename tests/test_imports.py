@@ -9,9 +9,8 @@ from conftest import ROOT
 
 PACKAGES = ("models", "data", "experiment", "studies", "benchmarks")
 SCRIPTS = [path.stem for path in ROOT.glob("*.py")]
-# What each may import beside itself. data/ and experiment/ have each other's errors; a benchmark may run the iteration
-# of a script, but no script imports another.
-ALLOWED = {"models": (), "data": ("experiment.errors",), "experiment": ("data.download",),
+# What each may import beside itself. A benchmark may run the iteration of a script, but no script imports another.
+ALLOWED = {"models": (), "data": (), "experiment": ("data",),
            "studies": ("models", "data", "experiment"), "benchmarks": ("models", "data", "experiment", *SCRIPTS),
            "script": ("models", "data", "experiment")}
 

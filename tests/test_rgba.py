@@ -10,7 +10,7 @@ import pytest
 import tifffile
 from PIL import Image, ImageCms
 
-from data.download import DataError
+from data.errors import UserError
 from data.rgba import LARGEST, TURNS, read_rgba
 
 RNG = np.random.default_rng(0)
@@ -177,7 +177,7 @@ def test_the_turn_that_the_file_asks_for(tmp_path, name, orientation):
              6: pixels.swapaxes(0, 1)[:, ::-1], 7: pixels[::-1, ::-1].swapaxes(0, 1), 8: pixels.swapaxes(0, 1)[::-1]}
     assert same(path, turns.get(orientation, pixels))
     if orientation in TURNS and orientation != 1:
-        with pytest.raises(DataError, match=f"{name} has an EXIF turn"):
+        with pytest.raises(UserError, match=f"{name} has an EXIF turn"):
             read_rgba(path, turn=False)
     else:
         assert np.array_equal(read_rgba(path, turn=False), pixels)
@@ -223,7 +223,7 @@ def test_an_icc_profile_is_followed(tmp_path, profile, shown):
     if profile != SWAPPED:
         assert same(tmp_path / "deep.tif", DEEP)
     else:
-        with pytest.raises(DataError, match="deep.tif has 16 bits and an ICC profile"):
+        with pytest.raises(UserError, match="deep.tif has 16 bits and an ICC profile"):
             read_rgba(tmp_path / "deep.tif")
 
 
@@ -246,7 +246,7 @@ def test_the_profile_of_a_gray_picture(tmp_path, channels):
         Image.fromarray(pixels).save(path, icc_profile=profile)
         assert same(path, np.dstack([shown, shown, shown, alpha]), within)
     Image.fromarray(DEEP_GRAY).save(path, icc_profile=gray_profile(1.8))
-    with pytest.raises(DataError, match="a.png has 16 bits and an ICC profile"):
+    with pytest.raises(UserError, match="a.png has 16 bits and an ICC profile"):
         read_rgba(path)
     Image.fromarray(RGBA).save(path, icc_profile=gray_profile(1.8))  # not meant for colors
     assert same(path, RGBA)
@@ -303,7 +303,7 @@ def test_what_cannot_be_shown_is_named(tmp_path, make, said):
         make(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(DataError, match=said) as error:
+        with pytest.raises(UserError, match=said) as error:
             read_rgba(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
@@ -314,6 +314,6 @@ def test_a_damaged_tiff_prints_nothing(tmp_path, capfd):
     content = bytearray(buffer.getvalue())
     content[12:14] = b"\xff\xff"  # the type of the first tag
     (tmp_path / "a.tif").write_bytes(content)
-    with pytest.raises(DataError):
+    with pytest.raises(UserError):
         read_rgba(tmp_path / "a.tif")
     assert capfd.readouterr() == ("", "")

@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -12,9 +14,19 @@ from conftest import DATA
 from PIL import Image
 
 from data import toy_scene
-from data.download import DataError
+from data.errors import UserError
 from data.rgba import read_rgba
-from data.scenes import FAR, NEAR, average, describe, load_scene, near_far, on_background, scene_center
+from data.scenes import (
+    FAR,
+    NEAR,
+    average,
+    describe,
+    load_scene,
+    near_far,
+    normalize_poses,
+    on_background,
+    scene_center,
+)
 
 ANGLE = 0.7
 
@@ -87,7 +99,7 @@ def test_a_folder_is_read_as_it_was_written(tmp_path):
 def test_a_public_scene_lies_in_the_data_folder(tmp_path):
     write_scene(tmp_path / "nerf_synthetic" / "mic")
     assert load_scene("mic", tmp_path).name == "mic"
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         load_scene("chair", tmp_path)
     for said in (str(tmp_path / "nerf_synthetic" / "chair"), "nerf_synthetic.zip", "--scene toy"):
         assert said in str(error.value)
@@ -247,25 +259,25 @@ IMAGES = {  # what is done to train/r_2.png, and what the error has to say besid
 def test_a_damaged_image_is_named(folder, change, said):
     path = folder / "train" / "r_2.png"
     change(path)
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(UserError, match=said) as error:
         load_scene(str(folder), folder)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_other_mistakes_are_named(folder):
     for downscale in (11, 1000):
-        with pytest.raises(DataError, match=f"r_0.png is 14 × 10 pixels .*{downscale}"):
+        with pytest.raises(UserError, match=f"r_0.png is 14 × 10 pixels .*{downscale}"):
             load_scene(str(folder), folder, downscale)
-    with pytest.raises(DataError, match="128 .*129"):
+    with pytest.raises(UserError, match="128 .*129"):
         load_scene("toy", folder, 129)
     with pytest.raises(ValueError, match="-1"):
         load_scene("toy", folder, -1)
-    with pytest.raises(DataError, match="nothing is not there; --scene takes toy, lego"):
+    with pytest.raises(UserError, match="nothing is not there; --scene takes toy, lego"):
         load_scene(str(folder / "nothing"), folder)
-    with pytest.raises(DataError, match="not a folder"):
+    with pytest.raises(UserError, match="not a folder"):
         load_scene(str(folder / "transforms_test.json"), folder)
     shutil.rmtree(folder / "test")
-    with pytest.raises(DataError, match="transforms_test.json lists no image"):
+    with pytest.raises(UserError, match="transforms_test.json lists no image"):
         load_scene(str(folder), folder)
 
 
@@ -287,3 +299,26 @@ def test_the_middle_of_a_scene_is_the_origin_unless_the_cameras_look_elsewhere()
     assert np.allclose(scene_center(moved), (10, -20, 5), atol=0.4) and near_far(moved) == near_far(poses)
     parallel = np.tile(poses[:1], (4, 1, 1))
     assert np.array_equal(scene_center(parallel), np.zeros(3))
+
+
+def test_poses_are_normalized_about_the_middle_of_the_scene():
+    scene = load_scene("toy", Path("nowhere"), 8)
+    poses = scene.train.poses.copy()
+    poses[:, :, 3] = 3 * poses[:, :, 3] + (10, -20, 5)
+    moved = normalize_poses(replace(scene, train=replace(scene.train, poses=poses)))
+    distances = np.linalg.norm(moved.train.poses[:, :, 3], axis=1)
+    assert distances.mean() == pytest.approx(1.5, abs=1e-3) and np.ptp(distances) < 0.2
+    assert np.array_equal(moved.train.poses[..., :3], scene.train.poses[..., :3])
+    poses[:, :, 3] = poses[0, :, 3]
+    poses[:] = poses[0]
+    with pytest.raises(UserError, match="all at one point"):
+        normalize_poses(replace(scene, train=replace(scene.train, poses=poses * [1, 1, 1, 0])))
+
+
+def test_a_digest_tells_pictures_cameras_and_names_apart(folder):
+    views = load_scene(str(folder), folder).test
+    same = load_scene(str(folder), folder).test
+    others = [replace(views, images=255 - views.images), replace(views, poses=views.poses[::-1]),
+              replace(views, intrinsics=views.intrinsics + 1), replace(views, names=["r_0", "r_2"])]
+    assert re.fullmatch("[0-9a-f]{16}", views.digest()) and same.digest() == views.digest()
+    assert len({views.digest(), *(other.digest() for other in others)}) == 5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from test_scenes import ANGLE, edit, give, matrix, write_scene
 
-from data.download import DataError
+from data.errors import UserError
 from data.scenes import load_scene
 
 
@@ -95,7 +95,7 @@ CONTRADICTIONS = {  # as INTRINSICS, and what the error says
 @pytest.mark.parametrize("shared, own, said", CONTRADICTIONS.values(), ids=CONTRADICTIONS)
 def test_intrinsics_that_cannot_be_used_are_named(folder, shared, own, said):
     edit(folder, give(shared, own))
-    with pytest.raises(DataError, match=f"transforms_train.json, frame 0.*{said}") as error:
+    with pytest.raises(UserError, match=f"transforms_train.json, frame 0.*{said}") as error:
         load_scene(str(folder), folder)
     assert "\n" not in str(error.value) and len(str(error.value)) < len(str(folder)) + 200
 
@@ -160,7 +160,7 @@ DAMAGE = {  # what is done to transforms_train.json, and what the error has to s
 @pytest.mark.parametrize("change, said", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_transforms_are_named(folder, change, said):
     edit(folder, change)
-    with pytest.raises(DataError, match=said) as error:
+    with pytest.raises(UserError, match=said) as error:
         load_scene(str(folder), folder)
     assert str(folder / "transforms_train.json") in str(error.value) or said == "not there"
     assert "\n" not in str(error.value) and len(str(error.value)) < len(str(folder)) + 350
@@ -171,6 +171,6 @@ def test_damaged_transforms_are_named(folder, change, said):
 def test_a_transforms_file_that_is_none_is_named(folder, split, content):
     path = folder / f"transforms_{split}.json"
     path.unlink() if content is None else path.write_bytes(content)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(UserError) as error:
         load_scene(str(folder), folder)
     assert str(path) in str(error.value) and "\n" not in str(error.value)

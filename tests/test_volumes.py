@@ -5,11 +5,12 @@ import zipfile
 import numpy as np
 import pytest
 import scipy.io
+import torch
 from conftest import DATA
 
 from data import volumes
-from data.download import DataError
-from data.volumes import SOLIDS, load_volume, read_mat, shorten, summary
+from data.errors import UserError
+from data.volumes import SOLIDS, load_volume, read_mat, shorten, summary, voxel_coordinates
 
 BLOB = np.zeros((9, 8, 7), np.uint8)
 BLOB[2:7, 1:5, 3:6] = 255
@@ -38,7 +39,7 @@ def test_an_archive_is_read_without_being_extracted(tmp_path, monkeypatch):
         archive.write(tmp_path / "a.mat", "../../ escaped.mat")
         archive.writestr("notes.txt", "nothing")
     before = set(tmp_path.rglob("*"))
-    with pytest.raises(DataError, match="checksum"):
+    with pytest.raises(UserError, match="checksum"):
         load_volume("dragon", tmp_path / "data")
     monkeypatch.setitem(volumes.SHA256, "dragon", volumes.sha256(folder / "dragon.mat.zip"))
     assert load_volume("dragon", tmp_path / "data")[1].shape == (5, 4, 3)
@@ -47,7 +48,7 @@ def test_an_archive_is_read_without_being_extracted(tmp_path, monkeypatch):
 
 def test_a_missing_volume_says_where_it_goes(tmp_path, monkeypatch):
     monkeypatch.setattr(volumes, "URL", "http://127.0.0.1:9/{}.zip")  # nothing listens there
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(UserError) as caught:
         load_volume("dragon", tmp_path)
     for part in ("http://127.0.0.1:9/dragon.zip", str(tmp_path / "occupancy" / "dragon.mat.zip"), "--shape gyroid"):
         assert part in str(caught.value)
@@ -72,7 +73,7 @@ def test_shortening_takes_the_nearest_voxel_and_crops():
     assert shorten(volume, 1, "a") is volume
     volume[:] = False
     volume[1:3, 1:3, 1:3] = True
-    with pytest.raises(DataError, match="a at a scale of 0.3 is empty"):
+    with pytest.raises(UserError, match="a at a scale of 0.3 is empty"):
         shorten(volume, 0.3, "a")
 
 
@@ -98,7 +99,7 @@ def test_fractions_are_full_from_half_of_the_largest(tmp_path):
                                           (range(200), "1, 2, 3, 4, …;")])
 def test_labels_are_refused(dtype, labels, said, tmp_path):
     np.save(tmp_path / "labels.npy", np.resize(np.array(labels, dtype), (6, 6, 6)))
-    with pytest.raises(DataError, match=rf"labels.npy has more than one whole value beside 0: {said}"):
+    with pytest.raises(UserError, match=rf"labels.npy has more than one whole value beside 0: {said}"):
         load_volume(str(tmp_path / "labels.npy"), tmp_path)
 
 
@@ -143,7 +144,7 @@ def broken(path):
 
 def test_what_is_no_volume_is_refused(tmp_path):
     for file, said in broken(tmp_path):
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(UserError) as caught:
             load_volume(str(file), tmp_path)
         assert said in str(caught.value), (file, caught.value)
 
@@ -155,3 +156,12 @@ def test_the_published_volumes():
         assert (case, volume.shape, volume.sum()) == (name, shape, full)
     whole = read_mat(DATA / "occupancy" / "dragon.mat.zip")
     assert whole.shape == (512, 512, 512) and whole.dtype == np.uint8
+
+
+def test_voxel_coordinates():
+    shape = (3, 4, 5)
+    found = voxel_coordinates(torch.arange(60), shape).reshape(3, 4, 5, 3)
+    y, x, z = torch.meshgrid(*(torch.linspace(-1, 1, side) for side in shape), indexing="ij")
+    assert torch.allclose(found, torch.stack([x, y, z], dim=-1), atol=1e-6)
+    last = 512**3 - 1
+    assert voxel_coordinates(torch.tensor([last]), (512,) * 3).equal(torch.ones(1, 3))

@@ -8,7 +8,7 @@ import pytest
 import trimesh
 from trimesh.transformations import random_rotation_matrix, scale_matrix, translation_matrix
 
-from data.download import DataError
+from data.errors import UserError
 from data.volumes import load_volume
 from data.voxelize import SHIFT, read_mesh, voxelize
 
@@ -169,7 +169,7 @@ def test_vertices_that_differ_by_rounding_are_one(tmp_path):
 
 def test_a_body_far_from_all_else(tmp_path):
     """Its thousands of vertices are one at this scale, and it is nothing."""
-    with pytest.raises(DataError, match="no voxel's center"):
+    with pytest.raises(UserError, match="no voxel's center"):
         voxels_of(tmp_path, ball(subdivisions=5), ball(1, (1e7, 1e7, 1e7)), kind=".obj")
 
 
@@ -214,7 +214,7 @@ def unclear():
 
 @pytest.mark.parametrize("said, mesh", [*unclear()])
 def test_what_does_not_tell_its_inside_is_refused(said, mesh, tmp_path):
-    with pytest.raises(DataError, match=f"mesh.stl .*{said}"):
+    with pytest.raises(UserError, match=f"mesh.stl .*{said}"):
         voxels_of(tmp_path, mesh, kind=".stl")
 
 
@@ -263,7 +263,7 @@ def unreadable(path):
 def test_what_cannot_be_read_in_full_is_refused(tmp_path):
     for kind, content, said in unreadable(tmp_path):
         (tmp_path / f"mesh{kind}").write_bytes(content)
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(UserError) as caught:
             load_volume(str(tmp_path / f"mesh{kind}"), tmp_path)
         assert said in str(caught.value) and "\n" not in str(caught.value), caught.value
 
