@@ -214,7 +214,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
 def main() -> None:
     args = parse()
     runs = plan(args)
-    sweep([Job(run, partial(train, run, args)) for run in runs], args, parallel=True)
+    sweep([[Job(run, partial(train, run, args)) for run in runs]], args, parallel=True)
     if not first_rank():
         return
     first = [run for run in runs if run.seed == args.seeds[0]]

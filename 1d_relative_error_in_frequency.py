@@ -1,32 +1,40 @@
-"""Draw the relative error in frequency over training, the heat maps of section 4 of the paper.
+"""Draw the relative error in frequency over training, the heat maps of section 4 of the paper as curves.
 
     python 1d_function_fitting.py                 first: trains the networks
     python 1d_relative_error_in_frequency.py      then: draws, in seconds
 
 With |F| the magnitude of the DFT over the 300 samples, the error at a frequency k is ||F_output(k)| − |F_target(k)|| /
-|F_target(k)|; the target's energy lies at 1.5, 2.5, 3.5 and 4.5 Hz. Reads results/1d/function/<mode>-seed<k>.npz, the
-output at every step, and writes
+|F_target(k)|; the target's energy lies at 1.5, 2.5, 3.5 and 4.5 cycles a unit of x. Reads the outputs at every step,
+results/1d/function/<options>/<network>-seed<k>.npz, and writes
 
-    figures/1d_relative_error.png           the heat maps of all modes, FR right of its baseline, one color scale
-    figures/1d_relative_error_<mode>.png    each alone, on the same scale
+    figures/1d/function/<options>/relative_error.png    a panel a network, FR right of its baseline, a curve a frequency
 
-The options are those of `1d_function_fitting.py`: they say which runs to draw. Those about training only go into the
-command that is named where a run is missing.
+The options say which runs to draw; --options names their folder, as steps=500.
 """
 
-import shlex
-import sys
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from data.errors import UserError
 from data.signals import FREQUENCIES, square_like_wave
-from experiment import cli, figures, published
-from experiment.labels import LABELS
-from experiment.metrics import relative_spectral_error
-from experiment.records import Run, recorded_run
-from experiment.tables import print_table
+from harness import cli, figures
+from harness.labels import LABELS, labels
+from harness.metrics import relative_spectral_error
+from harness.records import Run, read_record
+
+COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
+
+
+def recorded_run(results: Path, options: str, network: cli.Network, seed: int) -> Run:
+    """A finished run of the 1D function. UserError if it is not there."""
+    run = Run(results, "1d", "function", network.mode, seed, {}, {"size": options} if options else {}, network.own)
+    try:
+        config = read_record(run.path(".json"))["config"]
+    except FileNotFoundError:
+        raise UserError(f"{run.path('.json')} is not there; train first: python 1d_function_fitting.py") from None
+    return Run(results, "1d", "function", network.mode, seed, config, run.options, network.own)
 
 
 def relative_error(run: Run) -> np.ndarray:
@@ -36,40 +44,48 @@ def relative_error(run: Run) -> np.ndarray:
     return relative_spectral_error(outputs, target, list(FREQUENCIES.values()))
 
 
-def draw_together(errors: dict[str, np.ndarray], suffix: str, path: Path) -> None:
-    """The heat maps of all modes with one color scale."""
-    figure, axes = figures.grid_by_backbone(list(errors), width=5.0, height=2.1)
-    for mode, axis in axes.items():
-        image = figures.heat_map(axis, errors[mode], list(FREQUENCIES))
-        axis.set_title(LABELS[mode])
-    figure.colorbar(image, ax=list(axes.values()), label="relative error", extend="max", shrink=0.8)
-    figure.suptitle(f"Relative error in frequency over training{suffix}")
+def draw(runs: list[Run], seeds: list[int], path: Path) -> None:
+    """A panel a network: the error at each frequency after each step, the mean of the seeds."""
+    first = [run for run in runs if run.seed == seeds[0]]
+    figure, panels = figures.grid_by_backbone(first, width=4.4, height=2.4, sharex=True, sharey=True)
+    steps = first[0].config["steps"]
+    for run, axis, label in zip(first, panels, labels(map(vars, first))):
+        errors = np.mean([relative_error(other) for other in runs if (other.mode, other.own) == (run.mode, run.own)],
+                         axis=0)
+        for frequency, error, shade in zip(FREQUENCIES, errors.T, figures.shades(len(FREQUENCIES))[::-1]):
+            axis.semilogy(np.arange(1, steps + 1), error, color=shade, label=f"frequency {frequency}")
+        axis.set_title(label)
+        axis.set_ylim(0.01, 1.2)
+        axis.xaxis.set_major_formatter(figures.THOUSANDS)
+        figures.plain_log_labels(axis.yaxis)
+    figure.supxlabel("step", fontsize=10)
+    figure.supylabel("relative error", fontsize=10)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=len(FREQUENCIES))
+    figure.suptitle(f"Relative error in frequency over training, {figures.seeds(seeds)}")
     figures.save(figure, path)
 
 
-def draw_alone(error: np.ndarray, title: str, path: Path) -> None:
-    """The heat map of one mode."""
-    figure, axes = figures.subplots(1, 1, 6, 2.6)
-    image = figures.heat_map(axes[0, 0], error, list(FREQUENCIES))
-    figure.colorbar(image, ax=axes[0, 0], label="relative error", extend="max")
-    axes[0, 0].set_title(title)
-    figures.save(figure, path)
+def print_errors(runs: list[Run]) -> None:
+    """Print the errors after the last step, of each run."""
+    print(f"\n{'network':<22}{'seed':<6}error at {' / '.join(FREQUENCIES)}")
+    for run, label in zip(runs, labels(map(vars, runs))):
+        print(f"{label:<22}{run.seed:<6}{' '.join(f'{error:.3f}' for error in run.metric('relative_error').values())}")
 
 
 def main() -> None:
-    args = cli.parse(cli.options(__doc__, modes=LABELS, default_modes=published.LOSS_1D,
-                                 steps=published.CONFIG_1D["steps"],
-                                 checkpoint_every=2_500))
-    train_first = f"train first: {shlex.join(['python', '1d_function_fitting.py', *sys.argv[1:]])}"
-    runs = {mode: [recorded_run(args.results, "1d", "function", mode, seed, train_first) for seed in args.seeds]
-            for mode in args.modes}
-    errors = {mode: np.mean([relative_error(run) for run in of_mode], axis=0) for mode, of_mode in runs.items()}
-    suffix = figures.title_suffix(args.seeds, args.quick, runs[args.modes[0]][0].config, published.CONFIG_1D)
-    figures.draw_each(
-        partial(draw_together, errors, suffix, args.figures / "1d_relative_error.png"),
-        *[partial(draw_alone, error, f"Relative error in frequency, {LABELS[mode]}{suffix}",
-                  args.figures / f"1d_relative_error_{mode}.png") for mode, error in errors.items()],
-        partial(print_table, "relative error", [run for of_mode in runs.values() for run in of_mode]))
+    parser = cli.Parser(__doc__)
+    add = parser.add_argument
+    add("--modes", nargs="+", type=cli.network(LABELS), default=[cli.Network(mode, {}) for mode in COMPARED],
+        metavar="M", help=f"which networks (default: {' '.join(COMPARED)})")
+    add("--seeds", nargs="+", type=cli.whole(0), default=[0], metavar="S", help="default 0")
+    add("--options", default="", metavar="O", help="the folder below 1d/function that the runs are in")
+    add("--quick", action="store_const", const="quick", dest="options", help="the same as --options quick")
+    add("--results", type=cli.folder, default=Path("results"), metavar="DIR", help="default: results")
+    add("--figures", type=cli.folder, default=Path("figures"), metavar="DIR", help="default: figures")
+    args = parser.parse_args()
+    runs = [recorded_run(args.results, args.options, network, seed) for network in args.modes for seed in args.seeds]
+    figures.draw_each(partial(draw, runs, args.seeds, args.figures / runs[0].folder / "relative_error.png"),
+                      partial(print_errors, runs))
 
 
 if __name__ == "__main__":

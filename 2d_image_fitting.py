@@ -103,10 +103,10 @@ def train(run: Run, image: np.ndarray, args: argparse.Namespace,
         scheduler.step()
         if (step + 1) % evaluate_every == 0:
             with clock.paused():
-                psnrs[step // evaluate_every] = image_psnr(reconstruct(model, x, chunk, autocast, image), image)
+                psnrs[step // evaluate_every] = metrics.image_psnr(reconstruct(model, x, chunk, autocast, image), image)
 
     reconstruction, curve = reconstruct(fold(model), x, chunk, autocast, image), metrics.psnr(losses.cpu().numpy())
-    clamped, final = reconstruction.clip(0, 1), image_psnr(reconstruction, image)
+    clamped, final = reconstruction.clip(0, 1), metrics.image_psnr(reconstruction, image)
     figures.write_picture(np.rint(255 * clamped).astype(np.uint8), run.path(".png"))
     of_image = psnrs.tolist()
     run.finish(metrics={"psnr": final, "psnr_best": max(final, *(of_image if config["batch"] else curve.tolist())),
@@ -120,11 +120,6 @@ def reconstruct(model: torch.nn.Module, x: torch.Tensor, chunk: int, autocast, i
     """The network's image, float32 of the shape of `image`."""
     with torch.no_grad(), autocast:
         return torch.cat([model(part).float() for part in x.split(chunk)]).cpu().numpy().reshape(image.shape)
-
-
-def image_psnr(reconstruction: np.ndarray, image: np.ndarray) -> float:
-    """PSNR in dB, as a float64 mean over all pixels and channels."""
-    return float(metrics.psnr(np.square(reconstruction.astype(np.float64) - image).mean()))
 
 
 def fitting_chunk(pixels: int, network: dict, device: torch.device) -> int:
@@ -236,7 +231,7 @@ def main() -> None:
     runs = plan(args, images)
     training.say_how_long(runs, args, lambda config: config["steps"] * (config["batch"] or math.prod(
         config["shape"][:2])))
-    sweep([Job(run, partial(train, run, images[run.case], args)) for run in runs], args, parallel=bool(args.size))
+    sweep([[Job(run, partial(train, run, images[run.case], args)) for run in runs]], args, parallel=bool(args.size))
     if not first_rank():
         return
     drawings = []

@@ -1,25 +1,23 @@
 """Train Instant-NGP (Müller, Evans, Schied and Keller, SIGGRAPH 2022) with the plain and with the Fourier
 reparameterized color network (section 5 of the paper), from photographs with known cameras to renderings of new views.
 
-    python InstantNGP.py                              lego at 800 × 800, both networks, 30 epochs: for a GPU
-    python InstantNGP.py --epochs 110                 as many as the paper's comparison has
-    python InstantNGP.py --scene toy --quick          a small scene that is rendered here
-    python InstantNGP.py --scene lego --render-only   the views and the turntable again, of fields trained before
+    python InstantNGP.py                lego at 800 × 800, both networks, 110 epochs: for a GPU
+    python InstantNGP.py --medium       lego at 400 × 400, a quarter of the rays, a smaller encoding
+    python InstantNGP.py --quick        a small scene that is rendered here; nothing to download
+    python InstantNGP.py --render-only  the views and the turntable again, of fields trained before
 
 An epoch is 1,000 iterations of 8,192 rays. Nothing is compiled: the hash encoding, the occupancy grid and the marching
 of rays are plain PyTorch. Writes
 
-    results/ngp/<scene>/<mode>-seed<k>.json     PSNR and SSIM on the test views
-    results/ngp/<scene>/<mode>-seed<k>.npz, .pt renderings and training curve; the field, FR folded
-    results/ngp/<scene>/<mode>-seed<k>/         views/ and depths/ of the test views as .png, an orbit as turntable.gif
-    figures/ngp_<scene>_views.png, …_psnr.png   two test views with their errors; PSNR over the iterations
-    figures/radiance_fields_<scene>.png         this and DVGO, both networks, where the records of dvgo.py are there
+    results/ngp/<scene>/<options>/<network>-seed<k>.json        PSNR and SSIM on the test views
+    results/ngp/<scene>/<options>/<network>-seed<k>.npz, .pt    renderings and training curve; the field, FR folded
+    results/ngp/<scene>/<options>/<network>-seed<k>/            views/ and depths/ of the test views, turntable.gif
+    figures/ngp/<scene>/<options>/close_ups.png, psnr.png       a test view, enlarged; PSNR over the iterations
 
-On two CPU cores --quick takes one to two minutes, --medium half an hour a network, the full size days.
+<options> are what differs from the defaults, as quick or epochs=30.
 """
 
 import argparse
-import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -27,60 +25,59 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
 
-from data.scenes import Scene, describe, load_scene, scene_center
-from experiment import cli, figures, radiance_fields, tables, training
-from experiment.errors import UserError
-from experiment.records import Run, planned_runs
-from experiment.sweep import sweep
-from models import fold, parameter_groups
+from data.scenes import Scene, describe, normalize_poses
+from harness import cli, figures, nerf_views, training
+from harness.device import Stopwatch, peak_memory
+from harness.records import Run, planned_runs
+from harness.results import print_results
+from harness.sweep import Job, first_rank, in_ranks, sweep
+from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.occupancy_grid import visible_cells
 from models.nerf.rays import RayDataset
-from models.nerf.volume_rendering import render_image
+from models.nerf.volume_rendering import Rendering, render_image
 
-# The schedule of ngp_pl for Blender scenes; the paper's comparison is of 110 epochs. Section 5: FR in the place of the
-# color network's one hidden layer.
-# `network` is what color_mlp takes, `field` what InstantNGPField takes beside it.
-FIELD = {"levels": 16, "log2_size": 19, "finest": 1024, "resolution": 128, "steps": 1024}
-NGP_PL: dict = {"epochs": 30, "iterations": 1_000, "rays": 8192, "lr": 1e-2, "eps": 1e-15, "opacity_weight": 1e-3,
-          "warm_up": 256, "update_every": 16, "field": FIELD}
-FR = {"low_freq_num": 32, "high_freq_num": 32, "phase_num": 64, "alpha": 0.01}
-PAPER = {"relu":    {"network": {"hidden_features": 64}, **NGP_PL},
-         "relu+fr": {"network": {"hidden_features": 64, **FR}, **NGP_PL}}
-# Half the images' sides, smaller encoding and occupancy grid, a quarter of the rays: half an hour a network on a CPU.
-MEDIUM = {"epochs": 10, "iterations": 500, "rays": 2048, "warm_up": 128,
+# Where no other source is named: ngp_pl's defaults for Blender scenes, with their names there. ngp_pl is an
+# implementation of Instant-NGP in PyTorch and CUDA.
+PAPER: dict = {
+    "epochs": 110,              # the paper's comparison; ngp_pl itself 30 (num_epochs)
+    "iterations": 1_000,        # of an epoch
+    "batch": 8192,              # rays a step: batch_size
+    "lr": 1e-2,                 # lr; Adam
+    "eps": 1e-15,               # of Adam: eps
+    "opacity_weight": 1e-3,     # lambda_opacity
+    "warm_up": 256,             # warmup_steps
+    "update_every": 16,         # steps between looks at the density: update_interval
+    "field": {
+        "levels": 16,           # L
+        "log2_size": 19,        # log2_T
+        "finest": 1024,         # 2048 × scale, a scene's size
+        "resolution": 128,      # of the occupancy grid: grid_size
+        "steps": 1024,          # across the cube: MAX_SAMPLES
+    },
+    "downscale": 1,
+    "background": "white",      # of Blender scenes
+}
+FR = {
+    "low_freq_num": 32,         # paper, section 5
+    "high_freq_num": 32,        # paper, section 5
+    "phase_num": 64,            # paper, section 5
+    "alpha": 0.01,              # paper, section 5
+}
+NETWORKS = {
+    "relu": {"hidden_features": 64},           # rgb_net's n_neurons
+    "relu+fr": {"hidden_features": 64, **FR},
+}
+# Half the images' sides, smaller encoding and occupancy grid, a quarter of the rays.
+MEDIUM = {"epochs": 10, "iterations": 500, "batch": 2048, "warm_up": 128, "downscale": 2,
           "field": {"levels": 8, "log2_size": 17, "finest": 256, "resolution": 64, "steps": 512}}
 # A smaller encoding and occupancy grid, smaller batches; the same networks.
-QUICK = {"epochs": 10, "iterations": 65, "rays": 512, "lr": 1.4e-2, "warm_up": 64, "update_every": 4,
+QUICK = {"epochs": 10, "iterations": 65, "batch": 512, "lr": 1.4e-2, "warm_up": 64, "update_every": 4, "downscale": 8,
          "field": {"levels": 4, "log2_size": 18, "finest": 64, "resolution": 32, "steps": 192}}
-LAST_LR = 1 / 30  # of the first
-CAMERA_DISTANCE = 1.5  # from the middle of the cube of side 1 that the scene is in
-
-
-@functools.cache
-def normalize_poses(scene: Scene) -> Scene:
-    """The scene about the origin, in units in which its training cameras are at the mean distance CAMERA_DISTANCE."""
-    center = scene_center(scene.train.poses).astype(np.float32)
-    radius = float(np.linalg.norm(scene.train.poses[:, :, 3] - center, axis=1).mean())
-    if radius == 0:
-        raise UserError(f"the cameras of {scene.name} are all at one point, from where nothing is seen around")
-
-    def moved(poses: np.ndarray) -> np.ndarray:
-        poses = poses.copy()
-        poses[:, :, 3] = (poses[:, :, 3] - center) * (CAMERA_DISTANCE / radius)
-        return poses
-
-    return Scene(scene.name, *(dataclasses.replace(views, poses=moved(views.poses))
-                               for views in (scene.train, scene.test)))
-
-
-def learning_rate(epoch: int, epochs: int, first: float) -> float:
-    """A cosine from `first` down to a thirtieth of it, epoch by epoch: torch.optim.lr_scheduler.CosineAnnealingLR."""
-    last = first * LAST_LR
-    return last + (first - last) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+LAST_LR = 1 / 30  # of the first (ngp_pl: CosineAnnealingLR with eta_min = lr / 30)
 
 
 def make_field(mode: str, config: dict, dataset: RayDataset) -> InstantNGPField:
@@ -93,120 +90,104 @@ def make_field(mode: str, config: dict, dataset: RayDataset) -> InstantNGPField:
     return field
 
 
-def objective(field: InstantNGPField, batch: tuple[Tensor, Tensor, Tensor],
-              opacity_weight: float) -> tuple[Tensor, Tensor]:
-    """The sums over a batch of rays of the squared error, and of the whole objective."""
-    origins, directions, target = batch
-    rendering = field(origins, directions, jitter=True)
+def cosine(epoch: int, epochs: int) -> float:
+    """The factor on every learning rate, from 1 to LAST_LR. (CosineAnnealingLR has one last rate for all groups.)"""
+    return LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * epoch / epochs)) / 2
+
+
+def objective(rendering: Rendering, target: torch.Tensor, opacity_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sums over the rays (R, 3) of the squared error, and of the whole objective."""
     error = (rendering.color - target).square().sum() / 3
     opacity = 1 - rendering.final_transmittance + 1e-10  # its logarithm is finite where there is nothing
     # −o log o: a ray should end in something or in nothing
     return error, error + opacity_weight * torch.special.entr(opacity).sum()
 
 
-def training_iteration(field: InstantNGPField, optimizer: torch.optim.Adam, dataset: RayDataset, step: int,
-                       config: dict, autocast, chunk: int | None = None) -> Tensor:
-    """Forward, loss, backward and step on random rays, `chunk` at a time; their mean squared error."""
-    if step % config["update_every"] == 0:
-        field.update_occupancy(everywhere=step < config["warm_up"])
-    rays = config["rays"]
-    pixels = torch.randint(dataset.pixels, (rays,), device=dataset.poses.device)
-    optimizer.zero_grad()
-    mse = torch.zeros((), device=pixels.device)
-    # Parts of one size, so that their numbers of samples are alike; the gradients add up to those of the whole batch.
-    for part in pixels.tensor_split(math.ceil(rays / (chunk or rays))):
-        with autocast:
-            error, loss = objective(field, dataset.rays(part), config["opacity_weight"])
-        (loss / rays).backward()
-        mse += error.detach() / rays
-    optimizer.step()
-    return mse
-
-
-def train(run: Run, args: argparse.Namespace) -> str:
+def train(run: Run, scene: Scene, args: argparse.Namespace) -> str:
     """Train one field, write its record and renderings, return the line that sums it up."""
-    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
-    scene, config = normalize_poses(load(args)), run.config
-    dataset = RayDataset.from_views(scene.train, args.bg_color, device)
+    config = run.config
+    device, autocast = training.prepare(args, run.seed)
+    dataset = RayDataset.from_views(scene.train, nerf_views.bg_color(config), device)
     field = make_field(run.mode, config, dataset)
-    groups = parameter_groups(field, config["lr"], config.get("hidden_lr", 1.0), network=field.color)
+    groups = training.parameter_groups(field, config["lr"], config["hidden_lr"], network=field.color)
     optimizer = torch.optim.Adam(groups, eps=config["eps"], fused=True)
-    mse = torch.zeros(config["epochs"] * config["iterations"], device=device)
-    clock = training.Stopwatch(device)
-    state = {"field": field, "optimizer": optimizer}
-    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels,
-                                 stop_every=[config["iterations"]]):
-        epoch = block.start // config["iterations"]
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(epoch, config["epochs"], group["initial_lr"])
-        with clock:
-            for step in block:
-                mse[step] = training_iteration(field, optimizer, dataset, step, config, autocast, args.chunk)
+    scheduler = LambdaLR(optimizer, partial(cosine, epochs=config["epochs"]))  # epoch by epoch
+    rays = config["batch"]
+    parts = math.ceil(rays / (args.chunk or rays))
+
+    losses = torch.zeros(config["epochs"] * config["iterations"], device=device)
+    clock, state = Stopwatch(device), {"field": field, "optimizer": optimizer, "scheduler": scheduler}
+    for step in training.steps(run, args, losses, clock, state, nerf_views.decibels):
+        if step % config["update_every"] == 0:
+            field.update_occupancy(everywhere=step < config["warm_up"])
+        pixels = torch.randint(dataset.pixels, (rays,), device=device)
+        optimizer.zero_grad()
+        for part in pixels.tensor_split(parts):  # the gradients add up to those of the whole batch
+            origins, directions, target = dataset.rays(part)
+            with autocast:
+                rendering = field(origins, directions, jitter=True)
+                error, loss = objective(rendering, target, config["opacity_weight"])
+            (loss / rays).backward()
+            losses[step] += error.detach() / rays
+        optimizer.step()
+        if (step + 1) % config["iterations"] == 0:
+            scheduler.step()
 
     plain = fold(field).requires_grad_(False)
-    radiance_fields.save_field(run, field=plain.state_dict())
-    measured, images = evaluate(plain, run, args, autocast)
-    run.finish(metrics=measured, arrays={"images": images, "mse": mse.cpu().numpy()}, seconds=clock.seconds,
-               steps=len(mse))
+    nerf_views.save_field(run, field=plain.state_dict())
+    measured, images = evaluate(plain, run, scene, args, autocast)
+    run.finish(metrics=measured, arrays={"images": images, "mse": losses.cpu().numpy()}, seconds=clock.seconds,
+               steps=len(losses))
     return (f"{measured['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
-            f"{len(mse) * config['rays'] / clock.seconds:,.0f} rays a second{training.peak_memory(device)}")
+            f"{len(losses) * rays / clock.seconds:,.0f} rays a second{peak_memory(device)}")
 
 
-def evaluate(field: InstantNGPField, run: Run, args: argparse.Namespace, autocast):
+def evaluate(field: InstantNGPField, run: Run, scene: Scene, args: argparse.Namespace, autocast):
     """Render and measure the test views, write them and the turntable."""
     render = functools.partial(render_image, field, device=field.occupancy.density.device)
-    return radiance_fields.evaluate(run, render, autocast, normalize_poses(load(args)).test, np.zeros(3), args)
+    return nerf_views.evaluate(run, render, autocast, scene.test, np.zeros(3), args)
 
 
-def render_again(run: Run, args: argparse.Namespace) -> dict:
-    """The test views and the turntable of a field that was trained before; its FR layer was folded."""
-    device, autocast = training.prepare(args, run.seed, one_thread=False)
-    field = InstantNGPField("relu", bg_color=args.bg_color, **run.config["field"], **run.config["network"])
-    field.load_state_dict(radiance_fields.load_field(run)["field"])
-    return evaluate(field.requires_grad_(False).to(device), run, args, autocast)[0]
-
-
-load_once = functools.cache(load_scene)
-
-
-def load(args: argparse.Namespace) -> Scene:
-    """The scene that the options ask for, read once in a process."""
-    return load_once(args.scene, args.data, args.downscale)
+def render_again(run: Run, scene: Scene, args: argparse.Namespace):
+    """The metrics and images of a field that was trained before; its FR layer was folded."""
+    device, autocast = training.prepare(args, run.seed)
+    field = InstantNGPField("relu", bg_color=nerf_views.bg_color(run.config), **run.config["field"],
+                            **run.config["network"])
+    field.load_state_dict(nerf_views.load_field(run)["field"])
+    return evaluate(field.requires_grad_(False).to(device), run, scene, args, autocast)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
-    parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, epochs=NGP_PL["epochs"],
+    parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, epochs=PAPER["epochs"],
                          checkpoint_every=5_000)
-    radiance_fields.add_options(parser)
+    nerf_views.add_options(parser)
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
-                        help="rays at a time, where memory is short; the step stays that of the whole batch")
-    return radiance_fields.parse(parser, argv)
+                        help="rays in memory at once; the step stays that of the whole batch (default: all)")
+    return nerf_views.parse(parser, argv)
 
 
-def plan(args: argparse.Namespace) -> list[Run]:
+def plan(args: argparse.Namespace, scene: Scene) -> list[Run]:
     """The runs that the options ask for."""
-    scene, settings = load(args), radiance_fields.of_size(PAPER, MEDIUM, args)
-    return planned_runs(args, "ngp", {scene.name: {mode: {
-        **cli.settings(settings[mode], QUICK, args, "epochs", "lr", "rays"),
-        **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
+    settings = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
+    return planned_runs(args, "ngp", scene.name, settings, nerf_views.size_settings(args, MEDIUM, QUICK),
+                        nerf_views.scene_config(scene))
 
 
 def main() -> None:
     args = parse()
-    scene = load(args)
+    scene = normalize_poses(nerf_views.load(args, {**PAPER, **nerf_views.size_settings(args, MEDIUM, QUICK)}))
     print(describe(scene))
-    runs = plan(args)
+    runs = plan(args, scene)
     if args.render_only:
-        radiance_fields.render_only(runs, partial(render_again, args=args))
+        nerf_views.render_only(runs, lambda run: render_again(run, scene, args))
         return
-    radiance_fields.say_how_long(runs, args)
-    sweep(train, [runs], args, parallel=args.quick)
-    figures.draw_each(*radiance_fields.drawings("Instant-NGP", runs, scene.test, args,
-                                                 radiance_fields.of_size(PAPER, MEDIUM, args)),
-                      partial(radiance_fields.draw_comparison, runs, scene.test, args),
-                      partial(tables.print_table, "radiance fields", runs))
+    sweep([[Job(run, partial(train, run, scene, args)) for run in runs]], args, parallel=args.size == "quick")
+    if not first_rank():
+        return
+    figures.draw_each(*nerf_views.drawings("Instant-NGP", runs, scene.test, args),
+                      partial(print_results, runs, "psnr", 2))
 
 
 if __name__ == "__main__":
-    training.run(main)
+    cli.run(in_ranks(main))

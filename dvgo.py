@@ -1,21 +1,21 @@
 """Train DirectVoxGO (Sun, Sun and Chen, CVPR 2022) with the plain and with the Fourier reparameterized color network
 (section 5 of the paper), from photographs with known cameras to renderings of new views.
 
-    python dvgo.py                              lego at 800 × 800, both networks, 20,000 iterations: for a GPU
-    python dvgo.py --steps 25000                as many as the paper's comparison has
-    python dvgo.py --scene toy --quick          a small scene that is rendered here
-    python dvgo.py --scene lego --render-only   the views and the turntable again, of fields trained before
+    python dvgo.py                      lego at 800 × 800, both networks, 25,000 iterations: for a GPU
+    python dvgo.py --medium             lego at 400 × 400, a quarter of the rays, smaller grids
+    python dvgo.py --quick              a small scene that is rendered here; nothing to download
+    python dvgo.py --render-only        the views and the turntable again, of fields trained before
 
 First a coarse field finds where the scene is, the same for both networks; then the fine field is trained there. Writes
 
-    results/dvgo/<scene>/coarse-seed<k>.json, .npz   the coarse field, reused by every run of the same seed
-    results/dvgo/<scene>/<mode>-seed<k>.json         PSNR and SSIM on the test views
-    results/dvgo/<scene>/<mode>-seed<k>.npz, .pt     renderings and training curve; the field, FR folded
-    results/dvgo/<scene>/<mode>-seed<k>/             views/ and depths/ of the test views, an orbit as turntable.gif
-    figures/dvgo_<scene>_views.png, …_psnr.png       two test views with their errors; PSNR over the iterations
+    results/dvgo/<scene>/<options>/coarse-seed<k>.json, .npz    the coarse field, reused by every run of the same seed
+    results/dvgo/<scene>/<options>/<network>-seed<k>.json       PSNR and SSIM on the test views
+    results/dvgo/<scene>/<options>/<network>-seed<k>.npz, .pt   renderings and training curve; the field, FR folded
+    results/dvgo/<scene>/<options>/<network>-seed<k>/           views/ and depths/ of the test views, turntable.gif
+    figures/dvgo/<scene>/<options>/close_ups.png, psnr.png      a test view, enlarged; PSNR over the iterations
 
---steps and --lr are the fine stage's iterations and the color network's learning rate. On two CPU cores --quick takes
-one to two minutes, --medium an hour a network, the full size days.
+<options> are what differs from the defaults, as quick or background=black. --steps, --batch and --lr are the fine
+stage's iterations, rays and the color network's learning rate.
 """
 
 import argparse
@@ -25,52 +25,81 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.optim.lr_scheduler import ExponentialLR
 
-from data.scenes import Scene, describe, load_scene, near_far, scene_center
-from experiment import cli, figures, metrics, radiance_fields, tables, training
-from experiment.errors import UserError
-from experiment.records import Run, planned_runs
-from experiment.sweep import sweep, unfinished
-from models import fold, parameter_groups
+from data.errors import UserError
+from data.scenes import Scene, describe, near_far, scene_center
+from harness import cli, figures, metrics, nerf_views, training
+from harness.device import Stopwatch, peak_memory
+from harness.records import Run, planned_runs
+from harness.results import print_results
+from harness.sweep import Job, first_rank, in_ranks, sweep
+from models import fold
 from models.nerf.color_mlp import COLOR_MODES
-from models.nerf.dvgo import (
-    FILLED,
-    SEEN_BY,
-    DVGOField,
-    coarse_field,
-    fine_field,
-    objective,
-    pixels_in_sight,
-)
+from models.nerf.dvgo import FILLED, SEEN_BY, DVGOField, coarse_field, fine_field, objective, pixels_in_sight
 from models.nerf.masked_adam import MaskedAdam
 from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import render_image
 from models.nerf.voxel_grid import add_total_variation_
 
-# DirectVoxGO's released configuration for Blender scenes; the paper's comparison is of 25,000 fine iterations.
-COARSE = {"steps": 5_000, "rays": 8192, "voxels": 1_024_000, "alpha_init": 1e-6, "threshold": 1e-7, "grid_lr": 0.1,
-          "decay_steps": 20_000, "entropy_weight": 0.01, "per_sample_weight": 0.1, "renew_every": 1_000}
-FINE: dict = {"steps": 20_000, "rays": 8192, "voxels": 160**3, "scale_at": [1_000, 2_000, 3_000, 4_000],
-              "alpha_init": 1e-2, "threshold": 1e-4, "grid_lr": 0.1, "lr": 1e-3, "decay_steps": 20_000,
-              "entropy_weight": 0.001, "per_sample_weight": 0.01, "renew_every": 1_000, "mask_renew": True,
-              "act_decay": True, "tv_density": 0.0, "tv_features": 0.0, "coarse": COARSE}
-# Section 5: FR in the place of the color network's one hidden layer. `network` is what color_mlp takes.
-FR = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
-PAPER = {"relu":    {"network": {"hidden_features": 128}, **FINE},
-         "relu+fr": {"network": {"hidden_features": 128, **FR}, **FINE}}
-# Half the images' sides, grids of 100³, a quarter of rays and iterations: an hour a network on a CPU.
-MEDIUM = {"steps": 5_000, "rays": 2048, "voxels": 100**3, "scale_at": [250, 500, 750, 1_000], "decay_steps": 5_000,
-          "renew_every": 250, "coarse": {**COARSE, "steps": 2_000, "rays": 2048, "voxels": 64**3, "decay_steps": 5_000,
-                                         "renew_every": 500}}
+# Where no other source is named: DirectVoxGO's configuration for Blender scenes, with its name there.
+COARSE = {
+    "steps": 5_000,             # N_iters
+    "batch": 8192,              # rays a step: N_rand
+    "voxels": 1_024_000,        # num_voxels, 100³ rounded up
+    "alpha_init": 1e-6,         # alpha_init
+    "threshold": 1e-7,          # fast_color_thres
+    "grid_lr": 0.1,             # lrate_density, lrate_k0
+    "decay_steps": 20_000,      # lrate_decay × 1,000: to a tenth
+    "entropy_weight": 0.01,     # weight_entropy_last
+    "per_sample_weight": 0.1,   # weight_rgbper
+    "renew_every": 1_000,       # steps between renewals of the mask
+}
+PAPER: dict = {
+    "steps": 25_000,            # the paper's comparison; DirectVoxGO itself 20,000 (N_iters)
+    "batch": 8192,              # rays a step: N_rand
+    "voxels": 160**3,           # num_voxels
+    "scale_at": [1_000, 2_000, 3_000, 4_000],   # pg_scale: steps at which the grids get twice the voxels
+    "alpha_init": 1e-2,         # alpha_init
+    "threshold": 1e-4,          # fast_color_thres
+    "grid_lr": 0.1,             # lrate_density, lrate_k0
+    "lr": 1e-3,                 # lrate_rgbnet
+    "decay_steps": 20_000,      # lrate_decay × 1,000
+    "entropy_weight": 0.001,    # weight_entropy_last
+    "per_sample_weight": 0.01,  # weight_rgbper
+    "renew_every": 1_000,       # steps between renewals of the mask
+    "mask_renew": True,         # released code, since 2022
+    "act_decay": True,          # decay_after_scale, since 2022
+    "tv_density": 0.0,          # weight_tv_density
+    "tv_features": 0.0,         # weight_tv_k0
+    "downscale": 1,
+    "background": "white",      # white_bkgd
+    "coarse": COARSE,
+}
+FR = {
+    "low_freq_num": 64,         # paper, section 5
+    "high_freq_num": 64,        # paper, section 5
+    "phase_num": 64,            # paper, section 5
+    "alpha": 0.05,              # paper, section 5
+}
+NETWORKS = {
+    "relu": {"hidden_features": 128},          # rgbnet_width
+    "relu+fr": {"hidden_features": 128, **FR},
+}
+# Half the images' sides, grids of 100³, a quarter of rays and a fifth of the iterations.
+MEDIUM = {"steps": 5_000, "batch": 2048, "voxels": 100**3, "scale_at": [250, 500, 750, 1_000], "decay_steps": 5_000,
+          "renew_every": 250, "downscale": 2,
+          "coarse": {**COARSE, "steps": 2_000, "batch": 2048, "voxels": 64**3, "decay_steps": 5_000,
+                     "renew_every": 500}}
 # Smaller grids and batches, fewer and larger steps; the same networks.
-QUICK = {"steps": 400, "rays": 512, "voxels": 48**3, "scale_at": [80, 160], "threshold": 2e-3, "grid_lr": 0.4,
-         "decay_steps": 400, "renew_every": 100,
-         "coarse": {**COARSE, "steps": 250, "rays": 1024, "voxels": 32**3, "alpha_init": 1e-5, "grid_lr": 0.4,
+QUICK = {"steps": 400, "batch": 512, "voxels": 48**3, "scale_at": [80, 160], "threshold": 2e-3, "grid_lr": 0.4,
+         "decay_steps": 400, "renew_every": 100, "downscale": 8,
+         "coarse": {**COARSE, "steps": 250, "batch": 1024, "voxels": 32**3, "alpha_init": 1e-5, "grid_lr": 0.4,
                     "renew_every": 100}}
 
 
-def training_iteration(field: DVGOField, optimizer: MaskedAdam, dataset: RayDataset, pixels: Tensor, config: dict,
-                       autocast) -> Tensor:
+def training_step(field: DVGOField, optimizer: MaskedAdam, scheduler: ExponentialLR, dataset: RayDataset,
+                  pixels: Tensor, config: dict, autocast) -> Tensor:
     """Forward, loss, backward and step of either stage; the mean squared error of the rays through `pixels`."""
     origins, directions, target = dataset.rays(pixels)
     with autocast:
@@ -82,19 +111,19 @@ def training_iteration(field: DVGOField, optimizer: MaskedAdam, dataset: RayData
         if weight:  # not for Blender's scenes; 128 and 6 neighbors are the released code's unit
             add_total_variation_(grid.values, weight / len(pixels) * max(grid.values.shape[1:]) / 128 / 6)
     optimizer.step()
-    for group in optimizer.param_groups:
-        group["lr"] *= 0.1 ** (1 / config["decay_steps"])  # torch.optim.lr_scheduler.ExponentialLR, a step at a time
+    scheduler.step()
     return error.detach()
 
 
-def make_optimizer(field: DVGOField, config: dict, factors: Tensor | None) -> MaskedAdam:
+def make_optimizer(field: DVGOField, config: dict, factors: Tensor | None) -> tuple[MaskedAdam, ExponentialLR]:
     """Adam that leaves alone the voxels that a step did not touch; in the coarse stage with a factor for each."""
     density, features = field.density.values, field.features.values
     groups: list[dict] = ([{"params": [density, features], "skip_zero_grad": True}] if factors is None else
                           [{"params": [density], "lr_factor": factors}, {"params": [features]}])
     if field.color is not None:
-        groups += parameter_groups(field.color, config["lr"], config.get("hidden_lr", 1.0))
-    return MaskedAdam(groups, lr=config["grid_lr"])
+        groups += training.parameter_groups(field.color, config["lr"], config["hidden_lr"])
+    optimizer = MaskedAdam(groups, lr=config["grid_lr"])
+    return optimizer, ExponentialLR(optimizer, 0.1 ** (1 / config["decay_steps"]))
 
 
 def mask_renewal_due(step: int, config: dict) -> bool:
@@ -102,153 +131,137 @@ def mask_renewal_due(step: int, config: dict) -> bool:
     return (step + 1 + config["renew_every"] // 2) % config["renew_every"] == 0
 
 
-def train_coarse(run: Run, args: argparse.Namespace) -> str:
+def train_coarse(run: Run, scene: Scene, args: argparse.Namespace) -> str:
     """Train the coarse field, which finds where the scene is; write its record, return the line that sums it up."""
-    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
-    views, config = load(args).train, run.config
-    dataset = RayDataset.from_views(views, args.bg_color, device)
-    field, factors = coarse_field(dataset, config, *near_far(views.poses))
-    optimizer = make_optimizer(field, config, factors)
-    mse, clock = torch.zeros(config["steps"], device=device), training.Stopwatch(device)
-    state = {"field": field, "optimizer": optimizer}
-    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels):
-        with clock:
-            for step in block:
-                if mask_renewal_due(step, config):
-                    field.renew_mask()
-                pixels = torch.randint(dataset.pixels, (config["rays"],), device=device)
-                mse[step] = training_iteration(field, optimizer, dataset, pixels, config, autocast)
+    config = run.config
+    device, autocast = training.prepare(args, run.seed)
+    dataset = RayDataset.from_views(scene.train, nerf_views.bg_color(config), device)
+    field, factors = coarse_field(dataset, config, *near_far(scene.train.poses))
+    optimizer, scheduler = make_optimizer(field, config, factors)
+
+    losses, clock = torch.zeros(config["steps"], device=device), Stopwatch(device)
+    state = {"field": field, "optimizer": optimizer, "scheduler": scheduler}
+    for step in training.steps(run, args, losses, clock, state, nerf_views.decibels):
+        if mask_renewal_due(step, config):
+            field.renew_mask()
+        pixels = torch.randint(dataset.pixels, (config["batch"],), device=device)
+        losses[step] = training_step(field, optimizer, scheduler, dataset, pixels, config, autocast)
 
     opacity = field.node_opacity().cpu().numpy()
-    recent = mse[-min(100, max(1, len(mse) // 20)):].mean().item()
+    recent = losses[-min(100, max(1, len(losses) // 20)):].mean().item()
     run.finish(metrics={"training_psnr": float(metrics.psnr(recent)), "filled": float((opacity > FILLED).mean())},
-               arrays={"mse": mse.cpu().numpy(), "opacity": opacity, "lower": field.density.lower.cpu().numpy(),
-                       "upper": field.density.upper.cpu().numpy()}, seconds=clock.seconds, steps=len(mse))
-    return f"{metrics.psnr(recent):.2f} dB on training rays in {clock.seconds:.1f} s{training.peak_memory(device)}"
+               arrays={"mse": losses.cpu().numpy(), "opacity": opacity, "lower": field.density.lower.cpu().numpy(),
+                       "upper": field.density.upper.cpu().numpy()}, seconds=clock.seconds, steps=len(losses))
+    return f"{metrics.psnr(recent):.2f} dB on training rays in {clock.seconds:.1f} s{peak_memory(device)}"
 
 
-def train_fine(run: Run, args: argparse.Namespace) -> str:
+def train_fine(run: Run, scene: Scene, args: argparse.Namespace) -> str:
     """Train the fine field where the coarse one found something; write its record and renderings, return a line."""
-    device, autocast = training.prepare(args, run.seed, one_thread=args.quick)
-    scene, config = load(args), run.config
-    dataset = RayDataset.from_views(scene.train, args.bg_color, device)
+    config = run.config
+    device, autocast = training.prepare(args, run.seed)
+    dataset = RayDataset.from_views(scene.train, nerf_views.bg_color(config), device)
     found = coarse_run(run).arrays()
     if not (found["opacity"] > FILLED).any():
         raise UserError("the coarse field is empty, so that there is nothing to refine; "
                         "are the cameras right, and the --background?")
     opacity, lower, upper = (torch.from_numpy(found[name]).to(device) for name in ("opacity", "lower", "upper"))
     near, _ = near_far(scene.train.poses)
-    field = fine_field(opacity, lower, upper, run.mode, config, near, args.bg_color)
+    field = fine_field(opacity, lower, upper, run.mode, config, near, dataset.bg_color)
     pool = pixels_in_sight(field, dataset)
     if not len(pool):
         raise UserError("no pixel sees what the coarse field found; are the cameras right?")
-    optimizer = make_optimizer(field, config, None)
-    mse, clock = torch.zeros(config["steps"], device=device), training.Stopwatch(device)
-    state = {"field": field, "optimizer": optimizer}
-    batches = max(1, len(pool) // config["rays"])  # of an epoch, whose incomplete last one is left out
-    for block in training.blocks(run, args, clock, mse, state, radiance_fields.decibels, stop_every=[batches]):
-        epoch, place = divmod(block.start, batches)
-        order = pool[training.random_order(len(pool), run.seed, epoch, device)][place * config["rays"]:]
-        with clock:
-            for step, pixels in zip(block, order.split(config["rays"])):
-                if config["mask_renew"] and mask_renewal_due(step, config):
-                    field.renew_mask()
-                if step + 1 in config["scale_at"]:
-                    to_come = sum(at > step + 1 for at in config["scale_at"])
-                    field.resize(config["voxels"] // 2**to_come, act_shift_decay=float(config["act_decay"]))
-                    optimizer = state["optimizer"] = make_optimizer(field, config, None)
-                mse[step] = training_iteration(field, optimizer, dataset, pixels, config, autocast)
+    batches = training.Batches(len(pool), config["batch"], run.seed, device)
+    optimizer, scheduler = make_optimizer(field, config, None)
+
+    losses, clock = torch.zeros(config["steps"], device=device), Stopwatch(device)
+    state = {"field": field, "optimizer": optimizer, "scheduler": scheduler}
+    for step in training.steps(run, args, losses, clock, state, nerf_views.decibels):
+        if config["mask_renew"] and mask_renewal_due(step, config):
+            field.renew_mask()
+        if step + 1 in config["scale_at"]:
+            to_come = sum(at > step + 1 for at in config["scale_at"])
+            field.resize(config["voxels"] // 2**to_come, act_shift_decay=float(config["act_decay"]))
+            optimizer, scheduler = make_optimizer(field, config, None)
+            state.update(optimizer=optimizer, scheduler=scheduler)  # those that a checkpoint keeps
+        losses[step] = training_step(field, optimizer, scheduler, dataset, pool[batches[step]], config, autocast)
 
     plain = fold(field).requires_grad_(False)
-    radiance_fields.save_field(run, field=plain.state_dict(), lower=field.density.lower, upper=field.density.upper)
-    measured, images = evaluate(plain, run, args, autocast)
-    run.finish(metrics=measured, arrays={"mse": mse.cpu().numpy(), "images": images}, seconds=clock.seconds,
-               steps=len(mse))
+    nerf_views.save_field(run, field=plain.state_dict(), lower=field.density.lower, upper=field.density.upper)
+    measured, images = evaluate(plain, run, scene, args, autocast)
+    run.finish(metrics=measured, arrays={"mse": losses.cpu().numpy(), "images": images}, seconds=clock.seconds,
+               steps=len(losses))
     return (f"{measured['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
-            f"{len(mse) / clock.seconds:.1f} iterations a second{training.peak_memory(device)}")
+            f"{len(losses) / clock.seconds:.1f} iterations a second{peak_memory(device)}")
 
 
-def train(run: Run, args: argparse.Namespace) -> str:
-    """Train one stage of a run."""
-    return (train_coarse if run.mode == "coarse" else train_fine)(run, args)
-
-
-def evaluate(field: DVGOField, run: Run, args: argparse.Namespace, autocast):
+def evaluate(field: DVGOField, run: Run, scene: Scene, args: argparse.Namespace, autocast):
     """Render and measure the test views, write them and the turntable."""
     render = functools.partial(render_image, field, device=field.density.lower.device)
-    scene = load(args)
-    return radiance_fields.evaluate(run, render, autocast, scene.test, scene_center(scene.train.poses), args)
+    return nerf_views.evaluate(run, render, autocast, scene.test, scene_center(scene.train.poses), args)
 
 
-def render_again(run: Run, args: argparse.Namespace) -> dict:
-    """The test views and the turntable of a field that was trained before; its FR layer was folded."""
-    device, autocast = training.prepare(args, run.seed, one_thread=False)
-    saved, config = radiance_fields.load_field(run), run.config
-    near, _ = near_far(load(args).train.poses)
-    field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=config["voxels"], near=near,
-                      alpha_init=config["alpha_init"], threshold=config["threshold"], bg_color=args.bg_color,
-                      mode="relu", **config["network"])
+def render_again(run: Run, scene: Scene, args: argparse.Namespace):
+    """The metrics and images of a field that was trained before; its FR layer was folded."""
+    device, autocast = training.prepare(args, run.seed)
+    saved, config = nerf_views.load_field(run), run.config
+    near, _ = near_far(scene.train.poses)
+    # Loading takes over the number of nodes that was saved: here the least will do.
+    field = DVGOField(saved["lower"], saved["upper"], voxels=8, final_voxels=config["voxels"], near=near,
+                      alpha_init=config["alpha_init"], threshold=config["threshold"],
+                      bg_color=nerf_views.bg_color(config), mode="relu", **config["network"])
     field.load_state_dict(saved["field"])
-    return evaluate(field.requires_grad_(False).to(device), run, args, autocast)[0]
+    return evaluate(field.requires_grad_(False).to(device), run, scene, args, autocast)
 
 
 def coarse_run(run: Run) -> Run:
-    """The run of the coarse stage that a fine one goes on from."""
-    config = {**run.config["coarse"], "scene": run.config["scene"], "background": run.config["background"]}
-    return Run(run.results, run.experiment, run.case, "coarse", run.seed, config, run.precision, run.device,
+    """The run of the coarse stage that a fine one goes on from, with the options that hold for it."""
+    shared = ("size", "downscale", "background", "precision", "device")
+    config = {**run.config["coarse"], **{name: run.config[name] for name in ("scene", "background")}}
+    return Run(run.results, run.experiment, run.case, "coarse", run.seed, config,
+               {name: value for name, value in run.options.items() if name in shared}, {}, run.precision, run.device,
                run.command)
-
-
-load_once = functools.cache(load_scene)
-
-
-def load(args: argparse.Namespace) -> Scene:
-    """The scene that the options ask for, read once in a process."""
-    return load_once(args.scene, args.data, args.downscale)
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
-    parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, steps=FINE["steps"],
+    parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, steps=PAPER["steps"],
                          checkpoint_every=1_000)
-    radiance_fields.add_options(parser)
+    nerf_views.add_options(parser)
     for name in ("density", "features"):
-        parser.add_argument(f"--tv-{name}", type=cli.positive, metavar="W",
-                            help=f"weight of the {name} grid's total variation")
-    parser.add_argument("--no-mask-renew", dest="mask_renew", action="store_false", default=None,
-                        help="do not drop from the fine stage's mask what has become empty")
-    parser.add_argument("--no-act-decay", dest="act_decay", action="store_false", default=None,
-                        help="keep the shift of the densities' activation in a finer grid")
-    return radiance_fields.parse(parser, argv)
+        parser.add_setting(f"--tv-{name}", type=cli.positive, metavar="W",
+                           help=f"weight of the {name} grid's total variation")
+    parser.add_setting("--no-mask-renew", dest="mask_renew", action="store_const", const=False,
+                       help="do not drop from the fine stage's mask what has become empty")
+    parser.add_setting("--no-act-decay", dest="act_decay", action="store_const", const=False,
+                       help="keep the shift of the densities' activation in a finer grid")
+    return nerf_views.parse(parser, argv)
 
 
-def plan(args: argparse.Namespace) -> list[Run]:
+def plan(args: argparse.Namespace, scene: Scene) -> list[Run]:
     """The runs that the options ask for."""
-    scene, settings = load(args), radiance_fields.of_size(PAPER, MEDIUM, args)
-    return planned_runs(args, "dvgo", {scene.name: {mode: {
-        **cli.settings(settings[mode], QUICK, args, "steps", "lr", "rays", "tv_density", "tv_features",
-                       "mask_renew", "act_decay"),
-        **radiance_fields.scene_config(scene.train, scene.test, args)} for mode in args.modes}})
+    settings = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
+    return planned_runs(args, "dvgo", scene.name, settings, nerf_views.size_settings(args, MEDIUM, QUICK),
+                        nerf_views.scene_config(scene))
 
 
 def main() -> None:
     args = parse()
-    scene = load(args)
+    scene = nerf_views.load(args, {**PAPER, **nerf_views.size_settings(args, MEDIUM, QUICK)})
     print(describe(scene))
     if (views := len(scene.train.images)) < SEEN_BY:
         raise UserError(f"{scene.name} has {views} training views; DVGO needs {SEEN_BY} or more, as it takes for empty "
                         "what fewer see")
-    runs = plan(args)
+    runs = plan(args, scene)
     if args.render_only:
-        radiance_fields.render_only(runs, partial(render_again, args=args))
+        nerf_views.render_only(runs, lambda run: render_again(run, scene, args))
         return
-    radiance_fields.say_how_long(runs, args)
-    coarse_runs = list({run.seed: coarse_run(run) for run in unfinished(runs, args)}.values())
-    sweep(train, [coarse_runs, runs], args, parallel=args.quick)
-    figures.draw_each(*radiance_fields.drawings("DVGO", runs, scene.test, args,
-                                                 radiance_fields.of_size(PAPER, MEDIUM, args)),
-                      partial(tables.print_table, "radiance fields", runs))
+    coarse = {run.seed: coarse_run(run) for run in runs if args.force or not run.finished()}
+    sweep([[Job(run, partial(train_coarse, run, scene, args)) for run in coarse.values()],
+           [Job(run, partial(train_fine, run, scene, args)) for run in runs]], args, parallel=args.size == "quick")
+    if not first_rank():
+        return
+    figures.draw_each(*nerf_views.drawings("DVGO", runs, scene.test, args), partial(print_results, runs, "psnr", 2))
 
 
 if __name__ == "__main__":
-    training.run(main)
+    cli.run(in_ranks(main))

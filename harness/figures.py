@@ -76,6 +76,11 @@ def shades(count: int) -> list:
     return list(matplotlib.colormaps["Blues"](np.linspace(0.95, 0.4, count)))
 
 
+def diverging(values: np.ndarray) -> np.ndarray:
+    """Colors (..., 3) of numbers from −1, red, over 0, white, to 1, blue."""
+    return matplotlib.colormaps["RdBu"]((values + 1) / 2)[..., :3]
+
+
 def seeds(numbers: Sequence[int]) -> str:
     """Which seeds a figure shows, in words."""
     return f"seed {numbers[0]}" if len(numbers) == 1 else f"mean of seeds {', '.join(map(str, numbers))}"

@@ -10,8 +10,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
-from experiment.figures import busiest_window
-from experiment.files import write_atomically
+from harness.figures import busiest_window
+from harness.files import write_atomically
 
 VIEWS = {"thai_statue": (120, 15, 1), "dragon": (120, 15, 0)}  # azimuth and elevation in degrees, the axis upward
 VIEW = (-60, 25, 2)  # of any other volume
@@ -20,24 +20,24 @@ AMBIENT = 0.18
 CLAY = np.array([0.93, 0.86, 0.76])
 
 
-def extract_mesh(occupied: np.ndarray, smooth: float = 0.0) -> trimesh.Trimesh:
-    """The surface of the full voxels, by marching cubes at 1/2; closed, also where they touch the volume's faces.
+def extract_mesh(volume: np.ndarray, smooth: float = 0.0) -> trimesh.Trimesh:
+    """The surface at which a volume is 1/2, by marching cubes; closed, also where it touches the volume's faces.
 
     Args:
-        occupied: bool, shape (X, Y, Z).
+        volume: shape (X, Y, Z), bool or numbers in [0, 1].
         smooth: σ in voxels of a Gaussian applied first; it rounds the voxels' steps, and loses what is thinner than it.
 
     Returns:
         A mesh whose vertices are in voxels, voxel (i, j, k) being centered at (i, j, k), normals outward. Without
-        vertices or faces where no voxel is full.
+        vertices or faces where nothing is above 1/2.
     """
     margin = 1 + math.ceil(4 * smooth)
-    volume = np.pad(occupied, margin).astype(np.float32)
+    padded = np.pad(volume, margin).astype(np.float32)
     if smooth:
-        volume = gaussian_filter(volume, smooth)
-    if volume.max() <= 0.5:
+        padded = gaussian_filter(padded, smooth)
+    if padded.max() <= 0.5:
         return trimesh.Trimesh()
-    vertices, faces, _, _ = marching_cubes(volume, 0.5, gradient_direction="ascent")  # normals to the empty side
+    vertices, faces, _, _ = marching_cubes(padded, 0.5, gradient_direction="ascent")  # normals to the empty side
     return trimesh.Trimesh(vertices - margin, faces, process=False)
 
 
@@ -151,11 +151,6 @@ def render_with_close_up(meshes: list[trimesh.Trimesh], view: tuple[float, float
     near = center + right * camera[0] - down * camera[1]
     close = [render(mesh, camera, near, width / 4, height / 4, 4 * scale) for mesh in meshes]
     return pictures, (rows, columns), close
-
-
-def unpack_voxels(bits: np.ndarray, shape: list[int]) -> np.ndarray:
-    """A bool volume from its bits, as a run of the 3D experiment keeps what it predicts."""
-    return np.unpackbits(bits, count=math.prod(shape)).reshape(shape).astype(bool)
 
 
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:

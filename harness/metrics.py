@@ -1,7 +1,5 @@
 """Figures of merit, of arrays."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from skimage.metrics import structural_similarity
 
@@ -13,10 +11,9 @@ def psnr(mse: float | np.ndarray) -> np.ndarray:
     return 10 * np.log10(1 / np.maximum(mse, 1e-10))
 
 
-def mean_and_spread(values: Sequence[float], digits: int) -> str:
-    """The mean, ± the standard deviation where there are several values."""
-    spread = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}f}{spread}"
+def image_psnr(image: np.ndarray, truth: np.ndarray) -> float:
+    """PSNR in dB, as a float64 mean over all pixels and channels of two images of one shape, values in [0, 1]."""
+    return float(psnr(np.square(image.astype(np.float64) - truth).mean()))
 
 
 def ssim(image: np.ndarray, truth: np.ndarray) -> float:
