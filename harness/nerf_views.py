@@ -197,7 +197,7 @@ def render_only(runs: list[Run], render_again: Callable[[Run], tuple[dict[str, A
         metrics, images = render_again(run)
         run.write(record, metrics, {**run.arrays(), "images": images})
         print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, written to "
-              f"{run.path("")}")
+              f"{run.path('')}")
 
 
 def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespace) -> list[Callable[[], None]]:
