@@ -125,10 +125,9 @@ def measure(outputs: np.ndarray, eigenvalues: np.ndarray, target: np.ndarray, nt
 
 
 def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
-    """A row a network, a column a step: the output over the target, from the first pulse on."""
+    """A row a network, a column a step: the output over the target, at one of its pulses."""
     x, target = (values.numpy()[:, 0] for values in square_like_wave())
-    pulses = np.flatnonzero(target)
-    shown = slice(max(0, pulses[len(pulses) // 2] - 2), pulses[-1] + 6)  # the target is odd: one half tells all
+    shown = slice(POINTS // 2 - 3, POINTS // 2 + 30)  # the first of x > 0; the others are like it
     steps = runs[0].config["steps"]
     columns = sorted({steps // 100, steps // 10, steps // 2, steps})
     figure, axes = figures.subplots(len(runs), len(columns), 2.9 * len(columns), 1.9 * len(runs) + 0.5,

@@ -70,7 +70,7 @@ NETWORKS = {                                         # α: released code
 # A smaller image and fewer steps at the first learning rate; the same networks.
 QUICK = {"steps": 100, "decay_at": 100, "downscale": 8}
 EVALUATIONS = 20      # of the whole image in a training
-CPU_CHUNK = 8_192     # pixels whose activations stay in a CPU's cache
+CPU_CHUNK = 4_096     # pixels whose activations stay in a CPU's cache
 
 
 def train(run: Run, image: np.ndarray, args: argparse.Namespace,
@@ -93,12 +93,13 @@ def train(run: Run, image: np.ndarray, args: argparse.Namespace,
     for step in training.steps(run, args, losses, clock, state, lambda loss: f"{metrics.psnr(loss):.2f} dB"):
         optimizer.zero_grad()
         pixels = batches[step] if config["batch"] else every_pixel
-        for part in pixels.split(chunk):  # the gradients add up to those of the whole batch
-            with autocast:
-                output = model(x[part])
-            loss = (output.float() - target[part]).square().sum() / (3 * len(pixels))
-            loss.backward()
-            losses[step] += loss.detach()
+        with training.composed_once(model):
+            for part in pixels.split(chunk):  # the gradients add up to those of the whole batch
+                with autocast:
+                    output = model(x[part])
+                loss = (output.float() - target[part]).square().sum() / (3 * len(pixels))
+                loss.backward()
+                losses[step] += loss.detach()
         optimizer.step()
         scheduler.step()
         if (step + 1) % evaluate_every == 0:

@@ -108,12 +108,13 @@ def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
     for step in training.steps(run, args, losses, clock, state, lambda _: f"best IoU {curve.max():.4f}"):
         optimizer.zero_grad()
         voxels = batches[step]
-        for part in voxels.split(chunk):  # the gradients add up to those of the whole batch
-            with autocast:
-                output = model(voxel_coordinates(part, volume.shape))
-            loss = F.mse_loss(output.float()[:, 0], full[part].float(), reduction="sum") / len(voxels)
-            loss.backward()
-            losses[step] += loss.detach()
+        with training.composed_once(model):
+            for part in voxels.split(chunk):  # the gradients add up to those of the whole batch
+                with autocast:
+                    output = model(voxel_coordinates(part, volume.shape))
+                loss = F.mse_loss(output.float()[:, 0], full[part].float(), reduction="sum") / len(voxels)
+                loss.backward()
+                losses[step] += loss.detach()
         optimizer.step()
         if (step + 1) % batches.per_epoch == 0:
             scheduler.step()
