@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.fourier_reparam import as_count, as_positive
+from .checks import as_count, as_positive
 
 
 class PositionalEncoding(nn.Module):

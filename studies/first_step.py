@@ -19,6 +19,7 @@ from data.signals import square_like_wave
 from experiment import cli
 from models import FourierReparamLinear, build_inr, fold
 from models.encodings import voxel_coordinates
+from models.step_scale import step_scale
 
 LR = 1e-6  # of which the step is a multiple, as small as it may be in float32
 
@@ -78,7 +79,7 @@ def main() -> None:
         for mode in (mode for backbone in backbones for mode in (backbone, f"{backbone}+fr")):
             torch.manual_seed(0)
             model = build_inr(mode, **script.PAPER[mode]["network"])
-            kappa = [layer.step_scale() for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
+            kappa = [step_scale(layer) for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
             steps, still = first_step(model, x, target)
             print(f"{name:<4}{mode:<12}{kappa[0] if kappa else 1:>7.3g}   "
                   f"{'  '.join(f'{step:.3f}' for step in steps):<28}{'  '.join(f'{share:.0%}' for share in still)}")

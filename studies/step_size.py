@@ -39,6 +39,7 @@ from experiment.metrics import mean_and_spread
 from experiment.records import Run, read_record
 from experiment.sweep import sweep
 from models import FourierReparamLinear
+from models.step_scale import step_scale
 
 
 class Experiment(NamedTuple):
@@ -77,7 +78,7 @@ MULTIPLES = (1 / 64, 1 / 16, 1 / 4, 1, 4, 16)
 def kappa_of(network: dict[str, Any]) -> float:
     """κ of the FR layers of a network with the given settings."""
     basis = {name: network[name] for name in ("low_freq_num", "high_freq_num", "phase_num", "alpha")}
-    return FourierReparamLinear(network["hidden_features"], network["hidden_features"], **basis).step_scale()
+    return step_scale(FourierReparamLinear(network["hidden_features"], network["hidden_features"], **basis))
 
 
 class Pair(NamedTuple):
