@@ -109,29 +109,6 @@ def basis_for(mode: str, **basis: Any) -> dict[str, Any]:
     return basis
 
 
-def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,
-                     network: nn.Module | None = None) -> list[dict[str, Any]]:
-    """The parameters of a model for an optimizer, in two groups with a learning rate each; in one if that is the same.
-
-    Args:
-        lr: of all parameters but the weights of the hidden-to-hidden layers.
-        hidden_lr: the factor on `lr` for those, the coefficients of an FR layer or the weight of what stands in its
-            place.
-        network: the part of the model whose hidden-to-hidden layers are meant, the model itself where not given. Its
-            linear and FR layers come in `modules()` in the order in which they are applied.
-
-    Returns:
-        Groups with `params`, `lr`, and the same number as `initial_lr`, from which schedules start.
-    """
-    if hidden_lr == 1:  # a step of two groups takes longer
-        return [{"params": list(model.parameters()), "lr": lr, "initial_lr": lr}]
-    linear = [layer for layer in (network or model).modules() if isinstance(layer, (nn.Linear, FourierReparamLinear))]
-    hidden = [layer.weight if isinstance(layer, nn.Linear) else layer.coefficients for layer in linear[1:-1]]
-    others = [parameter for parameter in model.parameters() if not any(parameter is weight for weight in hidden)]
-    return [{"params": params, "lr": lr * factor, "initial_lr": lr * factor}
-            for params, factor in ((others, 1.0), (hidden, hidden_lr))]
-
-
 def fold(model: AnyModule) -> AnyModule:
     """A copy of `model` in which every FR layer is an ordinary `nn.Linear` with the composed weight.
 

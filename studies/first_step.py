@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from data.signals import square_like_wave
 from experiment import cli
 from models import FourierReparamLinear, build_inr, fold
-from models.encodings import voxel_coordinates
+from data.volumes import voxel_coordinates
 from models.step_scale import step_scale
 
 LR = 1e-6  # of which the step is a multiple, as small as it may be in float32

@@ -11,7 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models import MODES, FourierReparamLinear, Sine, build_inr, fold, parameter_groups
+from harness.training import parameter_groups
+from models import MODES, FourierReparamLinear, Sine, build_inr, fold
 
 SETTINGS = {"out_features": 3, "hidden_features": 32, "hidden_layers": 2, "low_freq_num": 6, "high_freq_num": 6,
             "phase_num": 4, "alpha": 0.05, "first_omega": 20.0, "hidden_omega": 10.0}
