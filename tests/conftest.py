@@ -15,8 +15,8 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from data.scenes import load_scene
-from experiment import cli
-from experiment.records import Run
+from harness import cli
+from harness.records import Run
 from models.nerf.rays import RayDataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,41 +35,48 @@ def folders(path):
     return "--results", path / "results", "--figures", path / "figures", "--device", "cpu"
 
 
-def stem(path, experiment, case, mode, quick=True):
-    """The path, but for the suffix, of what a run of seed 0 with `folders(path)` leaves."""
-    return path / "results" / ("quick" if quick else "") / experiment / case / f"{mode}-seed0"
+def stem(path, experiment, case, name, options="quick", seed=0):
+    """The path, but for the suffix, of what a run with `folders(path)` leaves; `name` is its mode with what is its own."""
+    return path / "results" / experiment / case / options / f"{name}-seed{seed}"
+
+
+def beside(stem, suffix):
+    """A file of a run. (`with_suffix` would cut a name at the point of a number in it.)"""
+    return stem.with_name(stem.name + suffix)
 
 
 def record(*run, **options):
     """The record of a run, as `stem`."""
-    return json.loads(stem(*run, **options).with_suffix(".json").read_text())
+    return json.loads(beside(stem(*run, **options), ".json").read_text())
 
 
 def assert_same_run(found, expected):
     """That two runs, each given by its `stem`, have left the same numbers, to the bit."""
-    records = [json.loads(path.with_suffix(".json").read_text()) for path in (found, expected)]
+    records = [json.loads(beside(run, ".json").read_text()) for run in (found, expected)]
     assert records[0]["metrics"] == records[1]["metrics"] and records[0]["config"] == records[1]["config"]
-    arrays = [np.load(path.with_suffix(".npz")) for path in (found, expected)]
+    arrays = [np.load(beside(run, ".npz")) for run in (found, expected)]
     assert arrays[0].files == arrays[1].files
     assert all(np.array_equal(arrays[0][name], arrays[1][name]) for name in arrays[0].files)
-    if expected.with_suffix(".pt").exists():
-        fields = [torch.load(path.with_suffix(".pt"), weights_only=True)["field"] for path in (found, expected)]
+    if beside(expected, ".pt").exists():
+        fields = [torch.load(beside(run, ".pt"), weights_only=True)["field"] for run in (found, expected)]
         assert fields[0].keys() == fields[1].keys()
-        assert all(value.equal(fields[1][name]) if isinstance(value, torch.Tensor) else value == fields[1][name]
-                   for name, value in fields[0].items())
+        assert all(value.equal(fields[1][name]) for name, value in fields[0].items())
 
 
-def write_record(folder, mode, seed, psnr, case="kodim05", **config):
+def write_record(folder, mode, seed, psnr, case="kodim05", options=None, own=None, **config):
     """Write a record of the 2D experiment at the paper's size, or at what `config` says; returns its path."""
-    path = folder / "2d" / case / f"{mode}-seed{seed}.json"
+    run = Run(folder, "2d", case, mode, seed, {
+        "network": {"hidden_features": 256}, "steps": 10_000, "batch": None, "decay_at": 3_000, "downscale": 1,
+        "shape": [512, 768, 3], "lr": 1e-4, "hidden_lr": 1.0, **config}, options or {}, own or {})
+    path = run.path(".json")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({
-        "experiment": "2d", "case": case, "mode": mode, "seed": seed,
-        "config": {"network": {"hidden_features": 256}, "steps": 10_000, "shape": [512, 768, 3], "lr": 1e-4, **config},
+        **{key: getattr(run, key) for key in ("experiment", "case", "options", "mode", "own", "seed", "config")},
         "metrics": {"psnr": psnr, "psnr_best": psnr + 1, "ssim": 0.5,
                     "psnr_at": {str(step): psnr - 10 + step / 1_000 for step in range(500, 10_001, 500)}},
         "time": {"train_seconds": 10.0 + seed, "steps_per_second": 1.0},
-        "environment": {"device": "cpu", "precision": "fp32"}, "command": ""}))
+        "environment": {"python": "3", "torch": "2", "device": "cpu", "precision": "fp32", "commit": "unknown"},
+        "command": ""}))
     return path
 
 
@@ -125,21 +132,19 @@ def before_each_step(look):
 @pytest.fixture
 def call(monkeypatch, capsys):
     """Run a script in this process, which saves the seconds that a new one takes to import torch; as `run_script`."""
-    threads = torch.get_num_threads()
-
     def run(name, *arguments):
         monkeypatch.chdir(ROOT)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         capsys.readouterr()
-        status = 0
+        status, threads = 0, torch.get_num_threads()
         try:
             cli.run(import_module(name.removesuffix(".py")).main)
         except SystemExit as stopped:
             status = stopped.code
+        assert torch.get_num_threads() == threads
         captured = capsys.readouterr()
         return SimpleNamespace(returncode=status, stdout=captured.out, stderr=captured.err)
-    yield run
-    torch.set_num_threads(threads)  # a script may have set them
+    return run
 
 
 @pytest.fixture
@@ -158,14 +163,14 @@ def refused(call):
 def drawn(monkeypatch):
     """The figures that would have been written, by path."""
     figures = {}
-    monkeypatch.setattr("experiment.figures.save", lambda figure, path: figures.update({path: figure}))
+    monkeypatch.setattr("harness.figures.save", lambda figure, path: figures.update({path: figure}))
     return figures
 
 
 @pytest.fixture
 def one_process(monkeypatch):
     """No processes beside this one, in which a patched table of settings would be as it was."""
-    monkeypatch.setattr("experiment.sweep.cpu_count", lambda: 1)
+    monkeypatch.setattr("harness.sweep.cpu_count", lambda: 1)
 
 
 @pytest.fixture(scope="session")
