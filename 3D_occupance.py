@@ -77,9 +77,9 @@ ALMOST_ONE = 1 - 1e-6  # where a logarithmic axis has an IoU of 1
 
 
 def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int) -> Tensor:
-    """The outputs at voxels, given by their places in the flattened volume, as uint8: floor(256 output), cut at 0 and 1.
+    """The outputs at voxels, given by their places in the flattened volume: uint8, floor(256 · output).
 
-    128 and more are outputs of 1/2 and more: full.
+    What lies beyond 0 and 1 is cut off. 128 and more are outputs of 1/2 and more: full.
     """
     # Into memory of its own: small results among large activations keep the freed ones from being used again.
     levels = torch.empty(len(voxels), dtype=torch.uint8, device=voxels.device)

@@ -1,4 +1,4 @@
-"""The command line that all scripts share: options, the settings they stand for, and the one line that a mistake gets."""
+"""The command line that all scripts share: options, the settings they stand for, the one line that a mistake gets."""
 
 import argparse
 import math

@@ -155,9 +155,9 @@ class Run:
         """Write the arrays and then the record; `origin` has its time, environment and command."""
         packed = io.BytesIO()
         np.savez(packed, **dict[str, Any](arrays))
-        identity = {key: getattr(self, key) for key in ("experiment", "case", "options", "mode", "own", "seed", "config")}
-        text = json.dumps({**identity, "metrics": metrics, **{key: origin[key] for key in KEYS if key in origin}
-                           }, indent=1, allow_nan=False) + "\n"
+        record = {**{key: getattr(self, key) for key in KEYS[:7]}, "metrics": metrics,
+                  **{key: origin[key] for key in ("time", "environment", "command")}}
+        text = json.dumps(record, indent=1, allow_nan=False) + "\n"
         self.path(".json").unlink(missing_ok=True)  # until the new one is there, no record speaks for the new arrays
         write_atomically(self.path(".npz"), packed.getvalue())
         write_atomically(self.path(".json"), text.encode())

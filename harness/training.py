@@ -105,7 +105,7 @@ def random_order(count: int, seed: int, epoch: int, device: torch.device) -> Ten
 
 @contextlib.contextmanager
 def composed_once(model: nn.Module) -> Iterator[None]:
-    """Within it each FR layer composes W = Λ B once, for all the chunks of a step; at its end W's gradient goes to Λ."""
+    """Within it each FR layer composes W = Λ B once, for all chunks of a step; at its end W's gradient goes to Λ."""
     layers = [layer for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
     weights = [layer.weight for layer in layers]
     leaves = [weight.detach().requires_grad_(weight.requires_grad) for weight in weights]

@@ -243,7 +243,7 @@ def test_the_hidden_weights_are_a_group_with_a_learning_rate_of_their_own(mode):
                       high_freq_num=2, phase_num=3, alpha=0.1)
     others, hidden = parameter_groups(model, 1e-3, 0.25)
     assert [tuple(weight.shape) for weight in hidden["params"]] == 2 * [(8, 12) if "+fr" in mode else (8, 8)]
-    assert hidden["lr"] == hidden["initial_lr"] == 2.5e-4 and others["lr"] == others["initial_lr"] == 1e-3
+    assert hidden["lr"] == 2.5e-4 and others["lr"] == 1e-3
     together = {id(weight) for group in (others, hidden) for weight in group["params"]}
     assert together == {id(weight) for weight in model.parameters()}
     assert len(others["params"]) + len(hidden["params"]) == len(together)
