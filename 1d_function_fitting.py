@@ -36,7 +36,7 @@ from harness.results import print_results
 from harness.sweep import Job, first_rank, in_ranks, sweep
 from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
 
-PAPER = {
+PAPER: dict = {
     "steps": 10_000,        # paper, section 4
     "lr": 1e-6,             # released code; Adam, full batch
 }
@@ -62,7 +62,7 @@ NETWORKS = {
     "sin":        {**MLP, **SINE},
     "sin+fr":     {**MLP, **SINE, **FR},
 }
-QUICK = {"steps": 2_000}
+QUICK: dict = {"steps": 2_000}
 COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
 
 EIGENVALUES = 4  # of the NTK, the largest, whose shares are reported one by one

@@ -39,7 +39,7 @@ from harness.results import print_results
 from harness.sweep import Job, first_rank, in_ranks, sweep
 from models import MODES, build_inr, fold
 
-PAPER = {
+PAPER: dict = {
     "steps": 10_000,        # released code
     "batch": None,          # pixels a step: all (released code)
     "lr": 1e-4,             # released code; Adam
@@ -68,7 +68,7 @@ NETWORKS = {                                         # α: released code
     "sin+fr":     {**MLP, **SINE, **FR, "alpha": 0.01},
 }
 # A smaller image and fewer steps at the first learning rate; the same networks.
-QUICK = {"steps": 100, "decay_at": 100, "downscale": 8}
+QUICK: dict = {"steps": 100, "decay_at": 100, "downscale": 8}
 EVALUATIONS = 20      # of the whole image in a training
 CPU_CHUNK = 4_096     # pixels whose activations stay in a CPU's cache
 

@@ -41,7 +41,7 @@ from harness.results import print_results
 from harness.sweep import Job, first_rank, in_ranks, sweep
 from models import MODES, build_inr, fold
 
-PAPER = {
+PAPER: dict = {
     "epochs": 200,          # released code
     "batch": 500_000,       # voxels a step (released code, chunk)
     "downscale": 1,
@@ -69,7 +69,7 @@ NETWORKS = {
     "sin+fr":     {"lr": 5e-3, "network": {**MLP, **SINE, **FR, "alpha": 0.001}},  # lr: released code
 }
 DECAY = 0.2  # of the learning rate over all epochs (released code)
-QUICK = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, as a solid has
+QUICK: dict = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, as a solid has
 RESOLUTION, QUICK_RESOLUTION = 256, 28  # voxels along the longest side of a solid or mesh
 LEVELS = 256  # of the output that is kept, from 0 to 1
 CPU_CHUNK = 4_096  # voxels whose activations stay in a CPU's cache
