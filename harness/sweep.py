@@ -142,9 +142,11 @@ def _attempt(job: Job, args: argparse.Namespace, one_thread: bool) -> str:
     if one_thread:
         torch.set_num_threads(1)  # also for a run alone: its bits do not depend on how many there are
     try:
-        if args.force:
-            job.run.discard_checkpoint()  # the record stays until there is a new one
-        line = job.train()
+        with job.run.locked():
+            if args.force:
+                job.run.discard_checkpoint()  # the record stays until there is a new one
+            done = not args.force and job.run.finished()
+            line = "another process has finished it" if done else job.train()
     except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
         # On the CPU torch says by an ordinary RuntimeError that it has no memory.
         expected = isinstance(error, (UserError, OSError, MemoryError, torch.OutOfMemoryError))
