@@ -14,7 +14,8 @@ from harness.results import PUBLISHED, mean_and_spread, published
 
 Record = dict[str, Any]
 Group = list[Record]  # one network of one folder, a record a seed
-SETTINGS = ("method", "scene", "volume", "size", "training", "test views", "seeds", "device")  # said once where all rows agree
+SETTINGS = ("method", "scene", "image", "volume", "size", "training")  # the first columns
+SAID_ONCE = (*SETTINGS, "test views", "seeds", "device")  # above the table where all rows agree
 METHODS = {"dvgo": "DVGO", "ngp": "Instant-NGP"}
 
 
@@ -147,11 +148,11 @@ TABLES: dict[str, Callable[[list[Group]], list[dict[str, str]]]] = {
 
 
 def markdown(rows: list[dict[str, str]]) -> str:
-    """A table, below a line of the settings that all rows share; without a column that is empty."""
-    first = rows[0]
-    alike = [column for column in first if all(row[column] == first[column] for row in rows)]
-    shared = [f"{column} {first[column]}" for column in alike if column in SETTINGS]
-    columns = [column for column in first if not (column in alike and (column in SETTINGS or first[column] == "–"))]
+    """A table, below a line of what all its rows share; without a column that is empty."""
+    alike = {column for column in rows[0] if len({row[column] for row in rows}) == 1}
+    shared = [f"{column} {rows[0][column]}" for column in rows[0] if column in alike.intersection(SAID_ONCE)]
+    left_out = {column for column in alike if column in SAID_ONCE or rows[0][column] == "–"}
+    columns = sorted((column for column in rows[0] if column not in left_out), key=lambda name: name not in SETTINGS)
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"All rows: {', '.join(shared)}.\n\n{table}" if shared else table
