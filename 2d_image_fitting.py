@@ -36,7 +36,7 @@ from harness.device import Stopwatch, memory_bytes
 from harness.labels import image_size, labels, length
 from harness.records import Run, digest, planned_runs
 from harness.results import print_results
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.sweep import Job, in_ranks, sweep
 from models import MODES, build_inr, fold
 
 PAPER: dict = {
@@ -232,9 +232,7 @@ def main() -> None:
     runs = plan(args, images)
     training.say_how_long(runs, args, lambda config: config["steps"] * (config["batch"] or math.prod(
         config["shape"][:2])))
-    sweep([[Job(run, partial(train, run, images[run.case], args)) for run in runs]], args, parallel=bool(args.size))
-    if not first_rank():
-        return
+    sweep([Job(run, partial(train, run, images[run.case], args)) for run in runs], args=args, parallel=bool(args.size))
     drawings = []
     for case, image in images.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]

@@ -38,7 +38,7 @@ from harness.device import Stopwatch
 from harness.labels import labels, length, volume_size
 from harness.records import Run, digest, planned_runs
 from harness.results import print_results
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.sweep import Job, in_ranks, sweep
 from models import MODES, build_inr, fold
 
 PAPER: dict = {
@@ -264,9 +264,8 @@ def main() -> None:
         print(summary(case, volume))
     runs = plan(args, volumes)
     training.say_how_long(runs, args, lambda config: math.prod(config["shape"]) * config["epochs"])
-    sweep([[Job(run, partial(train, run, volumes[run.case][0], args)) for run in runs]], args, parallel=bool(args.size))
-    if not first_rank():
-        return
+    sweep([Job(run, partial(train, run, volumes[run.case][0], args)) for run in runs], args=args,
+          parallel=bool(args.size))
     drawings = []
     for case, (volume, _) in volumes.items():
         of_case = [run for run in runs if run.case == case]
