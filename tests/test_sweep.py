@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import weakref
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -155,11 +156,12 @@ def test_a_failed_run_frees_its_memory_and_stops_no_other(tmp_path, capsys, forc
 
     def job(name, finished):
         run = Run(name=name, device="cpu", finished=lambda: finished, path=lambda suffix: tmp_path / (name + suffix),
-                  discard_checkpoint=lambda: discarded.append(name))
+                  discard_checkpoint=lambda: discarded.append(name), locked=nullcontext)
         return Job(run, functools.partial(train, name))
 
     with pytest.raises(UserError, match="fails: no such thing"):
-        sweep([job("fails", False), job("old", True)], [job("new", False)], force=force, debug=False, parallel=False)
+        sweep([job("fails", False), job("old", True)], [job("new", False)], parallel=False,
+              args=SimpleNamespace(force=force, debug=False, figures=tmp_path))
     old = "old: done" if force else f"old: finished before, {tmp_path}/old.json"
     assert capsys.readouterr().out.splitlines() == [old, "new: done"]
     assert len(made) == 2 + force and discarded == (["fails", "old", "new"] if force else [])
