@@ -87,7 +87,7 @@ def network(modes: Collection[str]) -> Callable[[str], Network]:
     return parse
 
 
-def options(description: str | None, *, modes: Collection[str], default_modes: Collection[str], checkpoint_every: int,
+def options(description: str | None, *, modes: Sequence[str], default_modes: Sequence[str], checkpoint_every: int,
             steps: int | None = None, epochs: int | None = None) -> Parser:
     """The options of every script; the caller adds what selects its data.
 
