@@ -101,7 +101,7 @@ def options(description: str | None, *, modes: Sequence[str], default_modes: Seq
     add = parser.add_argument
     add("--modes", nargs="+", type=network(modes), metavar="M",
         default=[Network(mode, {}) for mode in default_modes],
-        help=f"which networks, of {', '.join(modes)}; with settings of its own as in {modes[-1]},lr=5e-4,hidden-lr=0.1")
+        help=f"which networks, of {', '.join(modes)}; with settings of its own as in relu+fr,lr=5e-4,hidden-lr=0.1")
     add("--seeds", nargs="+", type=whole(0), default=[0], metavar="S", help="default 0")
     add("--device", default="auto", help="auto (CUDA where there is one; the default), cpu, cuda, cuda:N")
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default fp32, as published")
