@@ -29,6 +29,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                          allow_abbrev=False)
         self.set_defaults(settings=())
+        self.sizes = self.add_mutually_exclusive_group()
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def add_setting(self, *names: str, **options: Any) -> None:
@@ -113,7 +114,8 @@ def options(description: str | None, *, modes: Sequence[str], default_modes: Seq
     add("--alpha", type=positive, metavar="A", help="scale of the basis of all FR layers")
     add("--hidden-lr", type=positive, metavar="F",
         help="factor on the learning rate of the hidden-to-hidden layers' weights, FR or ordinary (default: 1)")
-    add("--quick", action="store_const", const="quick", dest="size", default="",
+    parser.sizes.add_argument(
+        "--quick", action="store_const", const="quick", dest="size", default="",
         help="a small version, which takes one to two minutes on two CPU cores")
     add("--data", type=folder, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)")
     add("--results", type=folder, default=Path("results"), metavar="DIR", help="default: results")

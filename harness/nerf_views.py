@@ -39,8 +39,8 @@ def add_options(parser: cli.Parser) -> None:
                        help="what transparent pixels are put on (default: white)")
     parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N",
                         help="pictures in the turntable (default: 60; --quick 12)")
-    parser.add_argument("--medium", action="store_const", const="medium", dest="size",
-                        help="a version between --quick and the paper's")
+    parser.sizes.add_argument("--medium", action="store_const", const="medium", dest="size",
+                              help="a version between --quick and the paper's")
     parser.add_argument("--render-only", action="store_true",
                         help="train nothing; render and measure the views of fields trained before")
 

@@ -3,7 +3,9 @@
 import argparse
 import contextlib
 import math
-import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import imageio.v3 as iio
 import numpy as np
@@ -11,22 +13,23 @@ import pytest
 import torch
 from conftest import folders
 
-from data.scenes import Views, on_background
-from experiment import cli, figures, radiance_fields
-from experiment.errors import UserError
-from experiment.metrics import ssim
-from experiment.records import Run
+from data.errors import UserError
+from data.scenes import Scene, Views, on_background
+from harness import figures, nerf_views
+from harness.metrics import ssim
+from harness.records import Run
 
 RNG = np.random.default_rng(0)
 VIEWS = Views(RNG.integers(0, 256, (3, 16, 20, 4), dtype=np.uint8),
               np.stack([np.column_stack([np.eye(3), [0, 0, distance]]) for distance in (1, 2, 3)]).astype(np.float32),
               np.array([[20.0, 20, 10, 8]] * 3), ["a", "b", "c"])
+SCENE = Scene("toy", VIEWS, VIEWS)
 
 
 def test_an_orbit_looks_at_the_origin():
-    poses = radiance_fields.orbit(8, 4.0, elevation=30)
+    poses = nerf_views.orbit(8, 4.0, elevation=30)
     assert poses.shape == (8, 3, 4) and poses.dtype == np.float32
-    assert radiance_fields.orbit(0, 4.0).shape == (0, 3, 4)
+    assert nerf_views.orbit(0, 4.0).shape == (0, 3, 4)
     rotations, positions = poses[:, :, :3], poses[:, :, 3]
     assert np.allclose(rotations.transpose(0, 2, 1) @ rotations, np.eye(3), atol=1e-6)
     assert np.allclose(np.linalg.det(rotations), 1)
@@ -46,9 +49,9 @@ def test_views_are_measured_and_written(bg_color, tmp_path):
         depth = np.tile(np.linspace(0, 2, width, dtype=np.float32), (height, 1))
         return shown[len(cameras) - 1] if len(cameras) <= 3 else shown[0] / len(cameras), depth
 
-    run = Run(tmp_path, "ngp", "toy", "relu", 0, {})
-    metrics, images = radiance_fields.evaluate(run, render, contextlib.nullcontext(), VIEWS, np.zeros(3),
-                                               argparse.Namespace(bg_color=bg_color, frames=4))
+    run = Run(tmp_path, "ngp", "toy", "relu", 0, {"background": "white" if bg_color else "black"})
+    metrics, images = nerf_views.evaluate(run, render, contextlib.nullcontext(), VIEWS, np.zeros(3),
+                                               argparse.Namespace(frames=4))
     assert metrics["views"] == VIEWS.names and metrics["psnr_views"] == pytest.approx([20, 13.98, 26.02], abs=0.01)
     assert metrics["psnr"] == pytest.approx(20, abs=0.01)  # the mean of the views' own
     clamped = np.rint(255 * shown.clip(0, 1)).astype(np.uint8)
@@ -57,7 +60,7 @@ def test_views_are_measured_and_written(bg_color, tmp_path):
     assert metrics["psnr_8bit"] > metrics["psnr"] + 0.01  # what is above 1 is no error there
     assert metrics["ssim_views"] == [ssim(image.clip(0, 1), t) for image, t in zip(shown, truth)]
     assert metrics["ssim"] == pytest.approx(np.mean(metrics["ssim_views"]))
-    folder = radiance_fields.rendering_folder(run)
+    folder = tmp_path / "ngp" / "toy" / "relu-seed0"
     assert {str(file.relative_to(folder)) for file in folder.rglob("*.*")} == {
         "turntable.gif", *(f"{kind}/{name}.png" for name in VIEWS.names for kind in ("views", "depths"))}
     assert np.array_equal(images, clamped)
@@ -78,35 +81,41 @@ def test_a_turntable_is_no_larger_than_400_pixels(tmp_path):
         sizes.append((*camera, height, width))
         return np.zeros((height, width, 3)), np.zeros((height, width))
 
-    radiance_fields.write_turntable(Run(tmp_path, "ngp", "toy", "relu", 0, {}), render, large, np.zeros(3), 2)
+    nerf_views.write_turntable(Run(tmp_path, "ngp", "toy", "relu", 0, {}), render, large, np.zeros(3), 2)
     assert sizes == 2 * [(300.0, 300.0, 150.0, 100.0, 200, 300)]
 
 
 def test_a_field_is_stored_with_its_settings(tmp_path):
-    run = Run(tmp_path, "ngp", "toy", "relu", 0, {"rays": 8})
+    run = Run(tmp_path, "ngp", "toy", "relu", 0, {"batch": 8})
     with pytest.raises(UserError, match="relu-seed0.pt; run without --render-only first"):
-        radiance_fields.load_field(run)
-    radiance_fields.save_field(run, field={"weight": torch.ones(2)}, lower=torch.zeros(3))
-    saved = radiance_fields.load_field(run)
+        nerf_views.load_field(run)
+    nerf_views.save_field(run, field={"weight": torch.ones(2)}, lower=torch.zeros(3))
+    saved = nerf_views.load_field(run)
     assert saved["field"]["weight"].equal(torch.ones(2)) and saved["lower"].equal(torch.zeros(3))
     with pytest.raises(UserError, match="relu-seed0.pt was made with other settings"):
-        radiance_fields.load_field(Run(tmp_path, "ngp", "toy", "relu", 0, {"rays": 9}))
+        nerf_views.load_field(Run(tmp_path, "ngp", "toy", "relu", 0, {"batch": 9}))
     content = run.path(".pt").read_bytes()
     for damaged in (b"", content[:200], b"junk"):
         run.path(".pt").write_bytes(damaged)
         with pytest.raises(UserError, match="relu-seed0.pt is damaged"):
-            radiance_fields.load_field(run)
+            nerf_views.load_field(run)
 
 
-@pytest.mark.parametrize("arguments, downscale, frames, bg_color", [
-    ("", 1, 60, 1.0), ("--quick", 8, 12, 1.0), ("--quick --scene toy", 2, 12, 1.0), ("--medium", 2, 60, 1.0),
-    ("--quick --downscale 3 --frames 0 --background black", 3, 0, 0.0)])
-def test_defaults_follow_the_scene_and_quick(arguments, downscale, frames, bg_color, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["ngp.py", *arguments.split()])
-    parser = cli.options("", modes=("relu",), default_modes=("relu",), checkpoint_every=1)
-    radiance_fields.add_options(parser)
-    args = radiance_fields.parse(parser)
-    assert (args.downscale, args.frames, args.bg_color) == (downscale, frames, bg_color)
+@pytest.mark.parametrize("arguments, downscale, frames, scene, background", [
+    ("", 1, 60, "lego", "white"), ("--quick", 2, 12, "toy", "white"), ("--quick --scene lego", 8, 12, "lego", "white"),
+    ("--medium", 2, 60, "lego", "white"), ("--medium --scene toy", 2, 60, "toy", "white"),
+    ("--quick --downscale 3 --frames 0 --background black", 3, 0, "toy", "black")])
+@pytest.mark.parametrize("name", ["dvgo", "InstantNGP"])
+def test_defaults_follow_the_scene_and_the_size(name, arguments, downscale, frames, scene, background, monkeypatch):
+    script = import_module(name)
+    args = script.parse(arguments.split())
+    asked = []
+    monkeypatch.setattr(nerf_views, "load_scene", lambda *words: asked.append(words) or SCENE)
+    loaded = nerf_views.load(args, {**script.PAPER, **nerf_views.size_settings(args, script.MEDIUM, script.QUICK)})
+    assert asked == [(scene, Path("data"), downscale)] and args.frames == frames
+    for run in script.plan(args, loaded):
+        assert (run.config["downscale"], run.config["background"]) == (downscale, background)
+        assert nerf_views.bg_color(run.config) == (background == "white")
 
 
 @pytest.mark.parametrize("arguments, said", [
@@ -114,10 +123,11 @@ def test_defaults_follow_the_scene_and_quick(arguments, downscale, frames, bg_co
     ("--scene lego --data {path}", "--scene toy"),
     ("--scene {path}/broken", "transforms_train.json cannot be read as JSON"),
     ("--scene toy --downscale 16", "8 × 8 pixels; at least 11"), ("--downscale 0", "--downscale"),
-    ("--downscale 1.5", "--downscale"), ("--medium --quick", "give one"),
-    ("--modes sin", "'sin'"), ("--frames -1", "--frames"),
+    ("--downscale 1.5", "--downscale"), ("--frames 1.5", "--frames"),
+    ("--medium --quick", "not allowed with argument --medium"),
+    ("--modes sin", "'sin'"), ("--modes relu+fr,alpha=x", "'x'"), ("--frames -1", "--frames"),
     ("--background gray", "--background"), ("--scene toy --downscale 8 --precision tf32", "tf32"),
-    ("--scene toy --downscale 8 --render-only", "relu-seed0.pt; run without --render-only first"),
+    ("--scene toy --downscale 8 --render-only", "relu-seed0.json is not there; run without --render-only first"),
 ])
 @pytest.mark.parametrize("name", ["dvgo.py", "InstantNGP.py"])
 def test_bad_input_gets_one_line_and_status_2(name, arguments, said, refused, tmp_path):
@@ -127,59 +137,51 @@ def test_bad_input_gets_one_line_and_status_2(name, arguments, said, refused, tm
     assert not (tmp_path / "results").exists()
 
 
-class TestComparison:
-    """The figure of both radiance fields."""
+def trained(path, mode, psnr, own=None):
+    """A finished run on VIEWS whose renderings are of one gray level."""
+    run = Run(path, "ngp", "toy", mode, 0, {"lr": 1e-2, "batch": 8, "epochs": 2, "iterations": 5, "background": "white",
+                                            "scene": {"test": list(VIEWS.images.shape)}, **(own or {})}, {}, own or {})
+    run.finish(metrics={"psnr": psnr, "psnr_views": [psnr - 1, psnr + 1, psnr]}, seconds=1, steps=10,
+               arrays={"images": np.full((3, 16, 20, 3), round(psnr), np.uint8), "mse": np.full(10, 0.01)})
+    return run
 
-    truth = on_background(VIEWS.images[1], 1.0)
 
-    @staticmethod
-    def finish(path, experiment, mode, psnr, seed=0, **changed):
-        run = Run(path, experiment, "toy", mode, seed, {"scene": {"digest": "1"}, "background": "white", **changed})
-        run.finish(metrics={"psnr": psnr}, seconds=1, steps=1,
-                   arrays={"images": np.full((3, 16, 20, 3), round(psnr), np.uint8)})
-        return run
+def test_what_is_rendered_again_is_what_the_record_says(tmp_path, capsys):
+    run = trained(tmp_path, "relu", 30.0)
+    before = run.record()
+    images = np.full((3, 16, 20, 3), 7, np.uint8)
+    nerf_views.render_only([run], lambda _: ({"psnr": 31.0, "views": VIEWS.names}, images))
+    assert run.record() == {**before, "metrics": {"psnr": 31.0, "views": VIEWS.names}}
+    assert np.array_equal(run.arrays()["images"], images) and len(run.arrays()["mse"]) == 10
+    assert f"31.00 dB on 3 test views, written to {run.path('')}" in capsys.readouterr().out
+    other = Run(tmp_path, "ngp", "toy", "relu", 0, {**run.config, "scene": {"test": [1]}})
+    with pytest.raises(UserError, match="was made with scene .*--force"):  # other test views
+        nerf_views.render_only([other], lambda _: pytest.fail("was rendered"))
 
-    @staticmethod
-    def draw(path, runs, seeds=(0,)):
-        args = argparse.Namespace(results=path, figures=path / "figures", seeds=list(seeds), quick=True, medium=False,
-                                  bg_color=1.0)
-        radiance_fields.draw_comparison(runs, VIEWS, args)
 
-    def test_it_shows_all_four_fields(self, tmp_path, drawn):
-        runs = [self.finish(tmp_path, "ngp", mode, psnr) for mode, psnr in (("relu", 30.1), ("relu+fr", 31.2))]
-        for mode, psnr in (("relu", 32.3), ("relu+fr", 33.4)):
-            self.finish(tmp_path, "dvgo", mode, psnr, lr=1)
-        self.draw(tmp_path, runs)
-        (path, figure), = drawn.items()
-        assert path == tmp_path / "figures" / "radiance_fields_toy.png"
-        assert [axis.get_title() for axis in figure.axes] == [
-            "ground truth\n", "DVGO\nReLU", "DVGO\nReLU + FR", "Instant-NGP\nReLU", "Instant-NGP\nReLU + FR", "",
-            "32.30 dB", "33.40 dB", "30.10 dB", "31.20 dB"]
-        pictures = [axis.images[0].get_array() for axis in figure.axes]
-        assert np.array_equal(pictures[0], self.truth) and np.allclose(pictures[3], 30 / 255)
-        assert np.array_equal(pictures[5], self.truth[figures.busiest_window(self.truth)])
-        assert pictures[6].shape == pictures[5].shape
-
-    def test_a_mode_without_its_counterpart_is_shown(self, tmp_path, drawn):
-        run = self.finish(tmp_path, "ngp", "relu", 30.1)
-        self.finish(tmp_path, "dvgo", "relu", 32.3)
-        self.finish(tmp_path, "dvgo", "relu+fr", 33.4)  # of a mode not asked for
-        self.draw(tmp_path, [run])
-        figure, = drawn.values()
-        assert len(figure.axes) == 6
-
-    @pytest.mark.parametrize("changed", [None, {"background": "black"}, {"scene": {"digest": "2"}}, {"seed": 1}])
-    def test_it_needs_both_methods_on_the_same_views(self, changed, tmp_path, drawn):
-        runs = [self.finish(tmp_path, "ngp", mode, 30.1) for mode in ("relu", "relu+fr")]
-        if changed:
-            self.finish(tmp_path, "dvgo", "relu", 32.3, **changed)
-        self.draw(tmp_path, runs)
-        assert not drawn
-
-    def test_it_is_of_the_first_seed(self, tmp_path, drawn):
-        runs = [self.finish(tmp_path, "ngp", "relu", 30 + seed, seed) for seed in (1, 0)]
-        for seed in (0, 1):
-            self.finish(tmp_path, "dvgo", "relu", 40 + seed, seed)
-        self.draw(tmp_path, runs, seeds=(1, 0))
-        figure, = drawn.values()
-        assert [axis.get_title() for axis in figure.axes[4:]] == ["41.00 dB", "31.00 dB"]
+def test_a_test_view_is_shown_beside_its_renderings(tmp_path, drawn):
+    runs = [trained(tmp_path, "relu", 30.1), trained(tmp_path, "relu+fr", 31.2),
+            trained(tmp_path, "relu+fr", 33.3, {"lr": 0.005})]
+    args = argparse.Namespace(figures=tmp_path / "figures", seeds=[0])
+    for draw in nerf_views.drawings("Instant-NGP", [*runs, replace(runs[0], seed=1)], VIEWS, args):
+        draw()
+    folder = tmp_path / "figures" / "ngp" / "toy"
+    assert list(drawn) == [folder / "close_ups.png", folder / "psnr.png"]
+    views, curves = drawn.values()
+    truth, names = on_background(VIEWS.images[1], 1.0), ["ReLU, lr 0.01", "ReLU + FR, lr 0.01", "ReLU + FR, lr 0.005"]
+    assert [axis.get_title() for axis in views.axes] == [
+        "ground truth", names[0], names[2], "", names[1], f"error: blue, where {names[1]} has less"]
+    assert [axis.texts[0].get_text() for axis in views.axes if axis.texts][:3] == ["31.10 dB", "34.30 dB", "32.20 dB"]
+    pictures = [axis.images[0].get_array() for axis in views.axes]
+    assert np.array_equal(pictures[0], truth) and np.array_equal(pictures[3], truth[figures.busiest_window(truth)])
+    assert np.allclose(pictures[1], 30 / 255) and np.allclose(pictures[4], 31 / 255)
+    title = "Instant-NGP, toy, 20 × 16 pixels, 10 steps of 8 rays, seed 0"
+    assert views.get_suptitle() == (f"{title}\nview b with its own PSNR; the means of all 3 views: "
+                                    f"{names[0]} 30.10 dB, {names[1]} 31.20 dB, {names[2]} 33.30 dB")
+    assert curves.get_suptitle() == f"PSNR over training\n{title}"
+    assert [line.get_label() for line in curves.axes[0].lines] == [
+        f"{name}\ntest views: {psnr} dB" for name, psnr in zip(names, ("30.10", "31.20", "33.30"))]
+    assert all(np.allclose(line.get_ydata(), 20) for line in curves.axes[0].lines)
+    drawn.clear()
+    nerf_views.drawings("DVGO", runs[:1], VIEWS, args)[0]()
+    assert len(next(iter(drawn.values())).axes) == 4  # one network: nothing to compare

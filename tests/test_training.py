@@ -16,7 +16,7 @@ from data.errors import UserError
 from harness import training
 from harness.device import Stopwatch
 from harness.records import Run
-from models import build_inr
+from models import FourierReparamLinear, build_inr
 
 CPU = torch.device("cpu")
 SCHEDULERS = {  # those of the scripts
@@ -166,6 +166,33 @@ def test_the_hidden_layers_weights_have_a_rate_of_their_own(mode):
         assert len(hidden) == len(groups[1]["params"]) == 2
         assert all(name.endswith("coefficients" if fr else "weight") for name in hidden)
         assert sum(len(group["params"]) for group in groups) == len(list(of.parameters()))
+
+
+def test_the_chunks_of_a_step_compose_each_weight_once_and_add_up_to_the_whole(monkeypatch):
+    model, x = build_inr("sin+fr", in_features=2, out_features=1, hidden_features=8, hidden_layers=2, low_freq_num=2,
+                         high_freq_num=2, phase_num=2, alpha=0.1, first_omega=5.0, hidden_omega=5.0), torch.rand(30, 2)
+    composed, compose = [], FourierReparamLinear.weight.fget
+    monkeypatch.setattr(FourierReparamLinear, "weight", property(lambda layer: composed.append(1) or compose(layer)))
+
+    def gradients(chunk):
+        model.zero_grad()
+        for part in x.split(chunk):
+            model(part).square().sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters()]
+
+    whole, composed[:] = gradients(30), []
+    with training.composed_once(model):
+        model.zero_grad()
+        for part in x.split(7):
+            model(part).square().sum().backward()
+    assert len(composed) == 2
+    assert all(torch.allclose(parameter.grad, expected, rtol=1e-4, atol=1e-6)
+               for parameter, expected in zip(model.parameters(), whole))
+    with pytest.raises(KeyError), training.composed_once(model):
+        raise KeyError("an error in a step")
+    assert all(torch.equal(found, expected) for found, expected in zip(gradients(30), whole))  # as before
+    with training.composed_once(model), torch.no_grad():
+        model(x)  # no gradient, nothing to pass on
 
 
 def test_a_long_training_on_a_cpu_is_announced(tmp_path, capsys):
