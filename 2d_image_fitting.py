@@ -20,6 +20,7 @@ Each network maps a pixel's position to its color and is trained on all pixels a
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -208,7 +209,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, steps=PAPER["steps"], checkpoint_every=1_000)
-    parser.add_argument("--image", nargs="+", metavar="I",
+    parser.add_argument("--image", nargs="+", metavar="I", type=os.path.expanduser,
                         help="Kodak numbers, all, a bundled picture's name, or paths (default: 5; --quick astronaut)")
     parser.add_setting("--downscale", type=cli.whole(1, 64), metavar="D",
                        help="make the images smaller by this factor (default: 1; --quick 8)")

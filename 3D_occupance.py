@@ -20,6 +20,7 @@ Each network maps a voxel's position to whether it is full, and is trained on al
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -235,7 +236,7 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, epochs=PAPER["epochs"], checkpoint_every=1_000)
-    parser.add_argument("--shape", nargs="+", metavar="V",
+    parser.add_argument("--shape", nargs="+", metavar="V", type=os.path.expanduser,
                         help=f"{', '.join((*SHA256, *SOLIDS))}, or paths of .mat, .npy or mesh files (default: the "
                              "first two; --quick holed_sphere)")
     parser.add_setting("--resolution", type=cli.whole(8, 1024), metavar="N",

@@ -3,6 +3,7 @@
 import argparse
 import io
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -29,7 +30,7 @@ Render = Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, np.ndarr
 
 def add_options(parser: cli.Parser) -> None:
     """The options of both scripts beside the common ones."""
-    parser.add_argument("--scene", metavar="S",
+    parser.add_argument("--scene", metavar="S", type=os.path.expanduser,
                         help="a Blender scene's name or folder, or toy, which needs no download (default: lego; "
                              "--quick toy)")
     parser.add_setting("--downscale", type=cli.whole(1, 64), metavar="D",
