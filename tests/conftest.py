@@ -26,7 +26,7 @@ DATA = Path(os.environ.get("FR_INR_DATA", ROOT / "data"))  # where tests of the 
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
 
 

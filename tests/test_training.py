@@ -68,7 +68,8 @@ def test_every_step_comes_once_and_checkpoints_lie_between(steps, checkpoint_eve
     run = Training(tmp_path, steps, checkpoint_every).go_on()
     assert run.steps == list(range(steps)) and run.losses.count_nonzero() == steps
     stops = sorted({*range(20, steps, 20), *range(checkpoint_every, steps, checkpoint_every), steps})
-    assert run.shown == pytest.approx([run.losses[start:stop].mean() for start, stop in zip([0, *stops], stops)])
+    parts = zip([0, *stops], stops)
+    assert run.shown == pytest.approx([run.losses[start:stop].mean().item() for start, stop in parts])
     checkpoints = range(checkpoint_every, steps, checkpoint_every)  # none after the last step
     assert (run.saved() or {}).get("step") == (checkpoints[-1] if checkpoints else None)
 
@@ -185,8 +186,9 @@ def test_a_long_training_on_a_cpu_is_announced(tmp_path, capsys):
 def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path, call, drawn):
     words = ["--modes", "sin+fr", "--steps", "60", "--checkpoint-every"]
     run = stem(tmp_path, "1d", "function", "sin+fr", "steps=60")
-    process = subprocess.Popen(list(map(str, [sys.executable, "1d_function_fitting.py", *folders(tmp_path), *words, 1])),
-                               cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    command = [sys.executable, "1d_function_fitting.py", *folders(tmp_path), *words, 1]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
     deadline = time.monotonic() + 120
     while not beside(run, ".ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
