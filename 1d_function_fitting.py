@@ -33,10 +33,10 @@ from harness.device import Stopwatch
 from harness.labels import labels
 from harness.records import Run, planned_runs
 from harness.results import print_results
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.sweep import Job, in_ranks, sweep
 from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
 
-PAPER = {
+PAPER: dict = {
     "steps": 10_000,        # paper, section 4
     "lr": 1e-6,             # released code; Adam, full batch
 }
@@ -62,7 +62,7 @@ NETWORKS = {
     "sin":        {**MLP, **SINE},
     "sin+fr":     {**MLP, **SINE, **FR},
 }
-QUICK = {"steps": 2_000}
+QUICK: dict = {"steps": 2_000}
 COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
 
 EIGENVALUES = 4  # of the NTK, the largest, whose shares are reported one by one
@@ -125,10 +125,9 @@ def measure(outputs: np.ndarray, eigenvalues: np.ndarray, target: np.ndarray, nt
 
 
 def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
-    """A row a network, a column a step: the output over the target, from the first pulse on."""
+    """A row a network, a column a step: the output over the target, at one of its pulses."""
     x, target = (values.numpy()[:, 0] for values in square_like_wave())
-    pulses = np.flatnonzero(target)
-    shown = slice(max(0, pulses[len(pulses) // 2] - 2), pulses[-1] + 6)  # the target is odd: one half tells all
+    shown = slice(POINTS // 2 - 3, POINTS // 2 + 30)  # the first of x > 0; the others are like it
     steps = runs[0].config["steps"]
     columns = sorted({steps // 100, steps // 10, steps // 2, steps})
     figure, axes = figures.subplots(len(runs), len(columns), 2.9 * len(columns), 1.9 * len(runs) + 0.5,
@@ -214,9 +213,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
 def main() -> None:
     args = parse()
     runs = plan(args)
-    sweep([[Job(run, partial(train, run, args)) for run in runs]], args, parallel=True)
-    if not first_rank():
-        return
+    sweep([Job(run, partial(train, run, args)) for run in runs], args=args, parallel=True)
     first = [run for run in runs if run.seed == args.seeds[0]]
     figures.draw_each(partial(draw_fits, first, args), partial(draw_spectra, runs, args),
                       *[partial(draw_layer, run, args) for run in first if "+fr" in run.mode][:1],

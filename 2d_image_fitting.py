@@ -36,10 +36,10 @@ from harness.device import Stopwatch, memory_bytes
 from harness.labels import image_size, labels, length
 from harness.records import Run, digest, planned_runs
 from harness.results import print_results
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.sweep import Job, in_ranks, sweep
 from models import MODES, build_inr, fold
 
-PAPER = {
+PAPER: dict = {
     "steps": 10_000,        # released code
     "batch": None,          # pixels a step: all (released code)
     "lr": 1e-4,             # released code; Adam
@@ -68,9 +68,9 @@ NETWORKS = {                                         # α: released code
     "sin+fr":     {**MLP, **SINE, **FR, "alpha": 0.01},
 }
 # A smaller image and fewer steps at the first learning rate; the same networks.
-QUICK = {"steps": 100, "decay_at": 100, "downscale": 8}
+QUICK: dict = {"steps": 100, "decay_at": 100, "downscale": 8}
 EVALUATIONS = 20      # of the whole image in a training
-CPU_CHUNK = 8_192     # pixels whose activations stay in a CPU's cache
+CPU_CHUNK = 4_096     # pixels whose activations stay in a CPU's cache
 
 
 def train(run: Run, image: np.ndarray, args: argparse.Namespace,
@@ -93,12 +93,13 @@ def train(run: Run, image: np.ndarray, args: argparse.Namespace,
     for step in training.steps(run, args, losses, clock, state, lambda loss: f"{metrics.psnr(loss):.2f} dB"):
         optimizer.zero_grad()
         pixels = batches[step] if config["batch"] else every_pixel
-        for part in pixels.split(chunk):  # the gradients add up to those of the whole batch
-            with autocast:
-                output = model(x[part])
-            loss = (output.float() - target[part]).square().sum() / (3 * len(pixels))
-            loss.backward()
-            losses[step] += loss.detach()
+        with training.composed_once(model):
+            for part in pixels.split(chunk):  # the gradients add up to those of the whole batch
+                with autocast:
+                    output = model(x[part])
+                loss = (output.float() - target[part]).square().sum() / (3 * len(pixels))
+                loss.backward()
+                losses[step] += loss.detach()
         optimizer.step()
         scheduler.step()
         if (step + 1) % evaluate_every == 0:
@@ -231,9 +232,7 @@ def main() -> None:
     runs = plan(args, images)
     training.say_how_long(runs, args, lambda config: config["steps"] * (config["batch"] or math.prod(
         config["shape"][:2])))
-    sweep([[Job(run, partial(train, run, images[run.case], args)) for run in runs]], args, parallel=bool(args.size))
-    if not first_rank():
-        return
+    sweep([Job(run, partial(train, run, images[run.case], args)) for run in runs], args=args, parallel=bool(args.size))
     drawings = []
     for case, image in images.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from data.download import download
 from data.errors import UserError
+from data.paths import find_file
 from data.rgba import read_rgba
 
 KODAK_URL = "https://r0k.us/graphics/kodak/kodak/kodim{:02d}.png"
@@ -38,21 +39,14 @@ def load_image(source: str, folder: Path) -> tuple[str, np.ndarray]:
 
 
 def read_image(source: str, folder: Path) -> tuple[str, np.ndarray]:
-    """The name of an image's case, and its pixels.
+    """The name of an image's case, and its pixels, RGBA, uint8 or uint16 (rows, columns, 4).
 
-    Args:
-        source: a Kodak number, 1 to 24; one of `BUNDLED`; or the path of an image file.
-        folder: where data sets lie; a Kodak image that is missing there is fetched into `folder`/kodak.
-
-    Returns:
-        The case (kodim05, a bundled picture's name, a file's stem) and RGBA, uint8 or uint16 (rows, columns, 4).
-
-    Raises:
-        UserError: no such image, or a file that is not one image.
+    `source` is a Kodak number, 1 to 24; one of `BUNDLED`; or the path of an image file, whose stem is the case. A Kodak
+    image that is missing in `folder`/kodak is fetched. UserError: no such image, or a file that is not one image.
     """
     if source in BUNDLED:
         return source, np.asarray(Image.fromarray(getattr(skimage.data, source)()).convert("RGBA"))
-    path = Path(source)
+    path = find_file(Path(source))
     number = int(source) if source.removeprefix("-").isdecimal() else None
     if number is None and not os.path.isfile(path):  # False, where pathlib's raises, of a name that is too long
         what = "a folder" if os.path.isdir(path) else "not there"
@@ -67,8 +61,8 @@ def describe(case: str, pixels: np.ndarray) -> str:
     image = as_rgb(pixels)
     kind = "RGB" if np.ptp(pixels[..., :3], axis=-1).any() else "gray"
     on_white = ", transparency put on white" if pixels[..., 3].min() < np.iinfo(pixels.dtype).max else ""
-    flat = not np.ptp(image, axis=(0, 1)).any()
-    values = "all of one color" if flat else f"values from {image.min():.3g} to {image.max():.3g}"
+    values = f"values from {image.min():.3g} to {image.max():.3g}"
+    values = values if np.ptp(image, axis=(0, 1)).any() else "all of one color"
     return f"{case}: {image.shape[1]} × {image.shape[0]} pixels, {kind}, {8 * pixels.itemsize} bits{on_white}, {values}"
 
 

@@ -29,8 +29,9 @@ Render = Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, np.ndarr
 
 def add_options(parser: cli.Parser) -> None:
     """The options of both scripts beside the common ones."""
-    parser.add_argument("--scene", metavar="S", help="a Blender scene's name or folder, or toy, which needs no download "
-                                                     "(default: lego; --quick toy)")
+    parser.add_argument("--scene", metavar="S",
+                        help="a Blender scene's name or folder, or toy, which needs no download (default: lego; "
+                             "--quick toy)")
     parser.add_setting("--downscale", type=cli.whole(1, 64), metavar="D",
                        help="make the images smaller by this factor (default: 1; --medium 2; --quick 8, toy 2)")
     parser.add_setting("--batch", type=cli.whole(1), metavar="N", help="rays a step; in DVGO of the fine stage")
@@ -216,7 +217,7 @@ def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespac
 
 
 def draw_views(runs: list[Run], views: Views, title: str, path: Path) -> None:
-    """A test view: the part with the most detail, ground truth and networks; and where the first two differ in error."""
+    """A test view: the part with the most detail, ground truth and networks; and how the first two's errors differ."""
     view = len(views.names) // 2
     truth = views.colors(view, bg_color(runs[0].config))
     window = figures.busiest_window(truth)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import functools
 import math
 import timeit
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from data.errors import UserError
 from harness.device import Stopwatch, choose_device, set_precision
@@ -99,6 +101,28 @@ def random_order(count: int, seed: int, epoch: int, device: torch.device) -> Ten
     """The numbers from 0 to `count` − 1, in an order that follows from seed and epoch."""
     generator = torch.Generator(device).manual_seed(seed * 1_000_003 + epoch + 1)
     return torch.randperm(count, generator=generator, device=device)
+
+
+@contextlib.contextmanager
+def composed_once(model: nn.Module) -> Iterator[None]:
+    """Within it each FR layer composes W = Λ B once, for all chunks of a step; at its end W's gradient goes to Λ."""
+    layers = [layer for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
+    weights = [layer.weight for layer in layers]
+    leaves = [weight.detach().requires_grad_(weight.requires_grad) for weight in weights]
+    for layer, leaf in zip(layers, leaves):
+        layer.forward = functools.partial(_linear, layer, leaf)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+    used = [(weight, leaf.grad) for weight, leaf in zip(weights, leaves) if leaf.grad is not None]
+    if used:
+        torch.autograd.backward([weight for weight, _ in used], [gradient for _, gradient in used])
+
+
+def _linear(layer: FourierReparamLinear, weight: Tensor, x: Tensor) -> Tensor:
+    return F.linear(x, weight, layer.bias)
 
 
 def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,

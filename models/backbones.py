@@ -3,20 +3,16 @@ reparameterized (section 5)."""
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.utils.parametrize import is_parametrized
 
-from models.encodings import PositionalEncoding
-from models.fourier_reparam import (
-    FourierReparamLinear,
-    as_count,
-    as_positive,
-    beyond_forward,
-    check_basis,
-)
+from .checks import as_count, as_positive
+from .encodings import PositionalEncoding
+from .fourier_reparam import FourierReparamLinear
 
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
@@ -35,31 +31,6 @@ class Sine(nn.Module):
 
     def extra_repr(self) -> str:
         return f"omega={self.omega:g}"
-
-
-def is_plain(module: nn.Module, *classes: type[nn.Module]) -> bool:
-    """Whether a call of `module` does what the `forward` of one of `classes` does and nothing else."""
-    return any(isinstance(module, cls) and not beyond_forward(module, cls) for cls in classes)
-
-
-class SineNetwork(nn.Sequential):
-    """Modules one after another, with each sine's ω₀ multiplied into the linear or FR layer in front of it.
-
-    sin(ω₀ (x Wᵀ + b)) = sin(x (ω₀ W)ᵀ + ω₀ b), and W and b are small where the activations are many: in a training step
-    they are read or written 7 times, not 11. A layer or sine that is not plain, as where it has hooks, is called by
-    itself, as in any `nn.Sequential`.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        modules: list[Any] = list(self)
-        while modules:
-            layer = modules.pop(0)
-            if modules and is_plain(layer, nn.Linear, FourierReparamLinear) and is_plain(modules[0], Sine):
-                omega = modules.pop(0).omega
-                x = F.linear(x, omega * layer.weight, None if layer.bias is None else omega * layer.bias).sin()
-            else:
-                x = layer(x)
-        return x
 
 
 def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features: int, hidden_layers: int,
@@ -126,7 +97,7 @@ def build_inr(mode: str, *, in_features: int, out_features: int, hidden_features
 
     last = nn.Linear(width, out_features)
     nn.init.uniform_(last.weight, -hidden_bound, hidden_bound)
-    return (SineNetwork if sine else nn.Sequential)(*layers, last)
+    return nn.Sequential(*layers, last)
 
 
 def basis_for(mode: str, **basis: Any) -> dict[str, Any]:
@@ -134,39 +105,61 @@ def basis_for(mode: str, **basis: Any) -> dict[str, Any]:
     for name, value in basis.items():
         if value is None and "+fr" in mode:
             raise ValueError(f"{mode} needs {name}, which is not given")
-    check_basis(**{name: 1 if value is None else value for name, value in basis.items()})
+    given: dict[str, Any] = {name: 1 if value is None else value for name, value in basis.items()}
+    FourierReparamLinear(1, 1, **given, device="meta")  # raises what is wrong with them
     return basis
-
-
-def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,
-                     network: nn.Module | None = None) -> list[dict[str, Any]]:
-    """The parameters of a model for an optimizer, in two groups with a learning rate each; in one if that is the same.
-
-    Args:
-        lr: of all parameters but the weights of the hidden-to-hidden layers.
-        hidden_lr: the factor on `lr` for those, the coefficients of an FR layer or the weight of what stands in its
-            place.
-        network: the part of the model whose hidden-to-hidden layers are meant, the model itself where not given. Its
-            linear and FR layers come in `modules()` in the order in which they are applied.
-
-    Returns:
-        Groups with `params`, `lr`, and the same number as `initial_lr`, from which schedules start.
-    """
-    if hidden_lr == 1:  # a step of two groups takes longer
-        return [{"params": list(model.parameters()), "lr": lr, "initial_lr": lr}]
-    linear = [layer for layer in (network or model).modules() if isinstance(layer, (nn.Linear, FourierReparamLinear))]
-    hidden = [layer.weight if isinstance(layer, nn.Linear) else layer.coefficients for layer in linear[1:-1]]
-    others = [parameter for parameter in model.parameters() if not any(parameter is weight for weight in hidden)]
-    return [{"params": params, "lr": lr * factor, "initial_lr": lr * factor}
-            for params, factor in ((others, 1.0), (hidden, hidden_lr))]
 
 
 def fold(model: AnyModule) -> AnyModule:
     """A copy of `model` in which every FR layer is an ordinary `nn.Linear` with the composed weight.
 
     The copy computes the same output at the cost of a plain network. `model` itself is left as it is; where it is an
-    FR layer, the result is a linear layer. ValueError where an FR layer cannot be folded, see its `fold`.
+    FR layer, the result is a linear layer.
+
+    Raises:
+        ValueError: an FR layer has hooks, parametrizations or a forward of its own, which would be lost.
     """
-    linears = {layer: layer.fold() for layer in model.modules() if isinstance(layer, FourierReparamLinear)}
+    return _replaced(model, FourierReparamLinear, FourierReparamLinear.fold, lambda name, layer: True)
+
+
+def reparameterize(model: AnyModule, *, low_freq_num: int, high_freq_num: int, phase_num: int, alpha: float,
+                   omega: float = 1.0, where: Callable[[str, nn.Linear], bool] | None = None) -> AnyModule:
+    """A copy of `model` in which linear layers are FR layers with the nearest weight: the reverse of `fold`.
+
+    Args:
+        low_freq_num, high_freq_num, phase_num, alpha, omega: see `FourierReparamLinear`.
+        where: whether to replace a linear layer, from its name in `model.named_modules()` and the layer. Where not
+            given, all but the first and the last one in that order are replaced, as in the paper's networks.
+
+    Returns:
+        The copy. How near each weight is, the layer's `fit_error` says, see `FourierReparamLinear.from_linear`.
+
+    Raises:
+        ValueError: a layer to replace has hooks, parametrizations or a forward of its own; an argument out of range.
+    """
+    if where is None:
+        hidden = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][1:-1]
+        where = lambda name, layer: name in hidden  # noqa: E731
+    return _replaced(model, nn.Linear, lambda linear: FourierReparamLinear.from_linear(
+        linear, low_freq_num=low_freq_num, high_freq_num=high_freq_num, phase_num=phase_num, alpha=alpha, omega=omega),
+        where)
+
+
+def _replaced(model: AnyModule, cls: type[nn.Module], replace: Callable[[Any], nn.Module],
+              where: Callable[[str, Any], bool]) -> AnyModule:
+    """A copy of `model` with other layers in the place of those of a class that a call uses by their forward alone."""
+    others = {}
+    for name, layer in model.named_modules():
+        if isinstance(layer, cls) and where(name, layer):
+            more = ""
+            if getattr(layer.forward, "__func__", None) is not cls.forward or type(layer).__call__ is not cls.__call__:
+                more = "a forward of its own"
+            elif layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+                more = "hooks (pruning and the like are hooks, too)"
+            elif is_parametrized(layer):
+                more = "parametrizations"
+            if more:
+                raise ValueError(f"a {type(layer).__name__} with {more} cannot be replaced, as that would be lost")
+            others[id(layer)] = replace(layer)
     # deepcopy takes what its memo holds for a module in the module's place, wherever and however often it occurs.
-    return copy.deepcopy(model, {id(layer): linear for layer, linear in linears.items()})
+    return copy.deepcopy(model, others)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.fourier_reparam import as_count, as_positive
+from .checks import as_count, as_positive
 
 
 class PositionalEncoding(nn.Module):
@@ -88,16 +88,3 @@ class SphericalHarmonics(nn.Module):
         factors = F.pad(directions, (1, 0), value=1)  # 1, x, y, z
         products = factors[..., :, None, None] * factors[..., None, :, None] * factors[..., None, None, :]
         return products.flatten(-3) @ self.coefficients.to(directions.dtype)
-
-
-def voxel_coordinates(index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The positions (N, 3) of voxels in [−1, 1]³, both ends in: along axis 1, then 0, then 2, the release's order.
-
-    Args:
-        index: the voxels' places in the flattened volume, shape (N,).
-        shape: the volume's.
-    """
-    places = (index // shape[2] % shape[1], index // (shape[1] * shape[2]), index % shape[2])
-    # Filled on the device: for the copy of a tensor of numbers the host would wait.
-    last = [index.new_full((), side - 1) for side in (shape[1], shape[0], shape[2])]
-    return torch.stack([2 * place / end - 1 for place, end in zip(places, last)], dim=-1)

@@ -1,279 +1,179 @@
-"""The Fourier reparameterized linear layer: the contribution of the paper, and the file to read first.
+"""The Fourier reparameterized linear layer of Shi, Zhou and Gu, CVPR 2024 (section 4): the file to read first.
 
-Shi, Zhou and Gu, "Improved Implicit Neural Representation with Fourier Reparameterized Training", CVPR 2024.
+    y = x Wᵀ + b,    W = Λ B,    B[(f, p), j] = α cos(f x_j + φ_p)
 
-A linear layer whose weight is not learned directly but composed, W = Λ B, from learned coefficients Λ and a fixed
-basis B of sampled cosines. The set of functions the network can compute is the same but for two ranks of W; the path
-that gradient descent takes through it is not, and high frequencies are learned sooner.
-
-This file needs nothing but PyTorch: copy it alone into another project, or see `hubconf.py`.
+Λ is learned. The basis B is fixed: M = (L + H) P sampled cosines of the frequencies 1/L, 2/L, … 1 and 1, 2, … H, each
+at the phases φ_p = 2πp/P. The d_in points x_j are spaced evenly over one period 2πL of the lowest frequency (2π where
+L = 0), both ends in. The network computes the same kind of function, but learns its high frequencies sooner.
+This file needs nothing but PyTorch and can be copied alone.
 """
 
+import copy
 import math
-import operator
+import warnings
+from numbers import Integral, Real
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrize import is_parametrized
 
 SETTINGS = ("in_features", "low_freq_num", "high_freq_num", "phase_num", "alpha", "omega")  # what Λ is made for
 
 
 class FourierReparamLinear(nn.Module):
-    """y = x Wᵀ + b with W = Λ B (paper, section 4): Λ is learned, the Fourier basis B is fixed.
+    """y = x Wᵀ + b with W = Λ B: Λ, of shape (d_out, M), is learned; B, of shape (M, d_in), is fixed and never stored.
 
-    The frequencies are k/L for k = 1..L, then k for k = 1..H; the phases φ_p = 2πp/P for p = 0..P−1. With x_j the
-    d_in points spaced evenly over one period T = 2πL of the lowest frequency (2π where L = 0), both ends in,
-
-        B[(f, p), j] = α cos(f x_j + φ_p),    M = (L + H) P rows, frequency-major, low frequencies first.
-
-    The rank of B is d_in − 2 at the paper's settings. The first and the last column of every W are equal, as x_0 and
-    the last x_j are a period apart; and the rows of W sum to zero without the last column, as each wave does over the
-    d_in − 1 points of its period. In 3D (d_in = L = 256) the rank is d_in − 1: the frequency 255/256 makes one turn
-    from point to point and so is a constant, which does not sum to zero.
-
-    B is never stored. As cos(fx + φ) = cos φ cos(fx) − sin φ sin(fx), W is composed in two small products: contracting
-    its P phases with (cos φ, −sin φ) leaves each frequency two amplitudes, and the d_out × 2(L + H) matrix of those is
-    multiplied by the waves (cos fx, sin fx). That is about P/2 times less arithmetic than Λ B.
+    Every W lacks two ranks (one at the paper's 3D setting): its first and last column are equal, and each row sums to
+    zero without its last number. It lacks more where 2 (L + H) < d_in. A layer on coordinates should be an `nn.Linear`.
+    `weight` is computed at each use: writing into it has no effect. Write into `coefficients`, or use `from_linear`.
+    A state_dict holds `coefficients`, `bias` and, as a tensor, the numbers of `SETTINGS`; loading others is an error.
 
     Args:
-        in_features: d_in, the size of the last dimension of the input.
-        out_features: d_out, the size of the last dimension of the output.
-        low_freq_num: L, the number of frequencies up to 1. May be 0 where `high_freq_num` is not, and the reverse.
-        high_freq_num: H, the number of whole frequencies from 1.
-        phase_num: P, the number of phases.
-        alpha: α, the scale of the basis. It cancels from W at the start; under Adam it then scales W's steps, so that
-            it says something only together with the learning rate, see `step_scale`.
-        omega: ω₀ of the sine activation that follows, by which Λ is divided at the start; 1 for any other activation.
-
-    Attributes:
-        coefficients: Λ, a Parameter of shape (out_features, M).
-        bias: a Parameter of shape (out_features,), zeros at the start.
-
-    A state_dict holds these two and, as its extra state, d_in and the last five arguments, without which Λ means
-    nothing: loading one of another basis is a RuntimeError that names what differs. One without them, as earlier
-    versions of this layer wrote it, is taken to be of this layer's basis.
+        in_features, out_features: d_in and d_out, the sizes of the last dimension of input and output.
+        low_freq_num, high_freq_num, phase_num: L, H and P. Either L or H may be 0.
+        alpha: α. It cancels from W at the start; under Adam it scales W's steps, see `step_scale.py`.
+        omega: ω₀ of the sine that follows, by which Λ is divided at the start; 1 for any other activation.
+        bias, device, dtype: as of `nn.Linear`; the bias starts at zero.
 
     Raises:
         ValueError: a size or count that is not a whole number in range, an α or ω₀ that is not finite and positive.
     """
 
-    phases: Tensor
-    waves: Tensor
+    bias: nn.Parameter  # or None, as of nn.Linear
+    fit_error: float | None = None  # of a layer that `from_linear` made
 
     def __init__(self, in_features: int, out_features: int, *, low_freq_num: int, high_freq_num: int, phase_num: int,
-                 alpha: float, omega: float = 1.0):
+                 alpha: float, omega: float = 1.0, bias: bool = True, device=None, dtype=None):
         super().__init__()
-        self.in_features = as_count("in_features", in_features)
-        self.out_features = as_count("out_features", out_features)
-        self.low_freq_num, self.high_freq_num, self.phase_num, self.alpha = check_basis(
-            low_freq_num, high_freq_num, phase_num, alpha)
-        self.omega = as_positive("omega", omega)
-
-        frequencies = self.low_freq_num + self.high_freq_num
-        self.coefficients = nn.Parameter(torch.empty(self.out_features, frequencies * self.phase_num))
-        self.bias = nn.Parameter(torch.empty(self.out_features))
-        # Not persistent: both follow from the arguments.
-        self.register_buffer("phases", None, persistent=False)
-        self.register_buffer("waves", None, persistent=False)
+        for name, value, smallest in (("in_features", in_features, 1), ("out_features", out_features, 1),
+                                      ("low_freq_num", low_freq_num, 0), ("high_freq_num", high_freq_num, 0),
+                                      ("low_freq_num or high_freq_num", low_freq_num or high_freq_num, 1),
+                                      ("phase_num", phase_num, 1)):
+            if not isinstance(value, Integral) or value < smallest:
+                raise ValueError(f"{name} must be a whole number of at least {smallest}, not {value!r}")
+        for name, number in (("alpha", alpha), ("omega", omega)):
+            if not isinstance(number, Real) or not 0 < number < math.inf:
+                raise ValueError(f"{name} must be finite and above zero, not {number!r}")
+        if 2 <= in_features <= 4:
+            warnings.warn(f"the first and last of {in_features} columns of W are equal: use an nn.Linear", stacklevel=2)
+        self.in_features, self.out_features, self.phase_num = in_features, out_features, phase_num
+        self.low_freq_num, self.high_freq_num, self.alpha, self.omega = low_freq_num, high_freq_num, alpha, omega
+        shape = out_features, (low_freq_num + high_freq_num) * phase_num
+        self.coefficients = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.register_parameter("bias", nn.Parameter(torch.empty_like(self.coefficients[:, 0])) if bias else None)
+        for name in ("phases", "waves"):  # not in state_dicts, as they follow from the arguments
+            self.register_buffer(name, None, persistent=False)
         self._set_factors()
         self.reset_parameters()
 
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        """α (cos φ, −sin φ) of shape (2, P), and (cos fx, sin fx) of shape (2, L + H, d_in), in float64 on the CPU.
-
-        float64 because f x reaches 1e5 at the paper's 3D setting, where float32 is good for two digits of a cosine.
-        """
-        with torch.device("cpu"):
+    def exact_factors(self) -> tuple[Tensor, Tensor]:
+        """α (cos φ, −sin φ), shape (2, P), and (cos fx, sin fx), shape (2, L + H, d_in); B is their `product`."""
+        with torch.device("cpu"):  # in float64, as f x reaches 1e5 in the paper's 3D networks
             low = torch.arange(1, self.low_freq_num + 1, dtype=torch.float64) / max(self.low_freq_num, 1)
             high = torch.arange(1, self.high_freq_num + 1, dtype=torch.float64)
             half_period = math.pi * max(self.low_freq_num, 1)
             points = torch.linspace(-half_period, half_period, self.in_features, dtype=torch.float64)
             phases = 2 * math.pi / self.phase_num * torch.arange(self.phase_num, dtype=torch.float64)
         angles = torch.cat([low, high])[:, None] * points
-        return (self.alpha * torch.stack([phases.cos(), -phases.sin()]),
-                torch.stack([angles.cos(), angles.sin()]))
-
-    def _set_factors(self) -> None:
-        phases, waves = self._factors()
-        self.phases = phases.to(self.coefficients)
-        self.waves = waves.to(self.coefficients)
-
-    def _apply(self, fn, recurse=True):
-        # .double(), .to(device), .to_empty() and the like end here. Computing the factors anew keeps them exact in
-        # the new dtype, and defined where memory was only allocated.
-        super()._apply(fn, recurse)
-        if not self.coefficients.is_meta:
-            self._set_factors()
-        return self
-
-    def get_extra_state(self) -> dict[str, float]:
-        """What a state_dict says of the basis: plain numbers by the names of the arguments."""
-        return {name: getattr(self, name) for name in SETTINGS}
-
-    def set_extra_state(self, state: dict[str, float]) -> None:
-        """Set nothing; ValueError if `state` is that of another basis."""
-        settings = ((name, getattr(self, name), state.get(name, getattr(self, name))) for name in SETTINGS)
-        differences = [f"{name} is {saved!r} in the state_dict and {here!r} here"
-                       for name, here, saved in settings if not math.isclose(here, saved)]
-        if differences:
-            raise ValueError("; ".join(differences))
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
-                              error_msgs):
-        # The dictionary is load_state_dict's own copy. Without this, strict would miss what earlier versions left out.
-        state = state_dict.setdefault(prefix + "_extra_state", self.get_extra_state())
-        columns = state_dict.get(prefix + "coefficients", self.coefficients).shape[1:].numel()
-        try:
-            self.set_extra_state(state)
-            if columns != self.coefficients.shape[1]:
-                raise ValueError(f"M = (low_freq_num + high_freq_num) phase_num is {columns} in the state_dict and "
-                                 f"({self.low_freq_num} + {self.high_freq_num}) {self.phase_num} here")
-        except ValueError as error:
-            error_msgs.append(f"another basis for {prefix}coefficients: {error}")
-            return
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys,
-                                      error_msgs)
-        # With assign=True the parameters take the dtype and the device of what is loaded.
-        if not self.coefficients.is_meta:
-            self._set_factors()
+        return self.alpha * torch.stack([phases.cos(), -phases.sin()]), torch.stack([angles.cos(), angles.sin()])
 
     def reset_parameters(self) -> None:
         """Draw column i of Λ from U(±sqrt(6 / M) / ‖B_i‖₂ / ω₀), so that W starts at He's scale; zero the bias."""
-        phases, waves = self._factors()
-        gram = torch.einsum("cfj,dfj->fcd", waves, waves)
-        norms = torch.einsum("cp,fcd,dp->fp", phases, gram, phases).clamp(min=0).sqrt().flatten()  # (M,)
-        bound = math.sqrt(6 / len(norms)) / norms / self.omega
-        # A row that is zero at every sample point but for rounding (as cos(255 x_j + π/2) at d_in = 256 and L = 256)
-        # adds nothing to W whatever its coefficient; without this it would get one of 1e12.
-        bound = bound.masked_fill(norms < 1e-6 * self.alpha, 0)
-        with torch.no_grad():
-            # Column after column, as the released code draws them: the same seed gives the same network.
+        norms = product(*self.exact_factors()).norm(dim=1)
+        # A row of B that is zero at all points but for rounding would get coefficients of 1e12: it gets zeros.
+        bound = (math.sqrt(6 / len(norms)) / norms / self.omega).masked_fill(norms < 1e-6 * self.alpha, 0)
+        with torch.no_grad():  # column after column, as the released code draws them: the same seed, the same network
             columns = torch.empty_like(self.coefficients.T, memory_format=torch.contiguous_format).uniform_(-1, 1)
             self.coefficients.copy_(columns.T * bound.to(columns))
-            self.bias.zero_()
-
-    @property
-    def basis(self) -> Tensor:
-        """B, shape (M, in_features): a new tensor of constants, on the layer's device and in its dtype."""
-        return torch.einsum("cp,cfj->fpj", self.phases, self.waves).flatten(0, 1)
-
-    @property
-    def weight(self) -> Tensor:
-        """W = Λ B, shape (out_features, in_features), differentiable with respect to Λ; not subject to autocast."""
-        device = self.coefficients.device.type
-        if device != "meta" and torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return self._compose()
-        return self._compose()
-
-    def _compose(self) -> Tensor:
-        by_phase = self.coefficients.reshape(-1, self.phase_num).T  # (P, out (L + H))
-        amplitudes = (self.phases @ by_phase).reshape(2, self.out_features, -1)  # of the cosines and of the sines
-        return (amplitudes @ self.waves).sum(0)
+            if self.bias is not None:
+                self.bias.zero_()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features)."""
         return F.linear(x, self.weight, self.bias)
 
-    def step_scale(self) -> float:
-        """κ: how far Adam's first step moves W, root mean square over its elements, in units of the learning rate.
+    @property
+    def weight(self) -> Tensor:
+        """W = Λ B, shape (out_features, in_features), differentiable with respect to Λ; not subject to autocast."""
+        with torch.autocast("cpu" if self.coefficients.is_meta else self.coefficients.device.type, enabled=False):
+            return self._compose()
 
-        That step moves each coefficient by ± lr, against the sign of its gradient, and so W by −lr sign(G Bᵀ) B, G the
-        gradient with respect to W. An ordinary layer's W moves by −lr sign(G), where κ = 1. For a G of independent
-        normal numbers those in a row of G Bᵀ are normal, too, with the correlations C of B's rows, and the covariance
-        of their signs is S = (2/π) arcsin C. So
-
-            κ² = trace(Bᵀ S B) / d_in,
-
-        which this computes. Rule of thumb: κ ≈ 0.65 α M / sqrt(d_in). The d_in points tell about d_in / 2 frequencies
-        apart, on which the others alias. Where they do so evenly, as at the paper's settings, n = 2 M / d_in rows share
-        each, of norm α sqrt(d_in / 2), and S is zero between rows of different ones. Two that share one, at phases
-        δ apart, have C = cos δ and S = 1 − 2|δ| / π, and the mean of S C over all δ is 4 / π². Thus
-
-            κ² ≈ (1 / d_in) (d_in / 2) (n² α² d_in / 2) (4 / π²) = (2/π α M)² / d_in,
-
-        and 2/π = 0.637 becomes 0.64 to 0.66 as the last point repeats the first and P is finite. With fewer frequencies
-        than half d_in κ is larger.
-        """
+    def _compose(self) -> Tensor:
+        # The phases first, which leaves each frequency two amplitudes: P/2 times less arithmetic than Λ B.
         phases, waves = self._factors()
-        opposites = self.phase_num % 2 == 0  # where φ + π is there with φ, as a row and its negative move W alike
-        if opposites:
-            phases = phases[:, :self.phase_num // 2]
-        gram = torch.einsum("cfj,dgj->fgcd", waves, waves)
-        norms = torch.einsum("cp,ffcd,dp->fp", phases, gram, phases).clamp(min=0).sqrt()
-        norms = norms.clamp(min=1e-6 * self.alpha)  # of rows that are zero but for rounding, see reset_parameters
-        trace = 0.0
-        for f in range(len(gram)):  # one after another, as M × M numbers are too many
-            products = torch.einsum("cp,gcd,dq->pgq", phases, gram[f, f:], phases)  # of f's rows of B with later rows
-            correlations = (products / (norms[f, :, None, None] * norms[f:])).clamp(-1, 1)
-            with_each = 2 / math.pi * (correlations.asin() * products).sum((0, 2))
-            trace += 2 * with_each.sum().item() - with_each[0].item()
-        return (2 if opposites else 1) * math.sqrt(trace / self.in_features)
+        by_phase = self.coefficients.reshape(-1, self.phase_num).T  # (P, out (L + H))
+        amplitudes = (phases @ by_phase).reshape(2, self.out_features, -1)  # of the cosines and of the sines
+        return (amplitudes @ waves).sum(0)
+
+    @property
+    def basis(self) -> Tensor:
+        """B, shape (M, in_features): a new tensor of constants, on the layer's device and in its dtype."""
+        return product(*self._factors())
+
+    def _factors(self) -> tuple[Tensor, Tensor]:
+        like = self.coefficients.device, self.coefficients.dtype
+        if (self.waves.device, self.waves.dtype) != like and not self.coefficients.is_meta:
+            self._set_factors()  # something has put other coefficients into the layer
+        return self.phases.to(*like), self.waves.to(*like)
+
+    @torch.inference_mode(False)  # a training may follow
+    def _set_factors(self) -> None:
+        device = "cpu" if self.coefficients.is_meta else self.coefficients.device  # what fills Λ in does not fill these
+        self.phases, self.waves = (factor.to(device, self.coefficients.dtype) for factor in self.exact_factors())
+
+    def _apply(self, fn, recurse=True):
+        super()._apply(fn, recurse)
+        self._set_factors()  # after .double(), .to_empty() and the like: exact in the new dtype and the new memory
+        return self
+
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([getattr(self, name) for name in SETTINGS], dtype=torch.float64, device="cpu")
+
+    def set_extra_state(self, state: Any) -> None:
+        """Set nothing; ValueError if `state` is that of another basis. A tool's placeholder is passed over."""
+        if not isinstance(state, Tensor) or state.is_meta:
+            return
+        here = self.get_extra_state().to(state.dtype).tolist()
+        tolerance = 1e-9 if state.dtype == torch.float64 else 5e-4  # a float32 may have been a float16
+        if wrong := [f"{name} is {saved:.9g} in the state_dict and {getattr(self, name):.9g} here" for name, saved, own
+                     in zip(SETTINGS, state.tolist(), here) if not math.isclose(saved, own, rel_tol=tolerance)]:
+            raise ValueError("; ".join(wrong))
+
+    def _load_from_state_dict(self, state_dict, prefix, *arguments):
+        try:  # None where a file has no extra state, which strict would miss
+            self.set_extra_state(state_dict.setdefault(f"{prefix}_extra_state", None))
+        except ValueError as error:
+            arguments[-1].append(f"another basis for {prefix}coefficients: {error}")  # error_msgs
+        else:
+            super()._load_from_state_dict(state_dict, prefix, *arguments)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, **settings: Any) -> "FourierReparamLinear":
+        """An FR layer with W as near to the weight of `linear` as B's rank allows (least squares), and with its bias.
+
+        `settings` are L, H, P, α and ω₀ by name. Its `fit_error` is ‖Λ B − W‖ / ‖W‖. What hooks, parametrizations or
+        a subclass add to `linear` is lost, here and in `fold`; the functions of `backbones.py` refuse such a layer.
+        """
+        layer = cls(linear.in_features, linear.out_features, **settings, bias=False, device="meta")
+        basis, weight = product(*layer.exact_factors()), linear.weight.detach().to("cpu", torch.float64)
+        solution = torch.linalg.lstsq(basis.T, weight.T, rcond=1e-9, driver="gelsd").solution.T.contiguous()
+        layer.fit_error = ((solution @ basis - weight).norm() / weight.norm()).item()
+        layer.coefficients = nn.Parameter(solution.to(linear.weight), linear.weight.requires_grad)
+        layer.bias = copy.deepcopy(linear.bias)
+        return layer.train(linear.training)
 
     def fold(self) -> nn.Linear:
-        """The ordinary linear layer with this layer's current W and bias: the same output, and no cost beyond it.
-
-        What was frozen, Λ or the bias, is frozen in it. A subclass may compose another W, which is folded as it is.
-
-        Raises:
-            ValueError: the layer does more than x Wᵀ + b, or has hooks or parametrizations, which would be lost.
-        """
-        obstacle = beyond_forward(self, FourierReparamLinear)
-        if not obstacle and is_parametrized(self):
-            obstacle = "parametrizations"
-        if obstacle:
-            raise ValueError(f"a {type(self).__name__} with {obstacle} cannot be folded into a linear layer")
-        linear = nn.utils.skip_init(nn.Linear, self.in_features, self.out_features,
-                                    device=self.bias.device, dtype=self.bias.dtype)
-        with torch.no_grad():
-            linear.weight.copy_(self.weight)
-            linear.bias.copy_(self.bias)
-        linear.weight.requires_grad_(self.coefficients.requires_grad)
-        linear.bias.requires_grad_(self.bias.requires_grad)
+        """The ordinary linear layer with the current W and bias, frozen where Λ and bias are."""
+        linear = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        linear.weight = nn.Parameter(self.weight.detach(), self.coefficients.requires_grad)
+        linear.bias = copy.deepcopy(self.bias)
         return linear.train(self.training)
 
     def extra_repr(self) -> str:
-        return (f"in_features={self.in_features}, out_features={self.out_features}, low_freq_num={self.low_freq_num}, "
-                f"high_freq_num={self.high_freq_num}, phase_num={self.phase_num}, alpha={self.alpha:g}, "
-                f"omega={self.omega:g}")
+        return ", ".join(f"{name}={getattr(self, name):g}" for name in ("out_features", *SETTINGS))
 
 
-def beyond_forward(module: nn.Module, cls: type[nn.Module]) -> str:
-    """What a call of `module` does beside the `forward` of `cls`, in words; empty if nothing."""
-    if getattr(module.forward, "__func__", None) is not cls.forward or type(module).__call__ is not nn.Module.__call__:
-        return "a forward of its own"
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
-        return "hooks (pruning and the like are hooks, too)"
-    return ""
-
-
-def as_count(name: str, value: int, smallest: int = 1) -> int:
-    """`value` as an int; ValueError if it is not a whole number or lies below `smallest`."""
-    try:
-        count = operator.index(value)
-    except TypeError:
-        raise ValueError(f"{name} must be a whole number, not {value!r}") from None
-    if count < smallest:
-        raise ValueError(f"{name} must be at least {smallest}, not {value!r}")
-    return count
-
-
-def as_positive(name: str, value: float) -> float:
-    """`value` as a float; ValueError if it is not a finite number above zero."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be a number, not {value!r}") from None
-    if not (math.isfinite(number) and number > 0):
-        raise ValueError(f"{name} must be finite and above zero, not {value!r}")
-    return number
-
-
-def check_basis(low_freq_num: int, high_freq_num: int, phase_num: int, alpha: float) -> tuple[int, int, int, float]:
-    """The four that make a basis, as numbers; ValueError if they make none."""
-    low = as_count("low_freq_num", low_freq_num, smallest=0)
-    high = as_count("high_freq_num", high_freq_num, smallest=0)
-    as_count("low_freq_num + high_freq_num", low + high)
-    return low, high, as_count("phase_num", phase_num), as_positive("alpha", alpha)
+def product(phases: Tensor, waves: Tensor) -> Tensor:
+    """B, shape (M, d_in), as cos(fx + φ) = cos φ cos fx − sin φ sin fx; frequency after frequency, low ones first."""
+    return torch.einsum("cp,cfj->fpj", phases, waves).flatten(0, 1)

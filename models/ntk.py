@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from models.fourier_reparam import FourierReparamLinear
+from .fourier_reparam import FourierReparamLinear
 
 
 def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
@@ -48,7 +48,6 @@ def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
         # The edge, not the tensor, which an activation in place would overwrite.
         calls.append((layer, inputs[0].detach(), get_gradient_edge(output)))
 
-    # A layer with a hook is called by itself, so that its output is without the ω₀ of a sine behind it.
     hooks = [layer.register_forward_hook(keep_input) for layer in layers]
     try:
         with torch.enable_grad():

@@ -1,118 +1,104 @@
-"""One figure of all experiments, FR under its baseline: the first picture of the README.
+"""One figure of three experiments, FR under its baseline and the truth above both: the first picture of the README.
 
-    python -m studies.overview
+    python -m report.overview
 
-Draws from the records and arrays of the scripts: for each experiment of those below results/ the largest that is there
-(results/quick has those of --quick). The arrays are not part of the repository, so train first: 1d_function_fitting.py,
-and 2d_image_fitting.py, 3D_occupance.py and InstantNGP.py at least with --quick. Writes figures/overview.png.
+Draws from the records and arrays below results/ that the commands of reproduce.sh leave, and from the data. Writes
+figures/overview.png.
 """
 
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
 
+from data.errors import UserError
+from data.images import load_image
 from data.signals import FREQUENCIES, square_like_wave
-from experiment import cli, figures
-from experiment.errors import UserError
-from experiment.labels import LABELS
-from experiment.meshes import (
-    VIEW,
-    VIEWS,
-    extract_mesh,
-    render_with_close_up,
-    unpack_voxels,
-)
-from experiment.metrics import relative_spectral_error
-from experiment.records import read_arrays, read_record
-from experiment.tables import image_size, run_size, volume_size
+from data.volumes import load_volume, shorten
+from harness import cli, figures, meshes
+from harness.labels import LABELS, baseline, image_size, length, volume_size
+from harness.metrics import relative_spectral_error
+from harness.records import read_arrays, read_record
 
-COMMANDS = {"1d": "1d_function_fitting.py", "2d": "2d_image_fitting.py --quick", "3d": "3D_occupance.py --quick",
-            "ngp": "InstantNGP.py --scene toy --quick"}  # the least that will do
+IMAGE = "2d/kodim05/batch=8192"
+VOLUME = "3d/thai_statue/epochs=8,downscale=2,batch=10000"
+COLUMNS = [(IMAGE, "relu+pe-seed0", "relu+pe+fr-seed0"), (IMAGE, "sin-seed0", "sin+fr-seed0"),
+           (VOLUME, "sin-seed0", "sin+fr,lr=0.0005-seed0")]
+FUNCTION = "1d/function"
+HIGHEST = "4.5"  # of the target's frequencies
 
 
-class Finished(NamedTuple):
-    """A finished run: its record and its arrays."""
-
-    record: dict
-    arrays: dict[str, np.ndarray]
-
-
-def largest_pair(results: Path, experiment: str, mode: str) -> tuple[Finished, Finished]:
-    """The seed-0 runs of a mode and of the same with FR at the paper's rates, the largest that are there."""
-    found = []
-    for path in results.rglob(f"{experiment}/*/{mode}-seed0.json"):
-        stems = [path.with_name(f"{name}-seed0") for name in (mode, f"{mode}+fr")]
-        if all(stem.with_name(stem.name + suffix).exists() for stem in stems for suffix in (".json", ".npz")):
-            records = [read_record(stem.with_name(stem.name + ".json")) for stem in stems]
-            if not any("hidden_lr" in record["config"] for record in records):
-                found.append((records, stems))
-    if not found:
-        raise UserError(f"no record with its arrays of {experiment}, {mode} and {mode}+fr, seed 0, below {results}; "
-                        f"train first: python {COMMANDS[experiment]}")
-    records, stems = max(found, key=lambda pair: run_size(pair[0][0]))
-    plain, fr = (Finished(record, read_arrays(stem.with_name(stem.name + ".npz")))
-                 for record, stem in zip(records, stems))
-    return plain, fr
+def finished(results: Path, folder: str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
+    """The record and the arrays of a run. UserError if they are not there."""
+    stem = str(results / folder / name)
+    try:
+        return read_record(Path(f"{stem}.json")), read_arrays(Path(f"{stem}.npz"))
+    except FileNotFoundError:
+        raise UserError(f"{stem}.json or .npz is not there; reproduce.sh has its command") from None
 
 
-def show(pictures: list[np.ndarray], runs: tuple[Finished, Finished], what: str, metric: str, axes: np.ndarray) -> None:
-    """A column: the baseline's picture over FR's, what they show above both and each one's value."""
-    for picture, run, axis, above in zip(pictures, runs, axes, (f"{what}\n", "")):
-        value = run.record["metrics"][metric]
-        axis.imshow(picture, interpolation="nearest" if len(picture) < 100 else None)
-        axis.set_title(f"{above}{LABELS[run.record['mode']]}: "
-                       + (f"IoU {value:.4f}" if metric == "iou" else f"{value:.2f} dB"))
-        axis.set_axis_off()
-        axis.set_anchor("N")
+def pictures(folder: str, runs: list[tuple[dict, dict[str, np.ndarray]]], data: Path) -> list[np.ndarray]:
+    """The same part of the truth and of what each of some networks learned."""
+    config = runs[0][0]["config"]
+    if folder == IMAGE:
+        _, truth = load_image("5", data)
+        window = figures.busiest_window(truth)
+        return [picture.clip(0, 1)[window] for picture in (truth, *(arrays["reconstruction"] for _, arrays in runs))]
+    _, truth = load_volume(runs[0][0]["case"], data)
+    volumes = [shorten(truth, 1 / config["downscale"], "the volume"),
+               *((arrays["output"] + np.float32(0.5)) / 256 for _, arrays in runs)]
+    surfaces = [meshes.extract_mesh(volume, 0.8) for volume in volumes]
+    return meshes.render_with_close_up(surfaces, meshes.VIEWS[runs[0][0]["case"]], pixels=512)[2]
 
 
-def show_errors(runs: tuple[Finished, Finished], axes: np.ndarray) -> None:
-    """A column: the heat maps of the 1D experiment."""
+def draw_errors(axis: Axes, results: Path) -> None:
+    """The error at the highest frequency of the 1D function over the training of four networks, the mean of seeds."""
     target = square_like_wave()[1].numpy()[:, 0]
-    axis: Axes
-    for run, axis in zip(runs, axes):
-        error = relative_spectral_error(run.arrays["outputs"], target, list(FREQUENCIES.values()))
-        heat = figures.heat_map(axis, error, list(FREQUENCIES))
-        axis.set_title(LABELS[run.record["mode"]])
-    axes[0].set_title(f"a 1D function, {len(error):,} steps\n{axes[0].get_title()}")
-    axes[0].figure.colorbar(heat, ax=list(axes), location="left", label="relative error in frequency", shrink=0.7)
+    for mode in ("relu", "relu+fr", "sin", "sin+fr"):
+        names = sorted(path.stem for path in (results / FUNCTION).glob(f"{mode}-seed*.json"))
+        runs = [finished(results, FUNCTION, name) for name in names or [f"{mode}-seed0"]]
+        errors = np.mean([relative_spectral_error(arrays["outputs"], target, [FREQUENCIES[HIGHEST]])[:, 0]
+                          for _, arrays in runs], axis=0)
+        axis.semilogy(errors, **figures.line_style(mode), label=LABELS[mode])
+    axis.set_title(f"1D function: relative error at\nfrequency {HIGHEST}, mean of {len(runs)} seeds")
+    axis.set_ylim(0.02, 1.2)
+    axis.set_xlabel("step")
+    axis.xaxis.set_major_formatter(figures.THOUSANDS)
+    axis.set_xticks([0, 5_000, 10_000])
+    figures.plain_log_labels(axis.yaxis)
+    axis.legend(loc="lower left", fontsize=9)
 
 
-def draw(results: Path, path: Path) -> None:
-    """The figure, from the records and arrays below `results`."""
-    waves = largest_pair(results, "1d", "relu")
-    images = largest_pair(results, "2d", "relu+pe")
-    volumes = largest_pair(results, "3d", "relu+pe")
-    scenes = largest_pair(results, "ngp", "relu")
-    figure, axes = figures.subplots(2, 4, 14, 6.6, width_ratios=[1.35, 1, 1, 1])
-    show_errors(waves, axes[:, 0])
-
-    pixels = [run.arrays["reconstruction"].clip(0, 1) for run in images]
-    window = figures.busiest_window(pixels[1]) if max(pixels[0].shape) > 200 else (slice(None), slice(None))
-    size = image_size(images[0].record["config"]).replace(", ", "\n")
-    show([image[window] for image in pixels], images, f"{images[0].record['case']}, {size}", "psnr", axes[:, 1])
-
-    case, shape = volumes[0].record["case"], volumes[0].record["config"]["shape"]
-    meshes = [extract_mesh(unpack_voxels(run.arrays["predicted"], shape)) for run in volumes]
-    _, _, close = render_with_close_up(meshes[::-1], VIEWS.get(case, VIEW), pixels=400)
-    size = volume_size(volumes[0].record["config"]).replace(", ", "\n", 1)
-    show(close[::-1], volumes, f"{case}, {size}", "iou", axes[:, 2])
-
-    views = [run.arrays["images"] for run in scenes]
-    show([view[len(view) // 2] for view in views], scenes, "Instant-NGP, {0}\n{3} × {2} pixels".format(
-        scenes[0].record["case"], *views[0].shape), "psnr", axes[:, 3])
+def draw(results: Path, data: Path, path: Path) -> None:
+    """Curves on the left, and a column an experiment and backbone: the truth, the baseline, FR."""
+    figure = figures.Figure(figsize=(13, 8.2))
+    curves, grid = figure.subfigures(1, 2, width_ratios=[1, 3])
+    draw_errors(curves.subplots(), results)
+    for axes, (folder, *names) in zip(grid.subplots(3, len(COLUMNS)).T, COLUMNS):
+        runs = [finished(results, folder, name) for name in names]
+        record = runs[0][0]
+        metric, digits, unit = ("psnr", 2, " dB") if record["experiment"] == "2d" else ("iou", 3, " IoU")
+        size = image_size(record["config"]) if metric == "psnr" else volume_size(record["config"])
+        axes[0].set_title(f"{record['case']}, {LABELS[baseline(record['mode'])]}\n{size}\n"
+                          f"{length(record['experiment'], record['config'])}", fontsize=9)
+        texts = ["ground truth", *(f"{'FR' if '+fr' in run['mode'] else 'plain'}: {run['metrics'][metric]:.{digits}f}"
+                                   f"{unit}, lr {run['config']['lr']:g}" for run, _ in runs)]
+        for axis, picture, text in zip(axes, pictures(folder, runs, data), texts):
+            axis.imshow(picture, interpolation="bicubic", aspect="auto")
+            axis.set_box_aspect(0.72)
+            axis.text(0.02, 0.03, text, transform=axis.transAxes, fontweight="bold", fontsize=9,
+                      bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2})
+            axis.set_axis_off()
     figures.save(figure, path)
 
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--results", type=Path, default=Path("results"), metavar="DIR", help="default: results")
-    parser.add_argument("--figures", type=Path, default=Path("figures"), metavar="DIR", help="default: figures")
+    for name in ("data", "results", "figures"):
+        parser.add_argument(f"--{name}", type=cli.folder, default=Path(name), metavar="DIR", help=f"default: {name}")
     args = parser.parse_args()
-    figures.draw_each(partial(draw, args.results, args.figures / "overview.png"))
+    figures.draw_each(partial(draw, args.results, args.data, args.figures / "overview.png"))
 
 
 if __name__ == "__main__":

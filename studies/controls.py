@@ -1,36 +1,35 @@
 """What in FR makes the difference at equal steps of W: its start, its path, or the two ranks that W = Λ B lacks.
 
-    python -m studies.controls                      1D and 2D; about 10 minutes on two CPU cores
-    python -m studies.controls --only 1d            one of them
-    python -m studies.controls --draw               train nothing; print the table of what is there
+    python -m studies.controls --draw               the table of what has a record; trains nothing, needs no data
+    python -m studies.controls                      first trains what has none; a seed takes 10 minutes
 
-Trains three networks that lie between a plain one and one with FR, at two steps of W, the plain one's and FR's at the
-paper's rate, with the options of `studies.step_size`:
+Trains networks that lie between a plain one and one with FR at two steps of W, the plain one's and FR's at the script's
+learning rate, with the options of `studies.step_size`:
 
     fr-start       a plain network that starts with the W and biases of the one with FR
     plain-start    one with FR that starts with the W of the plain one, as far as W = Λ B can be it, and its biases
     projected      a plain network whose every hidden W is projected onto the row space of B
 
-What has a record in reference/step_size/controls is not trained again; `--reference none` trains all. Writes a record a
-run into results/step_size/controls/<control>/<s>/<experiment>/… and prints the metric beside that of the networks of
-`studies.step_size`.
+A record lies beside those of the script's own networks, with `control=` in its name.
 """
 
 import argparse
+import dataclasses
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from experiment import cli
-from experiment.errors import UserError
-from experiment.labels import LABELS
-from experiment.records import Run, read_record
-from experiment.sweep import sweep
+from data.errors import UserError
+from harness import cli
+from harness.labels import LABELS
+from harness.sweep import Job, sweep
 from models import FourierReparamLinear, build_inr, fold
 from studies import step_size
-from studies.step_size import EXPERIMENTS, Pair
+from studies.step_size import EXPERIMENTS, METRICS, Experiment, Network
 
 COMPARED = ("1d", "2d")
 
@@ -68,7 +67,7 @@ def fr_with_plain_start(mode: str, **network: Any) -> nn.Sequential:
     with torch.no_grad():
         for theirs, ours in zip(plain, with_fr):
             if isinstance(ours, FourierReparamLinear) and isinstance(theirs, nn.Linear):
-                ours.bias.copy_(theirs.bias)
+                ours.bias.data.copy_(theirs.bias)
                 ours.coefficients.copy_(least_squares(theirs.weight, ours.basis))
             else:
                 ours.load_state_dict(theirs.state_dict())
@@ -87,77 +86,85 @@ def projected(mode: str, **network: Any) -> nn.Sequential:
     modules: list[nn.Module] = []
     for ours, theirs in zip(plain, with_fr):
         modules += [Project(theirs.basis), ours] if isinstance(theirs, FourierReparamLinear) else [ours]
-    return type(plain)(*modules)
+    return nn.Sequential(*modules)
 
 
-CONTROLS = {"fr-start": plain_with_fr_start, "plain-start": fr_with_plain_start, "projected": projected}
-NAMES = {"fr-start": "plain, FR's start", "plain-start": "FR, the plain one's start", "projected": "plain, W projected"}
+class Control(NamedTuple):
+    """A network between the two: what the table calls it, whether its hidden layers are FR layers, what builds it."""
+
+    label: str
+    with_fr: bool
+    build: Callable[..., nn.Sequential]
 
 
-class ControlRun(Run):
-    """A run that is told from those of the other controls wherever it is named."""
-
-    def __str__(self) -> str:
-        return f"{self.config['control']}, {super().__str__()}"
+CONTROLS = {"fr-start": Control("plain, FR's start", False, plain_with_fr_start),
+            "plain-start": Control("FR, the plain one's start", True, fr_with_plain_start),
+            "projected": Control("plain, W projected", False, projected)}
 
 
-def train(run: Run, args: argparse.Namespace) -> str:
-    """Train a control network through the training function of its experiment's script."""
-    script = import_module(EXPERIMENTS[run.experiment].script)
-    return script.train(run, args, build=CONTROLS[run.config["control"]])
+def controls_at(experiment: Experiment, backbone: str, step: float) -> list[Network]:
+    """The control networks at a step of W."""
+    pair = step_size.at_step(experiment, backbone, step)
+    return [(pair[control.with_fr][0], {"control": name, **pair[control.with_fr][1]})
+            for name, control in CONTROLS.items()]
 
 
-def controls_of(pair: Pair, step: float, args: argparse.Namespace) -> list[Run]:
-    """The runs of the three control networks at a step of W, of each seed."""
-    runs: list[Run] = []
-    for control in CONTROLS:
-        # The basis is FR's, which the plain network's settings do not have.
-        for run, with_fr in zip(pair.runs[control == "plain-start", step], pair.runs[True, step]):
-            config = {**run.config, "network": with_fr.config["network"], "control": control}
-            folder = args.results / "controls" / control / run.results.name
-            command = f"python -m studies.controls --only {pair.name} --seeds {run.seed} --reference none"
-            settings = {**vars(run), "results": folder, "config": config, "command": command}
-            runs.append(ControlRun(**settings))
-    return runs
+def compared_steps(experiment: Experiment) -> list[tuple[str, float, str]]:
+    """The backbones and the steps of W that a row of the table is about; the last in words."""
+    return [(backbone, step, where) for backbone in experiment.backbones
+            for step, where in ((1.0, "the plain one's"), (step_size.fr_step(experiment, backbone), "FR's"))]
 
 
-def row(pair: Pair, step: float, where: str, args: argparse.Namespace) -> list[str]:
-    """A row of the table: the metric of the plain network, of the controls and of FR at a step of W."""
-    controls: dict[str, list[Run]] = {name: [] for name in CONTROLS}
-    for run in controls_of(pair, step, args):
-        controls[run.config["control"]].append(run)
-    return [EXPERIMENTS[pair.name].title, LABELS[pair.backbone], where,
-            *(values_of(runs, args) for runs in (pair.runs[False, step], *controls.values(), pair.runs[True, step]))]
+def train(experiment: Experiment, args: argparse.Namespace) -> None:
+    """Train the controls that have no record through the training function of their experiment's script."""
+    rows = compared_steps(experiment)
+    left = step_size.missing(experiment, [network for backbone, step, _ in rows
+                                          for network in controls_at(experiment, backbone, step)], args)
+    if not left:
+        return
+    script = import_module(experiment.script)
+    ours, data, planned = step_size.plan(experiment, [network for backbone, step, _ in rows for network in
+                                                      step_size.at_step(experiment, backbone, step).values()], args)
+    with_basis = {run.mode.removesuffix("+fr"): run.config["network"] for run in planned if "+fr" in run.mode}
+    jobs = []
+    for run in planned:
+        for name, control in CONTROLS.items():
+            if control.with_fr != ("+fr" in run.mode):
+                continue
+            of_control = dataclasses.replace(
+                run, own={"control": name, **run.own},
+                config={**run.config, "network": with_basis[run.mode.removesuffix("+fr")]},
+                command=f"python -m studies.controls --only {run.experiment} --seeds {run.seed} --records none")
+            if step_size.key_of(of_control) in left:
+                jobs.append(Job(of_control, partial(script.train, of_control, *step_size.data_of(run, data), ours,
+                                                    build=control.build)))
+    sweep([jobs], ours, parallel=True)
 
 
-def values_of(runs: list[Run], args: argparse.Namespace) -> str:
-    """The metric of the runs that have a record, of one seed after the other."""
-    metric = EXPERIMENTS[runs[0].experiment].metric
-    paths = [path for run in runs if (path := step_size.path_of(run, args))]
-    return ", ".join(f"{read_record(path)['metrics'][metric]:.{step_size.digits_of(metric)}f}" for path in paths) or "–"
+def row(experiment: Experiment, backbone: str, step: float, where: str, args: argparse.Namespace) -> list[str]:
+    """A row of the table: the metric of the plain network, of the controls and of FR at a step of W, seed by seed."""
+    found, digits = step_size.records(experiment, args), METRICS[experiment.metric][2]
+    pair = step_size.at_step(experiment, backbone, step)
+
+    def cell(network: Network) -> str:
+        of_seeds = [found.get(step_size.key(*network, seed)) for seed in args.seeds or experiment.seeds]
+        return ", ".join(f"{record['metrics'][experiment.metric]:.{digits}f}" for record in of_seeds if record) or "–"
+
+    return [experiment.title, LABELS[backbone], where,
+            *map(cell, [pair[False], *controls_at(experiment, backbone, step), pair[True]])]
 
 
 def main() -> None:
-    args = step_size.parse(__doc__, COMPARED, "0")
-    args.seeds = args.seeds or [0]
-    step_size.one_thread_each()
-    rows = []
+    args = step_size.parse(__doc__, COMPARED)
+    rows = [["experiment", "backbone", "step of W", "plain", *(control.label for control in CONTROLS.values()), "FR"]]
     for name in args.only:
-        ours, pairs = step_size.plan(name, args)
-        # FR's step first: there plain and FR differ the most.
-        stages = [[run for pair in pairs for run in controls_of(pair, pair.paper if fr else 1.0, args)
-                   if not step_size.path_of(run, args)] for fr in (True, False)]
-        if not args.draw and any(stages):
-            sweep(train, [stage for stage in stages if stage], ours, parallel=True)
-        rows += [row(pair, step, where, args) for pair in pairs
-                 for step, where in ((1.0, "the plain one's"), (pair.paper, "FR's"))]
-    rows = [cells for cells in rows if set(cells[4:-1]) != {"–"}]
-    if not rows:
-        raise UserError(f"no record of a control below {args.results} or {args.reference}; without --draw they are "
+        if not args.draw:
+            train(EXPERIMENTS[name], args)
+        rows += [row(EXPERIMENTS[name], *compared, args) for compared in compared_steps(EXPERIMENTS[name])]
+    if all(set(cells[4:-1]) == {"–"} for cells in rows[1:]):
+        raise UserError(f"no record of a control below {args.results} or {args.records}; without --draw they are "
                         "trained")
-    columns = ["experiment", "backbone", "step", "plain", *NAMES.values(), "FR"]
-    for cells in [columns, ["---"] * len(columns), *rows]:
-        print(f"| {' | '.join(cells)} |")
+    step_size.print_table(rows)
 
 
 if __name__ == "__main__":

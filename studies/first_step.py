@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from data.images import pixel_grid
 from data.signals import square_like_wave
-from experiment import cli
+from data.volumes import voxel_coordinates
+from harness import cli
 from models import FourierReparamLinear, build_inr, fold
-from models.encodings import voxel_coordinates
+from models.step_scale import step_scale
 
 LR = 1e-6  # of which the step is a multiple, as small as it may be in float32
 
@@ -31,15 +33,15 @@ def batch_1d(*_) -> tuple[Tensor, Tensor]:
 def batch_2d(script: ModuleType, folder: Path) -> tuple[Tensor, Tensor]:
     """4,096 pixels of Kodak 05 at half of its sides, and their colors."""
     image, = script.load_images(script.parse(["--image", "5", "--downscale", "2", "--data", str(folder)])).values()
-    x, target = script.pixel_grid(image, torch.device("cpu"))
+    x, target = pixel_grid(image, torch.device("cpu"))
     pixels = torch.randperm(len(x))[:4096]
     return x[pixels], target[pixels]
 
 
 def batch_3d(script: ModuleType, folder: Path) -> tuple[Tensor, Tensor]:
     """20,000 voxels of the dragon at an eighth of its sides, and whether they are full."""
-    args = script.parse(["--shape", "dragon", "--scale", "0.125", "--data", str(folder)])
-    volume, = script.load_volumes(args).values()
+    args = script.parse(["--shape", "dragon", "--downscale", "8", "--data", str(folder)])
+    (volume, _), = script.load_volumes(args).values()
     voxels = torch.randperm(volume.size)[:20_000]
     return voxel_coordinates(voxels, volume.shape), torch.from_numpy(volume).flatten()[voxels, None].float()
 
@@ -68,7 +70,7 @@ def first_step(model: nn.Sequential, x: Tensor, target: Tensor) -> tuple[list[fl
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="default: data")
+    parser.add_argument("--data", type=cli.folder, default=Path("data"), metavar="DIR", help="default: data")
     args = parser.parse_args()
     print(f"{'':<4}{'network':<12}{'κ':>7}   {'step of W / learning rate':<28}without a gradient")
     for name, (of_name, batch, backbones) in EXPERIMENTS.items():
@@ -77,8 +79,9 @@ def main() -> None:
         x, target = batch(script, args.data)
         for mode in (mode for backbone in backbones for mode in (backbone, f"{backbone}+fr")):
             torch.manual_seed(0)
-            model = build_inr(mode, **script.PAPER[mode]["network"])
-            kappa = [layer.step_scale() for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
+            of_mode = script.NETWORKS[mode]
+            model = build_inr(mode, **of_mode.get("network", of_mode))
+            kappa = [step_scale(layer) for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
             steps, still = first_step(model, x, target)
             print(f"{name:<4}{mode:<12}{kappa[0] if kappa else 1:>7.3g}   "
                   f"{'  '.join(f'{step:.3f}' for step in steps):<28}{'  '.join(f'{share:.0%}' for share in still)}")

@@ -1,26 +1,22 @@
-"""How much of FR's gain is step size: both networks over many learning rates of their hidden weights.
+"""How much of FR's gain is step size: a network with FR and one without at the same steps of W.
 
-    python -m studies.step_size                     all experiments; hours on two CPU cores
-    python -m studies.step_size --only 1d dvgo      some of them
-    python -m studies.step_size --quick             shorter trainings, of one seed
+    python -m studies.step_size --draw              figure and table of the records; trains nothing, needs no data
+    python -m studies.step_size                     first trains what has no record
+    python -m studies.step_size --only 1d --records none --results mine     trains all of 1D again: an hour of a core
 
-Under Adam a step moves the hidden W of an FR network κ times as far as a plain one's (`step_scale`). Here each network
-is trained at the same steps of W, from far below the paper's to beyond the best: a plain one with its hidden learning
-rate × s, one with FR with its × s / κ, all else as in the paper. What has a record in reference/step_size is not
-trained again. Writes
+Under Adam a step moves the hidden W of an FR network κ times as far as a plain one's (models/step_scale.py). Here both
+are trained at the same steps of W, from far below those of the scripts' learning rates to beyond the best. Only the
+learning rate of the hidden-to-hidden weights is scaled. Each training is one of the experiment's script, as in
 
-    results/step_size/<s>/<experiment>/…      a record a run, as the experiment's script makes it with --hidden-lr
-    figures/step_size.png                     the measure over the step of W, a panel an experiment and backbone
+    python 1d_function_fitting.py --modes relu,hidden-lr=5.884 --seeds 0 1 2
 
-and prints the gains of FR at the paper's rates, at equal steps and at each one's best rate.
+Writes figures/step_size.png, a panel an experiment and backbone, and prints what FR gains at equal learning rates, at
+equal steps of W and at each network's best step.
 """
 
 import argparse
-import dataclasses
 import math
-import os
 import shlex
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
@@ -28,211 +24,289 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
-from experiment import cli, figures
-from experiment.errors import UserError
-from experiment.labels import LABELS
-from experiment.metrics import mean_and_spread
-from experiment.records import Run, read_record
-from experiment.sweep import sweep
+from data.errors import UserError
+from data.scenes import normalize_poses
+from harness import cli, figures, nerf_views
+from harness.labels import LABELS, image_size, length, volume_size
+from harness.records import Run, joined, read_record
+from harness.results import mean_and_spread
+from harness.sweep import Job, sweep
 from models import FourierReparamLinear
+from models.step_scale import step_scale
 
 
 class Experiment(NamedTuple):
-    """Which runs of which script, and what is looked at."""
+    """Which trainings of which script, where their records lie, and what is looked at.
+
+    Attributes:
+        folder: below results/ and records/.
+        chosen: whether a best step may be chosen by the metric: it is that of the fit, and not of test views.
+    """
 
     title: str
     script: str
-    options: list[str]
+    options: str
+    folder: str
     backbones: list[str]
     metric: str
-    label: str
-    better: int  # 1 where more is better, −1 where less is
-    seeds: tuple[int, ...]  # as many as the time is there for
-    chosen: bool = True  # whether a best rate may be chosen by the metric: it is that of the fit itself
+    seeds: list[int]
+    chosen: bool = True
 
 
+ALL = ["relu", "relu+pe", "sin"]
 # At sizes at which all of it takes some hours on two cores. 2D has more values than the plain network has weights.
 EXPERIMENTS = {
-    "1d": Experiment("1D", "1d_function_fitting", [], ["relu", "sin"], "loss", "loss", -1, (0, 1, 2)),
-    "2d": Experiment("2D", "2d_image_fitting",
-                     ["--downscale", "2", "--batch", "4096", "--steps", "300", "--image", "5"],
-                     ["relu", "relu+pe", "sin"], "psnr", "PSNR (dB)", 1, (0, 1)),
-    "3d": Experiment("3D", "3D_occupance",
-                     ["--shape", "dragon", "--scale", "0.125", "--epochs", "25", "--chunk", "20000"],
-                     ["relu", "relu+pe", "sin"], "iou", "IoU", 1, (0, 1, 2)),
-    **{f"{name} {scene}": Experiment(f"{title}, {scene}", script, ["--quick", "--frames", "0", *of_scene], ["relu"],
-                                     "psnr", "PSNR (dB)", 1, (0, 1, 2), chosen=False)
+    "1d": Experiment("1D", "1d_function_fitting", "", "1d/function", ["relu", "sin"], "loss", [0, 1, 2]),
+    "2d": Experiment("2D", "2d_image_fitting", "--image 5 --downscale 2 --steps 300 --batch 4096",
+                     "2d/kodim05/steps=300,downscale=2,batch=4096", ALL, "psnr", [0, 1]),
+    "3d": Experiment("3D", "3D_occupance", "--shape dragon --downscale 8 --epochs 25 --batch 20000",
+                     "3d/dragon/epochs=25,downscale=8,batch=20000", ALL, "iou", [0, 1, 2]),
+    **{f"{name} {scene}": Experiment(f"{title}, {scene}", script, f"--quick --scene {scene} --frames 0",
+                                     f"{name}/{scene}/quick", ["relu"], "psnr", [0, 1, 2], chosen=False)
        for name, title, script in (("dvgo", "DVGO", "dvgo"), ("ngp", "Instant-NGP", "InstantNGP"))
-       for scene, of_scene in (("lego", []), ("toy", ["--scene", "toy"]))},
+       for scene in ("lego", "toy")},
 }
-QUICK = {"1d": ["--steps", "200"], "2d": ["--steps", "20"], "3d": ["--epochs", "3"]}
-# Steps of W in units of FR's at the paper's rate; the baseline's own is trained, too.
+METRICS = {"loss": ("loss", -1, 4), "psnr": ("PSNR (dB)", 1, 2), "iou": ("IoU", 1, 4)}  # name, sign of better, digits
+# Steps of W in units of FR's at the script's rate; the plain network's own is there, too.
 MULTIPLES = (1 / 64, 1 / 16, 1 / 4, 1, 4, 16)
 
+Network = tuple[str, dict[str, Any]]  # a mode, and its own settings
+Key = tuple[str, tuple, int]  # both, and a seed: by what a record is found
 
-def kappa_of(network: dict[str, Any]) -> float:
-    """κ of the FR layers of a network with the given settings."""
+
+def key(mode: str, own: dict[str, Any], seed: int) -> Key:
+    """By what a run's record is found in the folder of its experiment."""
+    return mode, tuple(sorted(own.items())), seed
+
+
+def key_of(run: Run) -> Key:
+    """Likewise."""
+    return key(run.mode, run.own, run.seed)
+
+
+def learning_rate_and_network(experiment: Experiment, mode: str) -> tuple[float, dict[str, Any]]:
+    """The defaults of the experiment's script."""
+    script = import_module(experiment.script)
+    of_mode = script.NETWORKS[mode]
+    return {**script.PAPER, **of_mode}["lr"], of_mode.get("network", of_mode)
+
+
+def kappa(network: dict[str, Any]) -> float:
+    """κ of the FR layers of a network, or of its color network, with the given settings."""
     basis = {name: network[name] for name in ("low_freq_num", "high_freq_num", "phase_num", "alpha")}
-    return FourierReparamLinear(network["hidden_features"], network["hidden_features"], **basis).step_scale()
+    return step_scale(FourierReparamLinear(network["hidden_features"], network["hidden_features"], **basis))
+
+
+def fr_step(experiment: Experiment, backbone: str) -> float:
+    """FR's step of W at the script's learning rate, in units of the plain network's."""
+    (plain_lr, _), (fr_lr, network) = (learning_rate_and_network(experiment, mode)
+                                       for mode in (backbone, f"{backbone}+fr"))
+    return kappa(network) * fr_lr / plain_lr
+
+
+def steps(experiment: Experiment, backbone: str) -> list[float]:
+    """The steps of W that are compared, in units of the plain network's at the script's rate."""
+    return sorted({1.0, *(fr_step(experiment, backbone) * multiple for multiple in MULTIPLES)})
+
+
+def own_at(step: float, own_step: float) -> dict[str, float]:
+    """A network's setting that makes its step of W `step`, where it is `own_step` at the script's rate."""
+    factor = float(f"{step / own_step:.4g}")
+    return {"hidden_lr": factor} if factor != 1 else {}
+
+
+def at_step(experiment: Experiment, backbone: str, step: float) -> dict[bool, Network]:
+    """The plain network (False) and that with FR (True) at a step of W."""
+    return {False: (backbone, own_at(step, 1.0)),
+            True: (f"{backbone}+fr", own_at(step, fr_step(experiment, backbone)))}
+
+
+def records(experiment: Experiment, args: argparse.Namespace) -> dict[Key, dict[str, Any]]:
+    """The records of an experiment: those below records/, and before them those below results/."""
+    found = [read_record(path) for top in (args.records, args.results)
+             for path in sorted((top / experiment.folder).glob("*.json"))]
+    return {key(record["mode"], record["own"], record["seed"]): record for record in found}
+
+
+def missing(experiment: Experiment, wanted: list[Network], args: argparse.Namespace) -> set[Key]:
+    """Those of some networks, of each seed, that have no record."""
+    return {key(*network, seed) for network in wanted for seed in args.seeds or experiment.seeds
+            } - set(records(experiment, args))
+
+
+def plan(experiment: Experiment, wanted: list[Network],
+         args: argparse.Namespace) -> tuple[argparse.Namespace, list[Any], list[Run]]:
+    """The options of the experiment's script for some networks, the data that it loads with them, and its runs."""
+    script = import_module(experiment.script)
+    options = [*experiment.options.split(), "--modes", *(",".join(filter(None, [mode, joined(own)])) for mode, own in
+                                                         wanted),
+               "--seeds", *map(str, args.seeds or experiment.seeds)]
+    ours = script.parse([*options, "--device", "cpu", "--data", str(args.data), "--results", str(args.results)])
+    ours.command = shlex.join(["python", f"{experiment.script}.py", *options])
+    if experiment.script == "1d_function_fitting":
+        data: list[Any] = []
+    elif experiment.script == "2d_image_fitting":
+        data = [script.load_images(ours)]
+    elif experiment.script == "3D_occupance":
+        data = [script.load_volumes(ours)]
+    else:
+        size = nerf_views.size_settings(ours, script.MEDIUM, script.QUICK)
+        scene = nerf_views.load(ours, {**script.PAPER, **size})
+        data = [normalize_poses(scene) if experiment.script == "InstantNGP" else scene]
+    return ours, data, script.plan(ours, *data)
+
+
+def data_of(run: Run, data: list[Any]) -> list[Any]:
+    """What the script's training function takes between the run and the options."""
+    if run.experiment == "2d":
+        return [data[0][run.case]]
+    return [data[0][run.case][0]] if run.experiment == "3d" else data
+
+
+def train(experiment: Experiment, args: argparse.Namespace) -> None:
+    """Train what has no record through the script's own function, on one thread each."""
+    wanted = [network for backbone in experiment.backbones for step in steps(experiment, backbone)
+              for network in at_step(experiment, backbone, step).values()]
+    left = missing(experiment, wanted, args)
+    if not left:
+        return
+    script = import_module(experiment.script)
+    ours, data, planned = plan(experiment, wanted, args)
+    runs = [run for run in planned if key_of(run) in left]
+    jobs = [Job(run, partial(getattr(script, "train_fine", None) or script.train, run, *data_of(run, data), ours))
+            for run in runs]
+    coarse = {run.seed: script.coarse_run(run) for run in runs if experiment.script == "dvgo"}
+    sweep([[Job(run, partial(script.train_coarse, run, *data, ours)) for run in coarse.values()], jobs], ours,
+          parallel=True)
 
 
 class Pair(NamedTuple):
-    """A backbone and the same with FR: their runs by step of W, in units of the baseline's learning rate."""
+    """A backbone without and with FR, and what was measured of both.
 
-    name: str
+    Attributes:
+        fr_step: FR's step of W at the script's learning rate; the plain network's is 1.
+        values: the metric of each seed, by whether with FR, and step.
+        config: of one of the runs.
+    """
+
+    experiment: Experiment
     backbone: str
-    lr: float  # of the baseline
-    paper: float  # FR's step at the paper's rate; the baseline's is 1
-    runs: dict[tuple[bool, float], list[Run]]  # by whether with FR, and step; of each seed
+    fr_step: float
+    values: dict[tuple[bool, float], np.ndarray]
+    config: dict[str, Any]
+
+    def best(self, with_fr: bool) -> float | None:
+        """The step at which the mean of the seeds is best."""
+        better = METRICS[self.experiment.metric][1]
+        return max((step for of_fr, step in self.values if of_fr == with_fr), default=None,
+                   key=lambda step: better * self.values[with_fr, step].mean())
 
 
-def seeds_of(name: str, args: argparse.Namespace) -> list[int]:
-    """The seeds of an experiment: those that are asked for, or its own."""
-    return args.seeds or list(EXPERIMENTS[name].seeds[:1 if args.quick else None])
-
-
-def plan(name: str, args: argparse.Namespace) -> tuple[argparse.Namespace, list[Pair]]:
-    """The options of an experiment's script, and what is to be trained with them."""
-    experiment, script = EXPERIMENTS[name], import_module(EXPERIMENTS[name].script)
-    options = [*experiment.options, *(QUICK.get(name, []) if args.quick else [])]
-    modes = [mode for backbone in experiment.backbones for mode in (backbone, f"{backbone}+fr")]
-    ours = script.parse([*options, "--modes", *modes, "--seeds", *map(str, seeds_of(name, args)),
-                         "--data", str(args.data), "--device", args.device])
-    ours.results, ours.figures = args.results, args.figures
-    planned: dict[str, list[Run]] = {}
-    for run in script.plan(ours):
-        planned.setdefault(run.mode, []).append(run)
-    pairs = []
+def measured(experiment: Experiment, args: argparse.Namespace) -> list[Pair]:
+    """The pairs of an experiment, as far as there are records of all seeds."""
+    found, pairs = records(experiment, args), []
     for backbone in experiment.backbones:
-        plain, fr = planned[backbone], planned[f"{backbone}+fr"]
-        lr = plain[0].config["lr"]
-        paper = kappa_of(fr[0].config["network"]) * fr[0].config["lr"] / lr
-        runs = {}
-        for step in sorted({1.0, *(paper * multiple for multiple in MULTIPLES)}):
-            for with_fr, of_mode, at_one in ((False, plain, 1.0), (True, fr, paper)):
-                runs[with_fr, step] = [with_hidden_lr(run, step, step / at_one, [script.__name__, *options])
-                                       for run in of_mode]
-        pairs.append(Pair(name, backbone, lr, paper, runs))
-    return ours, pairs
+        values, config = {}, {}
+        for step in steps(experiment, backbone):
+            for with_fr, network in at_step(experiment, backbone, step).items():
+                of_seeds = [found[of_seed] for seed in args.seeds or experiment.seeds
+                            if (of_seed := key(*network, seed)) in found]
+                if len(of_seeds) == len(args.seeds or experiment.seeds):
+                    values[with_fr, step] = np.array([record["metrics"][experiment.metric] for record in of_seeds])
+                    config = of_seeds[0]["config"]
+        pairs.append(Pair(experiment, backbone, fr_step(experiment, backbone), values, config))
+    return pairs
 
 
-def with_hidden_lr(run: Run, step: float, factor: float, script: list[str]) -> Run:
-    """The run with its hidden learning rate × `factor`, in a folder named by its step of W, and its command."""
-    factor = float(f"{factor:.4g}")
-    folder = run.results / f"{step:.4g}"
-    command = shlex.join(["python", f"{script[0]}.py", *script[1:], "--modes", run.mode, "--seeds", str(run.seed),
-                          "--hidden-lr", f"{factor:g}", "--results", str(folder)])
-    config = run.config if factor == 1 else {**run.config, "hidden_lr": factor}
-    return dataclasses.replace(run, results=folder, config=config, command=command)
+COLUMNS = ["experiment", "backbone", "FR's step", "equal learning rate", "equal step: plain's", "equal step: FR's",
+           "each at its best (hidden rate of FR, of plain)"]
 
 
-def path_of(run: Run, args: argparse.Namespace) -> Path | None:
-    """Where the record of a run lies: below results, or published."""
-    ours = run.path(".json")
-    published = args.reference / ours.relative_to(args.results)
-    return next((path for path in (ours, published) if path.exists()), None)
-
-
-def train_all(pairs: list[Pair], ours: argparse.Namespace, args: argparse.Namespace) -> None:
-    """Train what has no record yet, through the script's own training function."""
-    script = import_module(EXPERIMENTS[pairs[0].name].script)
-    left = [run for pair in pairs for runs in pair.runs.values() for run in runs if not path_of(run, args)]
-    if not left:
-        return
-    if hasattr(script, "coarse_run"):  # DVGO's is the same at every step of W: trained once a seed, and copied
-        folder = args.results / "coarse"
-        coarse = {run.seed: dataclasses.replace(script.coarse_run(run), results=folder) for run in left}
-        sweep(script.train, [list(coarse.values())], ours, parallel=True)
-        for run in left:
-            for suffix in (".npz", ".json"):
-                target = script.coarse_run(run).path(suffix)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(coarse[run.seed].path(suffix), target)
-    sweep(script.train, [left], ours, parallel=True)
-
-
-def measured(pair: Pair, args: argparse.Namespace) -> dict[tuple[bool, float], np.ndarray]:
-    """The metric of each seed, by whether with FR and step, of what has been trained."""
-    metric = EXPERIMENTS[pair.name].metric
-    values = {}
-    for key, runs in pair.runs.items():
-        paths = [path for run in runs if (path := path_of(run, args))]
-        if len(paths) == len(runs):
-            values[key] = np.array([read_record(path)["metrics"][metric] for path in paths])
-    return values
-
-
-def digits_of(metric: str) -> int:
-    """How many digits a table has of a metric."""
-    return 2 if metric == "psnr" else 4
-
-
-def gains(pair: Pair, args: argparse.Namespace) -> list[str]:
-    """A row of the table: what FR adds at the paper's rates, at equal steps, and at each one's best rate."""
-    experiment, values = EXPERIMENTS[pair.name], measured(pair, args)
-    digits = digits_of(experiment.metric)
+def gains(pair: Pair) -> list[str]:
+    """A row of the table: what FR adds at equal learning rates, at equal steps of W, and at each one's best step."""
+    _, better, digits = METRICS[pair.experiment.metric]
 
     def gain(fr: float | None, plain: float | None) -> str:
-        if fr is None or plain is None or (True, fr) not in values or (False, plain) not in values:
+        if fr is None or plain is None or (True, fr) not in pair.values or (False, plain) not in pair.values:
             return "–"
-        found = mean_and_spread(list(experiment.better * (values[True, fr] - values[False, plain])), digits)
-        return found.replace("-", "−")
+        difference = better * (pair.values[True, fr] - pair.values[False, plain])
+        return mean_and_spread(list(difference), digits).replace("-", "−")
 
-    def best(with_fr: bool) -> float | None:
-        steps = [step for of_fr, step in values if of_fr == with_fr]
-        return max(steps, key=lambda step: experiment.better * values[with_fr, step].mean(), default=None)
-
-    at_best, (fr, plain) = "not chosen", (best(True), best(False))
-    if experiment.chosen:
-        where = f" (× {fr / pair.paper:.3g} and × {plain:.3g})" if fr and plain else ""
-        at_best = gain(fr, plain) + where
-    return [experiment.title, LABELS[pair.backbone], f"{pair.paper:.3g}", gain(pair.paper, 1.0), gain(1.0, 1.0),
-            gain(pair.paper, pair.paper), at_best]
-
-
-COLUMNS = ["experiment", "backbone", "FR's step / plain's", "gain at the paper's rates", "at the plain one's step",
-           "at FR's step", "at each one's best (hidden rate of FR, of plain)"]
+    at_best, (fr, plain) = "not chosen", (pair.best(True), pair.best(False))
+    if pair.experiment.chosen:
+        at_best = gain(fr, plain) + (f" (× {fr / pair.fr_step:.3g}, × {plain:.3g})" if fr and plain else "")
+    return [pair.experiment.title, LABELS[pair.backbone], f"{pair.fr_step:.3g}", gain(pair.fr_step, 1.0),
+            gain(1.0, 1.0), gain(pair.fr_step, pair.fr_step), at_best]
 
 
 def draw(pairs: list[Pair], args: argparse.Namespace) -> None:
-    """A panel a pair: the metric over the step of W, baseline dashed, FR solid, the spread of the seeds as a band."""
-    shown = [(pair, values) for pair in pairs if (values := measured(pair, args))]
-    if not shown:
-        raise UserError(f"no record of all its seeds below {args.results} or {args.reference}; without --draw it is "
-                        "trained")
-    columns = min(4, len(shown))
-    rows = -(-len(shown) // columns)
-    figure, axes = figures.subplots(rows, columns, 3.4 * columns, 2.9 * rows + 0.8)
+    """A panel a pair: the metric over the step of W, plain dashed, FR solid, the range of the seeds as a band."""
+    columns = min(4, len(pairs))
+    rows = -(-len(pairs) // columns)
+    figure, axes = figures.subplots(rows, columns, 3.4 * columns, 3.1 * rows + 0.8)
     axis: Axes
-    for axis in axes.flat[len(shown):]:
+    for axis in axes.flat[len(pairs):]:
         axis.set_axis_off()
-    for (pair, values), axis in zip(shown, axes.flat):
-        experiment = EXPERIMENTS[pair.name]
-        for with_fr, paper in ((False, 1.0), (True, pair.paper)):
-            style = figures.line_style(pair.backbone + "+fr" * with_fr)
-            steps = [step for of_fr, step in values if of_fr == with_fr]
-            x, y = pair.lr * np.array(steps), np.array([values[with_fr, step] for step in steps])  # (steps, seeds)
-            axis.fill_between(x, y.min(axis=1), y.max(axis=1), color=style["color"], alpha=0.2, linewidth=0)
-            axis.plot(x, y.mean(axis=1), **style, marker=".", label="FR" if with_fr else "plain")
-            if (with_fr, paper) in values:
-                axis.plot(pair.lr * paper, values[with_fr, paper].mean(), "o" if with_fr else "s", color=style["color"],
-                          markersize=9, fillstyle="none", label=f"{'FR' if with_fr else 'plain'} at the script's rate")
-        axis.set_xscale("log")
-        axis.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
-        if experiment.metric == "loss":
-            axis.set_yscale("log")
-            figures.plain_log_labels(axis.yaxis)
-        seeds = len(next(iter(values.values())))
-        axis.set_title(f"{experiment.title}: {LABELS[pair.backbone]} ({seeds} seed{'s' * (seeds > 1)})")
-        axis.set_ylabel(experiment.label)
-        axis.set_xlabel("step of W per update")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(4, 2 * columns))
-    figure.suptitle(f"FR and its baseline at the same steps of W{', quick' * args.quick}")
+    for pair, axis in zip(pairs, axes.flat):
+        draw_pair(pair, axis)
+    legend = [Line2D([], [], color="black", **style, label=label) for label, style in (
+        ("FR", {"marker": "."}), ("plain", {"marker": ".", "linestyle": "--"}),
+        ("FR at the script's rate", {"marker": "o", "linestyle": "", "fillstyle": "none", "markersize": 9}),
+        ("plain at the script's rate", {"marker": "s", "linestyle": "", "fillstyle": "none", "markersize": 9}),
+        ("FR beyond the axis, and its value", {"marker": "v", "linestyle": ""}),
+        ("plain likewise", {"marker": "v", "linestyle": "", "fillstyle": "none"}))]
+    figure.legend(handles=legend, loc="outside lower center", ncols=min(6, 2 * columns))
+    figure.suptitle("FR and its baseline at the same steps of W: mean of the seeds, and their range")
     figures.save(figure, args.figures / "step_size.png")
+
+
+def draw_pair(pair: Pair, axis: Axes) -> None:
+    """One panel. Its axis holds all up to FR's own step; what is worse beyond is an arrow at its end and the value."""
+    metric, better, digits = METRICS[pair.experiment.metric]
+    top = max(values.max() for values in pair.values.values())
+    known = [values.mean() for (_, step), values in pair.values.items() if step <= pair.fr_step]
+    bottom = min(known) - 0.1 * (top - min(known)) if better > 0 else 0.0
+    for with_fr in (False, True):
+        style, own_step = figures.line_style(pair.backbone + "+fr" * with_fr), pair.fr_step if with_fr else 1.0
+        found = {step: values for (of_fr, step), values in pair.values.items() if of_fr == with_fr}
+        x = {step: pair.config["lr"] * step for step in found}
+        axis.fill_between(list(x.values()), [values.min() for values in found.values()],
+                          [values.max() for values in found.values()], color=style["color"], alpha=0.2, linewidth=0)
+        axis.plot(list(x.values()), [values.mean() for values in found.values()], **style, marker=".",
+                  label="FR" if with_fr else "plain")
+        marker: dict[str, Any] = {"color": style["color"], "linestyle": "", "fillstyle": "full" if with_fr else "none"}
+        if own_step in found:
+            axis.plot(x[own_step], found[own_step].mean(), **{**marker, "fillstyle": "none"}, markersize=9,
+                      marker="o" if with_fr else "s")
+        for step, values in found.items():
+            if values.mean() < bottom:
+                axis.plot(x[step], bottom, **marker, marker="v", clip_on=False, zorder=5)
+                axis.annotate(f"{values.mean():.{min(digits, 2)}f}", (x[step], bottom), (0, 14 if with_fr else 5),
+                              textcoords="offset points", ha="center", fontsize=7, color=style["color"],
+                              bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+    axis.set_xscale("log")
+    axis.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
+    if metric == "loss":
+        axis.set_yscale("log")
+        figures.plain_log_labels(axis.yaxis)
+    else:
+        axis.set_ylim(bottom, top + 0.05 * (top - bottom))
+    axis.set_title(f"{pair.experiment.title}: {LABELS[pair.backbone]}\n{size(pair)}", fontsize=9)
+    axis.set_ylabel(metric)
+    axis.set_xlabel("step of W (κ × learning rate)")
+
+
+def size(pair: Pair) -> str:
+    """What a pair was trained on, and how long, in words."""
+    name = pair.experiment.folder.split("/")[0]
+    of_data = {"1d": lambda _: "300 points", "3d": volume_size}.get(name, image_size)(pair.config)
+    seeds = len(next(iter(pair.values.values())))
+    return (f"{of_data}{'' if name == '1d' else ' voxels' if name == '3d' else ' pixels'}, "
+            f"{seeds} seed{'s' * (seeds > 1)}\n{length(name, pair.config)}")
 
 
 def power_of_ten(value: float, _: int) -> str:
@@ -240,44 +314,37 @@ def power_of_ten(value: float, _: int) -> str:
     return "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def parse(description: str | None, experiments: Sequence[str], seeds: str) -> argparse.Namespace:
-    """The options of this study, or of its controls, by their experiments and their default seeds in words."""
+def parse(description: str | None, experiments: Sequence[str]) -> argparse.Namespace:
+    """The options of this study, or of its controls, by their experiments."""
     parser = cli.Parser(description)
     add = parser.add_argument
     add("--only", nargs="+", choices=experiments, default=experiments, metavar="E",
         help=f"which experiments, of {', '.join(experiments)}")
-    add("--seeds", nargs="+", type=cli.whole(0), metavar="S", help=f"default: {seeds}")
+    add("--seeds", nargs="+", type=cli.whole(0), metavar="S", help="default: those of the published table")
     add("--draw", action="store_true", help="train nothing; draw and print what is there")
-    add("--quick", action="store_true", help="a tenth of the steps, one seed")
-    add("--device", default="auto", help="auto, cpu, cuda, cuda:N")
-    for name, default in (("data", "data"), ("results", "results/step_size"), ("reference", "reference/step_size"),
-                          ("figures", "figures")):
-        add(f"--{name}", type=Path, default=Path(default), metavar="DIR", help=f"default: {default}")
-    args = parser.parse_args()
-    if args.quick:
-        args.results, args.figures, args.reference = (folder / "quick" for folder in (
-            args.results, args.figures, args.reference))
-    return args
+    for name in ("data", "results", "records", "figures"):
+        add(f"--{name}", type=cli.folder, default=Path(name), metavar="DIR", help=f"default: {name}")
+    return parser.parse_args()
 
 
-def one_thread_each() -> None:
-    """As many runs at a time as there are cores, each on one."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # read where a process first imports torch
-    torch.set_num_threads(1)
+def print_table(rows: list[list[str]]) -> None:
+    """Print rows of cells, the first the columns' names, as a table of Markdown."""
+    for cells in [rows[0], ["---"] * len(rows[0]), *rows[1:]]:
+        print(f"| {' | '.join(cells)} |")
 
 
 def main() -> None:
-    args = parse(__doc__, list(EXPERIMENTS), "0 1 2; in 2D 0 1; with --quick 0")
-    one_thread_each()
-    pairs = []
-    for name in args.only:
-        ours, of_name = plan(name, args)
-        pairs += of_name
+    args = parse(__doc__, list(EXPERIMENTS))
+    experiments = [EXPERIMENTS[name] for name in args.only]
+    for experiment in experiments:
         if not args.draw:
-            train_all(of_name, ours, args)
-    figures.draw_each(partial(draw, pairs, args))
-    for cells in [COLUMNS, ["---"] * len(COLUMNS), *(gains(pair, args) for pair in pairs)]:
-        print(f"| {' | '.join(cells)} |")
+            train(experiment, args)
+    pairs = [pair for experiment in experiments for pair in measured(experiment, args)]
+    if not any(pair.values for pair in pairs):
+        raise UserError(f"no record of all its seeds below {args.results} or {args.records}; without --draw it is "
+                        "trained")
+    figures.draw_each(partial(draw, [pair for pair in pairs if pair.values], args))
+    print_table([COLUMNS, *map(gains, pairs)])
 
 
 if __name__ == "__main__":

@@ -36,7 +36,7 @@ def folders(path):
 
 
 def stem(path, experiment, case, name, options="quick", seed=0):
-    """The path, but for the suffix, of what a run with `folders(path)` leaves; `name` is its mode with what is its own."""
+    """The path, but for the suffix, of what a run with `folders(path)` leaves; `name` is its mode and its own settings."""
     return path / "results" / experiment / case / options / f"{name}-seed{seed}"
 
 

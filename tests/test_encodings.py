@@ -8,7 +8,7 @@ import torch
 from scipy.special import factorial, lpmv
 
 from models import PositionalEncoding
-from models.encodings import SphericalHarmonics, voxel_coordinates
+from models.encodings import SphericalHarmonics
 
 
 @pytest.mark.parametrize("base", [math.pi, 1.0])
@@ -74,14 +74,3 @@ def test_spherical_harmonics_of_any_leading_shape(shape):
     values = harmonics(torch.nn.functional.normalize(torch.randn(shape), dim=-1))
     assert values.shape == (*shape[:-1], harmonics.out_features) and values.dtype == torch.float32
     assert not harmonics.state_dict()
-
-
-def test_voxel_coordinates():
-    shape = (3, 4, 5)
-    found = voxel_coordinates(torch.arange(60), shape).reshape(3, 4, 5, 3)
-    assert found.dtype == torch.float32
-    rows, columns, slices = (torch.linspace(-1, 1, side) for side in shape)
-    expected = torch.stack(torch.meshgrid(rows, columns, slices, indexing="ij"), -1)[..., [1, 0, 2]]
-    assert torch.allclose(found, expected, atol=1e-6)
-    last = 512**3 - 1  # beyond what a float32 counts
-    assert voxel_coordinates(torch.tensor([last]), (512,) * 3).equal(torch.ones(1, 3))

@@ -1,6 +1,7 @@
 """Images by path and by name, and fetching Kodak from a folder on this machine."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,14 @@ def test_what_is_not_an_image_is_named(tmp_path, make):
     make(path)
     with pytest.raises(UserError, match="a.png"):
         load_image(str(path), Path("nowhere"))
+
+
+def test_a_name_may_be_composed_otherwise(tmp_path):
+    folder = tmp_path / unicodedata.normalize("NFD", "für")
+    folder.mkdir()
+    Image.fromarray(RGBA).save(folder / unicodedata.normalize("NFD", "é.png"))
+    path = unicodedata.normalize("NFC", str(folder / "é.png"))
+    assert not Path(path).exists() and load_image(path, Path("nowhere"))[1].shape == (13, 17, 3)
 
 
 def test_pillow_s_warnings_are_neither_printed_nor_errors(tmp_path, recwarn):

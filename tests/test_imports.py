@@ -21,8 +21,10 @@ def imported(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            # Relative only in models/, which pip installs by another name.
+            assert node.level == 0 or (node.level == 1 and path.parent == ROOT / "models"), f"{path}: a relative import"
+            package = "models." if node.level else ""
+            yield from (f"{package}{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == "import_module":
             yield from (constant.value for constant in node.args if isinstance(constant, ast.Constant))
 

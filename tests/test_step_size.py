@@ -11,6 +11,7 @@ from torch import nn
 from experiment import figures
 from experiment.records import read_record
 from models import FourierReparamLinear, build_inr
+from models.step_scale import step_scale
 from studies import controls, step_size
 
 NETWORK = {"in_features": 1, "out_features": 1, "hidden_features": 16, "hidden_layers": 2, "low_freq_num": 8,
@@ -30,7 +31,7 @@ def finish(run, loss):
 
 def test_kappa_is_that_of_the_layer():
     layer = FourierReparamLinear(16, 16, low_freq_num=8, high_freq_num=8, phase_num=4, alpha=0.05)
-    assert step_size.kappa_of(NETWORK) == layer.step_scale()
+    assert step_size.kappa_of(NETWORK) == step_scale(layer)
 
 
 def test_each_run_has_a_folder_of_its_step_and_the_rate_that_makes_it(options):

@@ -3,7 +3,8 @@
 from torch import nn
 
 from models.backbones import basis_for
-from models.fourier_reparam import FourierReparamLinear, as_count
+from models.checks import as_count
+from models.fourier_reparam import FourierReparamLinear
 
 COLOR_MODES = ("relu", "relu+fr")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from models.fourier_reparam import as_count
+from models.checks import as_count
 
 PRIMES = (1, 2654435761, 805459861)  # Eq. 4
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from models.fourier_reparam import as_count, as_positive
+from models.checks import as_count, as_positive
 
 CHUNK = 2**19  # points evaluated at once
 DECAY = 0.95
