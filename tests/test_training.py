@@ -16,7 +16,7 @@ from data.errors import UserError
 from harness import training
 from harness.device import Stopwatch
 from harness.records import Run
-from models import build_inr
+from models import MODES, build_inr
 
 CPU = torch.device("cpu")
 SCHEDULERS = {  # those of the scripts
@@ -180,6 +180,24 @@ def test_a_long_training_on_a_cpu_is_announced(tmp_path, capsys):
     run.finish(metrics={}, arrays={"a": np.zeros(1)}, seconds=1, steps=1)
     training.say_how_long([run], args, lambda config: 10**11)
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_w_composed_once_for_all_chunks_gives_the_same_gradients(mode):
+    torch.manual_seed(0)
+    model = build_inr(mode, in_features=2, out_features=3, hidden_features=16, hidden_layers=2, low_freq_num=4,
+                      high_freq_num=4, phase_num=3, alpha=0.1).double()
+    x = torch.rand(50, 2, dtype=torch.float64)
+    model(x).square().sum().backward()
+    whole = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    with training.composed_once(model):
+        for part in x.split(20):
+            model(part).square().sum().backward()
+    for parameter, gradient in zip(model.parameters(), whole):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-12)
+    model(x)  # as before: W follows Λ again
+    assert not any("forward" in vars(layer) for layer in model)
 
 
 @pytest.mark.slow
