@@ -117,14 +117,14 @@ def test_a_run_of_other_data_is_neither_used_nor_overwritten(tmp_path, capsys):
             ask()
     args = import_module("1d_function_fitting").parse(list(map(str, folders(tmp_path))))
     with pytest.raises(UserError, match=said):
-        sweep([[Job(other, lambda: 1 / 0)]], args, parallel=False)
+        sweep([Job(other, lambda: 1 / 0)], args=args, parallel=False)
     args.force = True
 
     def train():
         finish(other, loss=2.0)
         return "trained"
 
-    sweep([[Job(other, train)]], args, parallel=False)
+    sweep([Job(other, train)], args=args, parallel=False)
     assert other.metric("loss") == 2.0 and "trained" in capsys.readouterr().out
     run_in(tmp_path, pixels="a").checkpoint(5, weights=torch.ones(2))
     with pytest.raises(UserError, match=said):
@@ -199,7 +199,7 @@ def test_two_processes_do_not_train_one_run(tmp_path, capsys):
         run.checkpoint(5, weights=torch.ones(2))
         args.force = True
         with pytest.raises(UserError, match="relu seed 0: another process trains it now; wait"):
-            sweep([[Job(run, lambda: 1 / 0)]], args, parallel=False)
+            sweep([Job(run, lambda: 1 / 0)], args=args, parallel=False)
         assert run.restore(weights=torch.zeros(2)) == 5
     finally:
         holder.send_signal(signal.SIGKILL)
@@ -212,11 +212,11 @@ def test_two_processes_do_not_train_one_run(tmp_path, capsys):
         finish(run)
         return "trained"
 
-    sweep([[Job(run, train)]], args, parallel=False)  # a killed process holds no lock
+    sweep([Job(run, train)], args=args, parallel=False)  # a killed process holds no lock
     assert "trained" in capsys.readouterr().out and not run.path(".lock").exists()
     with pytest.MonkeyPatch.context() as patch:  # another process finishes it between the look and the lock
         patch.setattr(Run, "finished", lambda _, seen=[False, True]: seen.pop(0))
-        sweep([[Job(run, lambda: 1 / 0)]], args, parallel=False)
+        sweep([Job(run, lambda: 1 / 0)], args=args, parallel=False)
     assert "another process has finished it" in capsys.readouterr().out
 
 
