@@ -51,7 +51,7 @@ def test_those_of_a_radiance_field_name_what_no_setting_says(name, experiment, s
 
 def test_every_published_value_has_its_source_and_its_settings():
     for entry in PUBLISHED:
-        assert set(entry) - {"beside", "name"} == {"experiment", "case", "metric", "source", "at", "values"}
+        assert set(entry) - {"beside", "name", "note"} == {"experiment", "case", "metric", "source", "at", "values"}
         assert entry["source"] and entry["at"] and entry["values"]
 
 
