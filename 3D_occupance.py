@@ -113,7 +113,7 @@ def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
             for part in voxels.split(chunk):  # the gradients add up to those of the whole batch
                 with autocast:
                     output = model(voxel_coordinates(part, volume.shape))
-                loss = F.mse_loss(output.float()[:, 0], full[part].float(), reduction="sum") / len(voxels)
+                loss = F.mse_loss(output.float()[:, 0], full[part].float()) * (len(part) / len(voxels))
                 loss.backward()
                 losses[step] += loss.detach()
         optimizer.step()

@@ -60,7 +60,8 @@ def assert_same_run(found, expected):
     if beside(expected, ".pt").exists():
         fields = [torch.load(beside(run, ".pt"), weights_only=True)["field"] for run in (found, expected)]
         assert fields[0].keys() == fields[1].keys()
-        assert all(value.equal(fields[1][name]) for name, value in fields[0].items())
+        assert all(value.equal(fields[1][name]) if isinstance(value, torch.Tensor) else value == fields[1][name]
+                   for name, value in fields[0].items())
 
 
 def write_record(folder, mode, seed, psnr, case="kodim05", options=None, own=None, **config):

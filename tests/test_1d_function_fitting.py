@@ -181,7 +181,7 @@ def test_force_keeps_the_old_record_until_there_is_a_new_one(tmp_path, call, mon
     assert call(FIT, *arguments).returncode == 0
     before = run.read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr("torch.optim.Adam.step", lambda optimizer: optimizer.param_groups[0]["params"][0].data.fill_(1e30))
+        patch.setattr("torch.optim.Adam.step", lambda adam: adam.param_groups[0]["params"][0].data.fill_(1e30))
         assert call(FIT, *arguments, "--force").returncode == 2
     assert run.read_bytes() == before
     assert call(FIT, *arguments, "--force").returncode == 0

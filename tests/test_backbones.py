@@ -8,7 +8,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from harness.training import parameter_groups
 from models import MODES, FourierReparamLinear, build_inr, fold, reparameterize
 
 SETTINGS = {"out_features": 3, "hidden_features": 32, "hidden_layers": 2, "low_freq_num": 6, "high_freq_num": 6,
@@ -221,23 +220,3 @@ def test_a_bad_argument_is_named_with_its_value(mode, name, value):
     with pytest.raises(ValueError) as error:
         build_inr(arguments.pop("mode"), **arguments)
     assert name in str(error.value) and repr(value) in str(error.value)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_hidden_weights_are_a_group_with_a_learning_rate_of_their_own(mode):
-    model = build_inr(mode, in_features=2, out_features=3, hidden_features=8, hidden_layers=2, low_freq_num=2,
-                      high_freq_num=2, phase_num=3, alpha=0.1)
-    others, hidden = parameter_groups(model, 1e-3, 0.25)
-    assert [tuple(weight.shape) for weight in hidden["params"]] == 2 * [(8, 12) if "+fr" in mode else (8, 8)]
-    assert hidden["lr"] == 2.5e-4 and others["lr"] == 1e-3
-    together = {id(weight) for group in (others, hidden) for weight in group["params"]}
-    assert together == {id(weight) for weight in model.parameters()}
-    assert len(others["params"]) + len(hidden["params"]) == len(together)
-
-
-def test_the_hidden_weights_of_a_part_are_those_between_its_ends():
-    color = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
-    model = nn.ModuleDict({"density": nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 4)), "color": color})
-    others, hidden = parameter_groups(model, 1e-2, 3.0, network=color)
-    assert len(hidden["params"]) == 1 and hidden["params"][0] is color[2].weight
-    assert len(others["params"]) == len(list(model.parameters())) - 1

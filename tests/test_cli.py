@@ -135,7 +135,8 @@ def test_a_record_keeps_the_command_and_the_home_folder_is_known(monkeypatch):
     assert shlex.split(args.command) == ["python", "script.py", *sys.argv[1:]]
     assert (args.results, args.data, args.figures) == (Path("a b"), Path("/home/of/mine/a"), Path("figures"))
     for name, option in (("2d_image_fitting", "image"), ("3D_occupance", "shape"), ("dvgo", "scene")):
-        assert getattr(import_module(name).parse([f"--{option}=~/a"]), option) in ("/home/of/mine/a", ["/home/of/mine/a"])
+        path = getattr(import_module(name).parse([f"--{option}=~/a"]), option)
+        assert path in ("/home/of/mine/a", ["/home/of/mine/a"])
     assert cli.folder("~nobody.of.this.name/a") == Path("~nobody.of.this.name/a")
 
 

@@ -152,7 +152,7 @@ def commands():
     for text in TEXT.values():
         unfenced = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
         quoted = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", unfenced)]
-        fenced = [line for block in re.findall(r"```\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
+        fenced = [line for block in re.findall(r"```\w*\n(.*?)```", text, re.DOTALL) for line in block.splitlines()]
         for line in (*quoted, *fenced):
             if match := re.search(r"^(?:\S*python|torchrun) (?:\S+ )*?(\w+\.py)(.*)$", line):
                 found.append((match[1], match[2].strip()))

@@ -11,7 +11,7 @@ from harness.records import Run
 from harness.results import PUBLISHED, mean_and_spread, print_results, published
 
 KODIM = {"shape": [512, 768, 3], "steps": 10_000, "lr": 1e-4, "batch": None, "hidden_lr": 1.0}
-SCENE = {"test": [200, 800, 800, 4], "train": [100, 800, 800, 4], "size": [800, 800]}
+SCENE = {"test": [200, 800, 800, 4], "train": [100, 800, 800, 4]}
 
 
 def record(experiment, case, mode, config, own=None, options=None):
@@ -25,8 +25,8 @@ def test_a_value_stands_beside_its_own_settings_and_no_others():
 
     assert (found(), found("relu+pe+fr"), found(batch=8192)) == ("33.05", "26.78", "33.05 (all pixels a step)")
     for other in ({"case": "kodim06"}, {"metric": "ssim"}, {"steps": 9_999}, {"lr": 2e-4, "own": {"lr": 2e-4}},
-                  {"own": {"hidden_lr": 0.5}}, {"shape": [256, 384, 3]}, {"options": {"precision": "bf16"}},
-                  {"mode": "tanh"}):
+                  {"own": {"alpha": 0.5}}, {"own": {"hidden_lr": 0.5}}, {"shape": [256, 384, 3]}, {"mode": "tanh"},
+                  {"options": {"precision": "bf16"}}):
         assert found(**other) == "–", other
 
 
@@ -39,19 +39,20 @@ def test_those_of_a_radiance_field_name_what_no_setting_says(name, experiment, s
         settings.get(key, config.get(key)) == value for key, value in entry["at"].items() if key != "scene_size"))
 
     def found(case="lego", mode="relu", options=None, **changed):
-        return published(record(experiment, case, mode, {**config, **changed}, None, options), "psnr", 2)
+        own = {"lr": config["lr"]} if "lr" in settings else {}  # what a script's default is not
+        return published(record(experiment, case, mode, {**config, **changed}, own, options), "psnr", 2)
 
     assert found() == f"{entry['values']['relu']:.2f} ({entry['beside']})"
     assert found(batch=4096) == f"{entry['values']['relu']:.2f} ({entry['beside']}, {entry['at']['batch']:,} a step)"
     for other in ({"case": "ship"}, {"mode": "relu+fr"}, {"background": "black"}, {"lr": 0.5},
-                  {"scene": {**SCENE, "size": [400, 400]}}, {"options": {"precision": "tf32"}},
+                  {"scene": {**SCENE, "test": [200, 400, 400, 4]}}, {"options": {"precision": "tf32"}},
                   *([{"tv_density": 0.1}, {"tv_features": 0.1}, {"voxels": 8}] if name == "dvgo" else [{"epochs": 7}])):
         assert found(**other) == "–", other
 
 
 def test_every_published_value_has_its_source_and_its_settings():
     for entry in PUBLISHED:
-        assert set(entry) - {"beside"} == {"experiment", "case", "metric", "source", "at", "values"}
+        assert set(entry) - {"beside", "name", "note"} == {"experiment", "case", "metric", "source", "at", "values"}
         assert entry["source"] and entry["at"] and entry["values"]
 
 

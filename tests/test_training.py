@@ -16,7 +16,7 @@ from data.errors import UserError
 from harness import training
 from harness.device import Stopwatch
 from harness.records import Run
-from models import FourierReparamLinear, build_inr
+from models import MODES, FourierReparamLinear, build_inr
 
 CPU = torch.device("cpu")
 SCHEDULERS = {  # those of the scripts
@@ -168,33 +168,6 @@ def test_the_hidden_layers_weights_have_a_rate_of_their_own(mode):
         assert sum(len(group["params"]) for group in groups) == len(list(of.parameters()))
 
 
-def test_the_chunks_of_a_step_compose_each_weight_once_and_add_up_to_the_whole(monkeypatch):
-    model, x = build_inr("sin+fr", in_features=2, out_features=1, hidden_features=8, hidden_layers=2, low_freq_num=2,
-                         high_freq_num=2, phase_num=2, alpha=0.1, first_omega=5.0, hidden_omega=5.0), torch.rand(30, 2)
-    composed, compose = [], FourierReparamLinear.weight.fget
-    monkeypatch.setattr(FourierReparamLinear, "weight", property(lambda layer: composed.append(1) or compose(layer)))
-
-    def gradients(chunk):
-        model.zero_grad()
-        for part in x.split(chunk):
-            model(part).square().sum().backward()
-        return [parameter.grad.clone() for parameter in model.parameters()]
-
-    whole, composed[:] = gradients(30), []
-    with training.composed_once(model):
-        model.zero_grad()
-        for part in x.split(7):
-            model(part).square().sum().backward()
-    assert len(composed) == 2
-    assert all(torch.allclose(parameter.grad, expected, rtol=1e-4, atol=1e-6)
-               for parameter, expected in zip(model.parameters(), whole))
-    with pytest.raises(KeyError), training.composed_once(model):
-        raise KeyError("an error in a step")
-    assert all(torch.equal(found, expected) for found, expected in zip(gradients(30), whole))  # as before
-    with training.composed_once(model), torch.no_grad():
-        model(x)  # no gradient, nothing to pass on
-
-
 def test_a_long_training_on_a_cpu_is_announced(tmp_path, capsys):
     args = argparse.Namespace(size="", force=False)
     network = {"hidden_features": 256, "hidden_layers": 3}
@@ -207,6 +180,31 @@ def test_a_long_training_on_a_cpu_is_announced(tmp_path, capsys):
     run.finish(metrics={}, arrays={"a": np.zeros(1)}, seconds=1, steps=1)
     training.say_how_long([run], args, lambda config: 10**11)
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_w_composed_once_for_all_chunks_gives_the_same_gradients(mode, monkeypatch):
+    torch.manual_seed(0)
+    model = build_inr(mode, in_features=2, out_features=3, hidden_features=16, hidden_layers=2, low_freq_num=4,
+                      high_freq_num=4, phase_num=3, alpha=0.1).double()
+    x = torch.rand(50, 2, dtype=torch.float64)
+    model(x).square().sum().backward()
+    whole = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    composed, compose = [], FourierReparamLinear.weight.fget
+    with monkeypatch.context() as patch, training.composed_once(model):
+        patch.setattr(FourierReparamLinear, "weight", property(lambda layer: composed.append(1) or compose(layer)))
+        for part in x.split(20):
+            model(part).square().sum().backward()
+    assert not composed
+    for parameter, gradient in zip(model.parameters(), whole):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-12)
+    with pytest.raises(KeyError), training.composed_once(model):
+        raise KeyError("an error in a step")
+    model(x)  # as before: W follows Λ again
+    assert not any("forward" in vars(layer) for layer in model)
+    with training.composed_once(model), torch.no_grad():
+        model(x)  # no gradient, nothing to pass on
 
 
 @pytest.mark.slow
