@@ -175,7 +175,7 @@ def test_a_test_view_is_shown_beside_its_renderings(tmp_path, drawn):
     pictures = [axis.images[0].get_array() for axis in views.axes]
     assert np.array_equal(pictures[0], truth) and np.array_equal(pictures[3], truth[figures.busiest_window(truth)])
     assert np.allclose(pictures[1], 30 / 255) and np.allclose(pictures[4], 31 / 255)
-    title = "Instant-NGP, toy, 20 × 16 pixels, 10 steps of 8 rays, seed 0"
+    title = "Instant-NGP, toy, 20 × 16 pixels, 10 steps, 8 rays a step, seed 0"
     assert views.get_suptitle() == (f"{title}\nview b with its own PSNR; the means of all 3 views: "
                                     f"{names[0]} 30.10 dB, {names[1]} 31.20 dB, {names[2]} 33.30 dB")
     assert curves.get_suptitle() == f"PSNR over training\n{title}"

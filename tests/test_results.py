@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from data.errors import UserError
+from harness.labels import labels, length
 from harness.records import Run
 from harness.results import PUBLISHED, mean_and_spread, print_results, published
 
@@ -80,3 +81,17 @@ def test_a_script_ends_with_a_row_for_each_network(tmp_path, capsys):
     runs[0].path(".json").write_text("{")
     with pytest.raises(UserError, match="sin-seed0.json is damaged"):
         print_results(runs, "psnr", 2)
+
+
+def test_a_network_is_called_by_what_tells_it_from_the_others():
+    def named(*networks):
+        return labels({"mode": mode, "own": own, "config": {"lr": own.get("lr", 1e-4)}} for mode, own in networks)
+
+    assert named(("relu", {}), ("relu+pe+fr", {})) == ["ReLU", "ReLU + PE + FR"]
+    assert named(("sin", {}), ("sin", {"lr": 5e-4}), ("sin+fr", {"alpha": 0.02, "hidden_lr": 1 / 3})) == [
+        "SIREN, lr 0.0001", "SIREN, lr 0.0005", "SIREN + FR, lr 0.0001, α 0.02, hidden lr × 0.333"]
+    assert length("2d", {"steps": 10_000, "batch": None}) == "10,000 steps"
+    assert length("3d", {"epochs": 4, "batch": 10_000}) == "4 epochs, 10,000 voxels a step"
+    assert length("dvgo", {"steps": 30, "batch": 8, "mask_renew": False, "act_decay": False}) == (
+        "30 steps, 8 rays a step, no mask renewal, no decay of act_shift")
+    assert length("ngp", {"epochs": 2, "iterations": 1000, "batch": 8}) == "2,000 steps, 8 rays a step"
