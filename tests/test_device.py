@@ -1,10 +1,10 @@
-"""The device that an option names, its precision, and the stopwatch."""
+"""The device that an option names, its memory and its precision."""
 
 import pytest
 import torch
 
 from data.errors import UserError
-from harness.device import Stopwatch, choose_device, memory_bytes, peak_memory, set_precision
+from harness.device import choose_device, memory_bytes, peak_memory, set_precision
 
 
 @pytest.mark.parametrize("name", ["gpu", "tpu", "cuda:", "cuda:x", "cuda:01", "", "CPU", "cpu:0"])
@@ -46,16 +46,3 @@ def test_precision_is_that_of_the_products_alone():
         assert torch.get_float32_matmul_precision() == "highest"
     with pytest.raises(UserError, match="tf32 needs a CUDA GPU"):
         set_precision("tf32", device)
-
-
-def test_stopwatch_adds_up_and_survives_a_checkpoint():
-    clock = Stopwatch(torch.device("cpu"))
-    with clock:
-        pass
-    first = clock.seconds
-    with clock:
-        pass
-    assert clock.seconds > first > 0
-    other = Stopwatch(torch.device("cpu"))
-    other.load_state_dict(clock.state_dict())
-    assert other.seconds == clock.seconds

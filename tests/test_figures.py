@@ -99,18 +99,6 @@ def test_fr_stands_right_of_its_baseline():
     assert len(figure.axes) == 9 and sum(axis.axison for axis in figure.axes) == 5
 
 
-def test_the_truth_is_beside_what_was_fitted_two_to_a_column():
-    whole, window = np.zeros((40, 60, 3)), (slice(10, 20), slice(30, 45))
-    figure = figures.close_ups(whole, window, whole[window], [(f"net {i}", f"{i} dB", np.full((10, 15, 3), i / 9))
-                                                              for i in range(3)])
-    titles = [axis.get_title() for axis in figure.axes]
-    assert titles == ["ground truth", "net 0", "net 2", "", "net 1", ""]
-    assert [axis.texts[0].get_text() for axis in figure.axes if axis.texts] == ["0 dB", "2 dB", "1 dB"]
-    box, = figure.axes[0].patches
-    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (29.5, 9.5, 15, 10)
-    assert figure.axes[3].images[0].get_array().shape == (10, 15, 3)
-
-
 def test_curves_have_their_legend_and_marks_and_are_smoothed(drawn):
     figure, axis = figures.curves("step", "PSNR (dB)")
     axis.plot([0, 10], [1, 2], label="a", **figures.line_style("sin+fr"))

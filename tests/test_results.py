@@ -51,12 +51,6 @@ def test_those_of_a_radiance_field_name_what_no_setting_says(name, experiment, s
         assert found(**other) == "–", other
 
 
-def test_every_published_value_has_its_source_and_its_settings():
-    for entry in PUBLISHED:
-        assert set(entry) - {"beside", "name", "note"} == {"experiment", "case", "metric", "source", "at", "values"}
-        assert entry["source"] and entry["at"] and entry["values"]
-
-
 def test_a_mean_has_its_spread():
     assert mean_and_spread([1.0], 2) == "1.00" and mean_and_spread([1.0, 2.0, 3.0], 1) == "2.0 ± 1.0"
     assert mean_and_spread([1.0, None], 2) == "–"  # a surface that is empty has no distance
