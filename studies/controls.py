@@ -27,7 +27,7 @@ from data.errors import UserError
 from harness import cli
 from harness.labels import LABELS
 from harness.sweep import Job, sweep
-from models import FourierReparamLinear, build_inr, fold
+from models import FourierReparamLinear, build_inr, fold, reparameterize
 from studies import step_size
 from studies.step_size import EXPERIMENTS, METRICS, Experiment, Network
 
@@ -63,21 +63,8 @@ def plain_with_fr_start(mode: str, **network: Any) -> nn.Sequential:
 
 def fr_with_plain_start(mode: str, **network: Any) -> nn.Sequential:
     """The network with FR, with the biases of the one without and the Λ of least squares to its W."""
-    plain, with_fr = build_inr(mode.removesuffix("+fr"), **network), build_inr(mode, **network)
-    with torch.no_grad():
-        for theirs, ours in zip(plain, with_fr):
-            if isinstance(ours, FourierReparamLinear) and isinstance(theirs, nn.Linear):
-                ours.bias.data.copy_(theirs.bias)
-                ours.coefficients.copy_(least_squares(theirs.weight, ours.basis))
-            else:
-                ours.load_state_dict(theirs.state_dict())
-    return with_fr
-
-
-def least_squares(weight: Tensor, basis: Tensor) -> Tensor:
-    """The smallest Λ of shape (d_out, M) whose Λ B is nearest to a weight of shape (d_out, d_in): W (Bᵀ B)⁺ Bᵀ."""
-    wide = basis.double()
-    return weight.double() @ torch.linalg.pinv(wide.T @ wide, rtol=1e-6, hermitian=True) @ wide.T
+    plain = build_inr(mode.removesuffix("+fr"), **network)
+    return reparameterize(plain, **step_size.basis_of(network))
 
 
 def projected(mode: str, **network: Any) -> nn.Sequential:
