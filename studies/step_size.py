@@ -224,7 +224,7 @@ def measured(experiment: Experiment, args: argparse.Namespace) -> list[Pair]:
 
 
 COLUMNS = ["experiment", "backbone", "FR's step", "equal learning rate", "equal step: plain's", "equal step: FR's",
-           "each at its best (hidden rate of FR, of plain)"]
+           "best steps (hidden rates of FR, of plain)"]
 
 
 def gains(pair: Pair) -> list[str]:
@@ -242,7 +242,10 @@ def gains(pair: Pair) -> list[str]:
         fr, plain = (max((step for of_fr, step in pair.values if of_fr == with_fr), default=1.0,
                          key=lambda step: better * pair.values[with_fr, step].mean()) for with_fr in (True, False))
         at_best = f"{gain(fr, plain)} (× {fr / pair.fr_step:.3g}, × {plain:.3g})"
-    return [pair.experiment.title, LABELS[pair.backbone], f"{pair.fr_step:.3g}", gain(pair.fr_step, 1.0),
+    plain_lr, fr_lr = (learning_rate_and_network(pair.experiment, mode)[0]
+                       for mode in (pair.backbone, f"{pair.backbone}+fr"))
+    not_equal = f" (FR's is × {fr_lr / plain_lr:g})" if fr_lr != plain_lr else ""
+    return [pair.experiment.title, LABELS[pair.backbone], f"{pair.fr_step:.3g}", gain(pair.fr_step, 1.0) + not_equal,
             gain(1.0, 1.0), gain(pair.fr_step, pair.fr_step), at_best]
 
 
