@@ -241,7 +241,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, epochs=TRAINING["epochs"], checkpoint_every=1_000)
     parser.add_argument("--shape", nargs="+", metavar="V",
-                        help="thai_statue, dragon, gyroid, torus_knot, holed_sphere, or paths of .mat, .npy or mesh "
+                        help="thai_statue, dragon, gyroid, holed_sphere, or paths of .mat, .npy or mesh "
                              "files (default: the first two; with --quick holed_sphere)")
     parser.add_argument("--resolution", type=cli.whole(8, 1024), metavar="N",
                         help="voxels along the longest side of a solid or mesh (default: 256)")
