@@ -22,8 +22,7 @@ MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "YCbCr")  # of 
 LARGEST = 89_478_485  # pixels, above which Pillow warns of a decompression bomb
 ORIENTATION = 274  # a tag of TIFF and of EXIF
 # The eight orientations, 1 as it is: whether to mirror, then how many quarters to turn counter-clockwise.
-TURNS = {1: (False, 0), 2: (True, 0), 3: (False, 2), 4: (True, 2),
-         5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+TURNS = dict(enumerate([(0, 0), (1, 0), (0, 2), (1, 2), (1, 1), (0, 3), (1, 3), (0, 1)], start=1))
 SRGB = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)  # x and y of white, red, green and blue, times 100,000
 
 
@@ -31,10 +30,8 @@ def read_rgba(path: Path, turn: bool = True) -> np.ndarray:
     """The picture in a file: palettes, color keys and so on as RGBA, colors in sRGB, of a phone's two the first.
 
     Shape (rows, columns, 4), alpha straight, not premultiplied. uint16 of gray of 16 bits, else uint8: a PNG of 16 bits
-    in color is read with 8. `turn` turns it as its EXIF says; without, a file that says so is refused.
-
-    UserError: not a file, damaged, not one picture, of more pixels than `LARGEST`, or of a kind that cannot be shown as
-    it is meant.
+    in color is read with 8. `turn` turns it as its EXIF says; without, a file that says so is refused. UserError: not a
+    file, damaged, not one picture, of more pixels than `LARGEST`, or of a kind that cannot be shown as it is meant.
     """
     if not os.path.isfile(path):  # False, where pathlib's raises, of a name that is too long
         raise UserError(f"{path} is {'not a file' if os.path.exists(path) else 'not there'}")
@@ -128,10 +125,8 @@ def check_tiff(image: TiffImagePlugin.TiffImageFile, path: Path) -> None:
 
 
 def in_srgb(pixels: np.ndarray, profile: bytes, path: Path) -> np.ndarray:
-    """RGBA pixels with their colors, which are in the space of an ICC profile, in sRGB; as they are if it is sRGB.
-
-    A profile that is damaged, or that is for another kind of pixels, is passed over, as viewers do.
-    """
+    """RGBA pixels with their colors, which are in the space of an ICC profile, in sRGB; as they are if it is sRGB's, or
+    if it is damaged or for another kind of pixels, as viewers do."""
     rgba = Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
     try:
         space = ImageCms.ImageCmsProfile(io.BytesIO(profile))

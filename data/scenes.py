@@ -73,10 +73,8 @@ def load_scene(source: str, folder: Path, downscale: int = 1) -> Scene:
 
     `source` is "toy"; one of `BLENDER_SCENES`, which is looked for in `folder`/nerf_synthetic; or the path of a folder
     with transforms_train.json, transforms_test.json and the images they list. A `downscale` d makes one pixel of d × d;
-    rows and columns that are left over go, half from either side.
-
-    UserError: no such scene, a file missing or damaged, images smaller than `downscale`, or cameras that do not look at
-    one place.
+    rows and columns that are left over go, half from either side. UserError: no such scene, a file missing or damaged,
+    images smaller than `downscale`, or cameras that do not look at one place.
     """
     if source == "toy":
         train, test = toy_scene.cameras()
@@ -105,22 +103,20 @@ def describe(scene: Scene) -> str:
     parts = []
     for split, views in (("training", scene.train), ("test", scene.test)):
         count, height, width, _ = views.images.shape
-        fx, fy, cx, cy = views.intrinsics.T
-        focal, vertical = (" to ".join(sorted({f"{f.min():.1f}", f"{f.max():.1f}"}, key=float)) for f in (fx, fy))
-        focal += f" × {vertical}" if np.abs(fy / fx - 1).max() > 1e-3 else ""
+        focal, vertical = (" to ".join(sorted({f"{each.min():.1f}", f"{each.max():.1f}"}, key=float))
+                           for each in views.intrinsics.T[:2])
+        focal += f" × {vertical}" if vertical != focal else ""
         rim = np.median(views.images[:, (0, -1), :, :3]) / 255  # opaque views fit a --background that is the same
         kind = "RGBA" if views.images[..., 3].min() < 255 else f"opaque RGB with a rim of {rim:.2f} (black 0, white 1)"
-        away = max(np.abs(cx - width / 2).max(), np.abs(cy - height / 2).max())
+        away = np.abs(views.intrinsics[:, 2:] - (width / 2, height / 2)).max()
         center = f", center up to {away:.1f} pixels off the middle" if away > 0.5 else ""
         parts.append(f"{count} {split} views of {width} × {height} pixels, {kind}, focal length {focal} pixels{center}")
     return f"{scene.name}: {'; '.join(parts)}"
 
 
 def looked_at(poses: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """The point (3,) nearest to the optical axes of all cameras (N, 3, 4), and their mean distance in front of it.
-
-    None where the axes are parallel. UserError where the point is not in view of three quarters of the cameras.
-    """
+    """The point (3,) nearest to the optical axes of all cameras (N, 3, 4), and their mean distance in front of it; None
+    where the axes are parallel. UserError where the point is not in view of three quarters of the cameras."""
     back, centers = poses[:, :, 2].astype(np.float64), poses[:, :, 3].astype(np.float64)
     across = np.eye(3) - back[:, :, None] * back[:, None, :]  # projects along the axis of each camera
     total = across.sum(axis=0)
@@ -141,11 +137,8 @@ def in_view(point: np.ndarray, poses: np.ndarray) -> np.ndarray:
 
 
 def near_far(poses: np.ndarray) -> tuple[float, float]:
-    """The depths between which a scene lies: NEAR and FAR in proportion to the training cameras' (N, 3, 4) distance.
-
-    Up to 0.1 % off a Blender scene's the distance is taken to be that. Where the axes are parallel, NEAR and FAR are in
-    the units of the scene.
-    """
+    """The depths between which a scene lies: NEAR and FAR in proportion to the training cameras' (N, 3, 4) distance,
+    which is taken to be a Blender scene's up to 0.1 % off. Of parallel cameras they are in the units of the scene."""
     found = looked_at(poses)
     scale = found[1] / BLENDER_DISTANCE if found else 1.0
     return (NEAR, FAR) if abs(scale - 1) < 1e-3 else (NEAR * scale, FAR * scale)
@@ -153,8 +146,7 @@ def near_far(poses: np.ndarray) -> tuple[float, float]:
 
 def scene_center(poses: np.ndarray) -> np.ndarray:
     """The point (3,) in the middle of a scene: the origin, unless the training cameras (N, 3, 4) look at one that is
-    further from it than a tenth of their distance. A Blender scene's cameras look past the origin by less.
-    """
+    further from it than a tenth of their distance. A Blender scene's cameras look past the origin by less."""
     found = looked_at(poses)
     return found[0] if found and np.linalg.norm(found[0]) > 0.1 * found[1] else np.zeros(3)
 

@@ -59,10 +59,9 @@ def image_file(frame: dict, where: str) -> str:
 def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where: str) -> list[float]:
     """fx, fy, cx, cy of a frame, in pixels of its file of `width` × `height`.
 
-    What the frame gives goes before what the file of transforms gives, and fl_x and fl_y before angles: some programs
-    write a camera_angle_y that is wrong. A focal length that is given for one axis only holds for both, and the optical
-    axis goes through the middle where nothing else is said.
-    """
+    What the frame gives goes before what the file gives, and fl_x and fl_y before angles: some programs write a wrong
+    camera_angle_y. A focal length that is given for one axis holds for both, and the optical axis goes through the
+    middle where nothing else is said."""
     both = {**content, **frame}
     for key, value in both.items():
         values = value if isinstance(value, list) else [value]

@@ -70,14 +70,14 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """
     try:
         corners, polygons = READERS[path.suffix.lower()](path.read_bytes())
-        vertices = np.array(corners, float).reshape(-1, 3)
+        vertices = np.array(corners, float)
         if not isinstance(polygons, np.ndarray):
             if min(map(len, polygons), default=3) < 3:
                 raise ValueError("a face has fewer than three vertices")
             polygons = [(face[0], *face[i:i + 2]) for face in polygons for i in range(1, len(face) - 1)]
         faces = np.array(polygons, int).reshape(-1, 3)
-        if not len(faces):
-            raise ValueError("it has no faces")
+        if not len(faces) or vertices.shape[1:] != (3,):
+            raise ValueError("it has no faces" if not len(faces) else "a vertex has not three coordinates")
         if not 0 <= faces.min() <= faces.max() < len(vertices):
             raise ValueError("a face has a vertex that is not there")
         if not np.isfinite(vertices[faces]).all():
@@ -143,13 +143,13 @@ def read_off(raw: bytes) -> tuple:
     if len(lines) != 1 + vertices + faces:
         raise ValueError(f"it has not one line for each of {vertices} vertices and {faces} faces")
     return ([[float(word) for word in line[:3]] for line in lines[1:1 + vertices]],
-            [[int(word) for word in line[1:1 + int(line[0])]] for line in lines[1 + vertices:]])
+            [[int(line[1 + corner]) for corner in range(int(line[0]))] for line in lines[1 + vertices:]])
 
 
 def read_stl(raw: bytes) -> tuple:
     if len(raw) == 84 + 50 * int.from_bytes(raw[80:84], "little"):
         facets = np.frombuffer(raw, [("normal", "<3f4"), ("corners", "<9f4"), ("color", "<u2")], offset=84)
-        return facets["corners"], np.arange(3 * len(facets)).reshape(-1, 3)
+        return facets["corners"].reshape(-1, 3), np.arange(3 * len(facets)).reshape(-1, 3)
     lines = words_of(raw.lower())
     count = Counter(line[0] for line in lines)
     if not (count[b"solid"] == count[b"endsolid"] and 3 * count[b"facet"] == count[b"vertex"] and count[b"facet"]
@@ -200,13 +200,12 @@ def check_closed(vertices: np.ndarray, faces: np.ndarray, path: Path,
     if (count != count.T).nnz:
         raise UserError(f"{path} has faces turned over; turn all outward first (in Blender: Recalculate Outside)")
     if ((np.abs(sizes) < SAME * areas) & (areas > 1 / resolution**2)).any():
-        raise UserError(f"{path} has a part that encloses nothing: a sheet, or faces that are all there twice, once "
-                        "facing each way; delete it, or one of the two")
+        raise UserError(f"{path} has a part that encloses nothing: a sheet, or faces there once each way; delete it")
     return (faces[:, ::-1], body, -sizes) if sizes.sum() < 0 else (faces, body, sizes)
 
 
 def edges_of(faces: np.ndarray) -> tuple:
-    """Edges (3 F, 2); how many go from one vertex to another, sparse; at how many an odd number of faces is."""
+    """Edges (3 F, 2); how many go from one vertex to another, sparse; how many have an odd number of faces."""
     edges = faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
     count = coo_array((np.ones(len(edges), int), edges.T), shape=(faces.max(initial=0) + 1,) * 2).tocsr()
     return edges, count, ((count + count.T).data % 2).sum() // 2  # each is in the matrix as (a, b) and as (b, a)
@@ -225,10 +224,9 @@ def cross_rows(triangles: np.ndarray, shape: np.ndarray) -> Iterator[tuple[np.nd
     triangles compute the end that their sides share from the same numbers in the same order, and of the two ends of a
     side the lower in y belongs to it: no row slips through between two sides, and none meets both.
 
-    `triangles` (F, 3, 3) are in voxels, (i, j, k) being the center of voxel (i, j, k). Yields for each x in turn, of the
-    N crossings in the order of y and z: the triangle; the place, among the (Y, Z) voxels flattened, of the first voxel
-    beyond; and the winding number before and after each, shape (N + 1,).
-    """
+    `triangles` (F, 3, 3) are in voxels, (i, j, k) being the center of voxel (i, j, k). Yields for each x, of its N
+    crossings by y and z: the triangle; the place, among the (Y, Z) voxels flattened, of the first voxel beyond; and the
+    winding number before and after each, shape (N + 1,)."""
     triangle, plane = whole_between(triangles[..., 0].min(axis=1), triangles[..., 0].max(axis=1))
     order = np.argsort(plane, kind="stable")
     for x, some in enumerate(np.split(order, np.searchsorted(plane[order], np.arange(1, shape[0])))):

@@ -27,11 +27,11 @@ from data.errors import UserError
 from harness import cli
 from harness.labels import LABELS
 from harness.sweep import Job, sweep
-from models import FourierReparamLinear, build_inr, fold
+from models import FourierReparamLinear, build_inr, fold, reparameterize
 from studies import step_size
 from studies.step_size import EXPERIMENTS, METRICS, Experiment, Network
 
-COMPARED = ("1d", "2d")
+COMPARED = {"1d": ("relu", "sin"), "2d": ("relu", "relu+pe")}  # backbones by experiment
 
 
 class Project(nn.Module):
@@ -63,21 +63,8 @@ def plain_with_fr_start(mode: str, **network: Any) -> nn.Sequential:
 
 def fr_with_plain_start(mode: str, **network: Any) -> nn.Sequential:
     """The network with FR, with the biases of the one without and the Λ of least squares to its W."""
-    plain, with_fr = build_inr(mode.removesuffix("+fr"), **network), build_inr(mode, **network)
-    with torch.no_grad():
-        for theirs, ours in zip(plain, with_fr):
-            if isinstance(ours, FourierReparamLinear) and isinstance(theirs, nn.Linear):
-                ours.bias.data.copy_(theirs.bias)
-                ours.coefficients.copy_(least_squares(theirs.weight, ours.basis))
-            else:
-                ours.load_state_dict(theirs.state_dict())
-    return with_fr
-
-
-def least_squares(weight: Tensor, basis: Tensor) -> Tensor:
-    """The smallest Λ of shape (d_out, M) whose Λ B is nearest to a weight of shape (d_out, d_in): W (Bᵀ B)⁺ Bᵀ."""
-    wide = basis.double()
-    return weight.double() @ torch.linalg.pinv(wide.T @ wide, rtol=1e-6, hermitian=True) @ wide.T
+    plain = build_inr(mode.removesuffix("+fr"), **network)
+    return reparameterize(plain, **step_size.basis_of(network))
 
 
 def projected(mode: str, **network: Any) -> nn.Sequential:
@@ -98,7 +85,7 @@ class Control(NamedTuple):
 
 
 CONTROLS = {"fr-start": Control("plain, FR's start", False, plain_with_fr_start),
-            "plain-start": Control("FR, the plain one's start", True, fr_with_plain_start),
+            "plain-start": Control("FR, plain's start", True, fr_with_plain_start),
             "projected": Control("plain, W projected", False, projected)}
 
 
@@ -112,7 +99,7 @@ def controls_at(experiment: Experiment, backbone: str, step: float) -> list[Netw
 def compared_steps(experiment: Experiment) -> list[tuple[str, float, str]]:
     """The backbones and the steps of W that a row of the table is about; the last in words."""
     return [(backbone, step, where) for backbone in experiment.backbones
-            for step, where in ((1.0, "the plain one's"), (step_size.fr_step(experiment, backbone), "FR's"))]
+            for step, where in ((1.0, "plain's"), (step_size.fr_step(experiment, backbone), "FR's"))]
 
 
 def train(experiment: Experiment, args: argparse.Namespace) -> None:
@@ -155,12 +142,13 @@ def row(experiment: Experiment, backbone: str, step: float, where: str, args: ar
 
 
 def main() -> None:
-    args = step_size.parse(__doc__, COMPARED)
+    args = step_size.parse(__doc__, list(COMPARED))
     rows = [["experiment", "backbone", "step of W", "plain", *(control.label for control in CONTROLS.values()), "FR"]]
     for name in args.only:
+        experiment = EXPERIMENTS[name]._replace(backbones=COMPARED[name])
         if not args.draw:
-            train(EXPERIMENTS[name], args)
-        rows += [row(EXPERIMENTS[name], *compared, args) for compared in compared_steps(EXPERIMENTS[name])]
+            train(experiment, args)
+        rows += [row(experiment, *compared, args) for compared in compared_steps(experiment)]
     if all(set(cells[4:-1]) == {"–"} for cells in rows[1:]):
         raise UserError(f"no record of a control below {args.results} or {args.records}; without --draw they are "
                         "trained")

@@ -15,6 +15,7 @@ equal steps of W and at each network's best step.
 """
 
 import argparse
+import functools
 import math
 import shlex
 from collections.abc import Sequence
@@ -51,22 +52,22 @@ class Experiment(NamedTuple):
     script: str
     options: str
     folder: str
-    backbones: list[str]
+    backbones: tuple[str, ...]
     metric: str
-    seeds: list[int]
+    seeds: tuple[int, ...]
     chosen: bool = True
 
 
-ALL = ["relu", "relu+pe", "sin"]
+ALL = ("relu", "relu+pe", "sin")
 # At sizes at which all of it takes some hours on two cores. 2D has more values than the plain network has weights.
 EXPERIMENTS = {
-    "1d": Experiment("1D", "1d_function_fitting", "", "1d/function", ["relu", "sin"], "loss", [0, 1, 2]),
+    "1d": Experiment("1D", "1d_function_fitting", "", "1d/function", ("relu", "sin"), "loss", (0, 1, 2)),
     "2d": Experiment("2D", "2d_image_fitting", "--image 5 --downscale 2 --steps 300 --batch 4096",
-                     "2d/kodim05/steps=300,downscale=2,batch=4096", ALL, "psnr", [0, 1]),
+                     "2d/kodim05/steps=300,downscale=2,batch=4096", ALL, "psnr", (0, 1)),
     "3d": Experiment("3D", "3D_occupance", "--shape dragon --downscale 8 --epochs 25 --batch 20000",
-                     "3d/dragon/epochs=25,downscale=8,batch=20000", ALL, "iou", [0, 1, 2]),
+                     "3d/dragon/epochs=25,downscale=8,batch=20000", ALL, "iou", (0, 1, 2)),
     **{f"{name} {scene}": Experiment(f"{title}, {scene}", script, f"--quick --scene {scene} --frames 0",
-                                     f"{name}/{scene}/quick", ["relu"], "psnr", [0, 1, 2], chosen=False)
+                                     f"{name}/{scene}/quick", ("relu",), "psnr", (0, 1, 2), chosen=False)
        for name, title, script in (("dvgo", "DVGO", "dvgo"), ("ngp", "Instant-NGP", "InstantNGP"))
        for scene in ("lego", "toy")},
 }
@@ -95,12 +96,18 @@ def learning_rate_and_network(experiment: Experiment, mode: str) -> tuple[float,
     return {**script.PAPER, **of_mode}["lr"], of_mode.get("network", of_mode)
 
 
+def basis_of(network: dict[str, Any]) -> dict[str, Any]:
+    """What of a network's settings makes the basis of its FR layers."""
+    return {name: network[name] for name in ("low_freq_num", "high_freq_num", "phase_num", "alpha")}
+
+
 def kappa(network: dict[str, Any]) -> float:
-    """κ of the FR layers of a network, or of its color network, with the given settings."""
-    basis = {name: network[name] for name in ("low_freq_num", "high_freq_num", "phase_num", "alpha")}
-    return step_scale(FourierReparamLinear(network["hidden_features"], network["hidden_features"], **basis))
+    """κ of the FR layers of a network, or of a color network, with the given settings."""
+    width = network["hidden_features"]
+    return step_scale(FourierReparamLinear(width, width, **basis_of(network), device="meta"))
 
 
+@functools.cache  # in 3D it takes seconds
 def fr_step(experiment: Experiment, backbone: str) -> float:
     """FR's step of W at the script's learning rate, in units of the plain network's."""
     (plain_lr, _), (fr_lr, network) = (learning_rate_and_network(experiment, mode)
@@ -190,7 +197,7 @@ class Pair(NamedTuple):
     Attributes:
         fr_step: FR's step of W at the script's learning rate; the plain network's is 1.
         values: the metric of each seed, by whether with FR, and step.
-        config: of one of the runs.
+        config: of one of the plain runs; empty where there is none.
     """
 
     experiment: Experiment
@@ -198,12 +205,6 @@ class Pair(NamedTuple):
     fr_step: float
     values: dict[tuple[bool, float], np.ndarray]
     config: dict[str, Any]
-
-    def best(self, with_fr: bool) -> float | None:
-        """The step at which the mean of the seeds is best."""
-        better = METRICS[self.experiment.metric][1]
-        return max((step for of_fr, step in self.values if of_fr == with_fr), default=None,
-                   key=lambda step: better * self.values[with_fr, step].mean())
 
 
 def measured(experiment: Experiment, args: argparse.Namespace) -> list[Pair]:
@@ -217,29 +218,34 @@ def measured(experiment: Experiment, args: argparse.Namespace) -> list[Pair]:
                             if (of_seed := key(*network, seed)) in found]
                 if len(of_seeds) == len(args.seeds or experiment.seeds):
                     values[with_fr, step] = np.array([record["metrics"][experiment.metric] for record in of_seeds])
-                    config = of_seeds[0]["config"]
+                    config = config if with_fr else of_seeds[0]["config"]
         pairs.append(Pair(experiment, backbone, fr_step(experiment, backbone), values, config))
     return pairs
 
 
 COLUMNS = ["experiment", "backbone", "FR's step", "equal learning rate", "equal step: plain's", "equal step: FR's",
-           "each at its best (hidden rate of FR, of plain)"]
+           "best steps (hidden rates of FR, of plain)"]
 
 
 def gains(pair: Pair) -> list[str]:
     """A row of the table: what FR adds at equal learning rates, at equal steps of W, and at each one's best step."""
     _, better, digits = METRICS[pair.experiment.metric]
 
-    def gain(fr: float | None, plain: float | None) -> str:
-        if fr is None or plain is None or (True, fr) not in pair.values or (False, plain) not in pair.values:
+    def gain(fr: float, plain: float) -> str:
+        if (True, fr) not in pair.values or (False, plain) not in pair.values:
             return "–"
         difference = better * (pair.values[True, fr] - pair.values[False, plain])
         return mean_and_spread(list(difference), digits).replace("-", "−")
 
-    at_best, (fr, plain) = "not chosen", (pair.best(True), pair.best(False))
+    at_best = "not chosen"
     if pair.experiment.chosen:
-        at_best = gain(fr, plain) + (f" (× {fr / pair.fr_step:.3g}, × {plain:.3g})" if fr and plain else "")
-    return [pair.experiment.title, LABELS[pair.backbone], f"{pair.fr_step:.3g}", gain(pair.fr_step, 1.0),
+        fr, plain = (max((step for of_fr, step in pair.values if of_fr == with_fr), default=1.0,
+                         key=lambda step: better * pair.values[with_fr, step].mean()) for with_fr in (True, False))
+        at_best = f"{gain(fr, plain)} (× {fr / pair.fr_step:.3g}, × {plain:.3g})"
+    plain_lr, fr_lr = (learning_rate_and_network(pair.experiment, mode)[0]
+                       for mode in (pair.backbone, f"{pair.backbone}+fr"))
+    not_equal = f" (FR's is × {fr_lr / plain_lr:g})" if fr_lr != plain_lr else ""
+    return [pair.experiment.title, LABELS[pair.backbone], f"{pair.fr_step:.3g}", gain(pair.fr_step, 1.0) + not_equal,
             gain(1.0, 1.0), gain(pair.fr_step, pair.fr_step), at_best]
 
 
@@ -268,7 +274,7 @@ def draw_pair(pair: Pair, axis: Axes) -> None:
     """One panel. Its axis holds all up to FR's own step; what is worse beyond is an arrow at its end and the value."""
     metric, better, digits = METRICS[pair.experiment.metric]
     top = max(values.max() for values in pair.values.values())
-    known = [values.mean() for (_, step), values in pair.values.items() if step <= pair.fr_step]
+    known = [values.mean() for (_, step), values in pair.values.items() if step <= pair.fr_step] or [top]
     bottom = min(known) - 0.1 * (top - min(known)) if better > 0 else 0.0
     for with_fr in (False, True):
         style, own_step = figures.line_style(pair.backbone + "+fr" * with_fr), pair.fr_step if with_fr else 1.0
@@ -340,10 +346,11 @@ def main() -> None:
         if not args.draw:
             train(experiment, args)
     pairs = [pair for experiment in experiments for pair in measured(experiment, args)]
-    if not any(pair.values for pair in pairs):
+    shown = [pair for pair in pairs if pair.config]
+    if not shown:
         raise UserError(f"no record of all its seeds below {args.results} or {args.records}; without --draw it is "
                         "trained")
-    figures.draw_each(partial(draw, [pair for pair in pairs if pair.values], args))
+    figures.draw_each(partial(draw, shown, args))
     print_table([COLUMNS, *map(gains, pairs)])
 
 

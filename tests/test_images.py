@@ -88,7 +88,7 @@ def test_bundled_pictures():
 
 
 def test_an_image_of_one_color_says_so():
-    assert describe("a", np.full((13, 17, 4), 255, np.uint8)) == "a: 17 × 13 pixels, gray, 8 bits, all of one color"
+    assert describe("a", np.full((13, 17, 4), 255, np.uint8)) == "a: 17 × 13 pixels, gray, 8 bits, of one color"
 
 
 def test_pixels_go_with_their_positions():

@@ -12,7 +12,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_run, before_each_step, beside, ended_at_checkpoint, folders, record, stem
+from conftest import assert_same_run, before_each_step, beside, camera_at, ended_at_checkpoint, folders, record, stem
 
 import InstantNGP
 from data.errors import UserError
@@ -85,17 +85,17 @@ def small_batch(count=60):
 
 
 def test_cameras_move_to_one_distance_and_keep_looking_where_they_did():
-    rng = np.random.default_rng(0)
-    splits = [Views(np.zeros((count, 2, 2, 4), np.uint8), rng.normal(size=(count, 3, 4)).astype(np.float32), 1.0,
-                    list("abcdefg")[:count]) for count in (7, 3)]
-    before = [views.poses.copy() for views in splits]
+    positions = np.random.default_rng(0).normal(size=(10, 3))
+    before = np.stack([camera_at(position, (0, 0, 0)) for position in positions]).astype(np.float32)
+    splits = [Views(np.zeros((len(poses), 2, 2, 4), np.uint8), poses.copy(), np.ones((len(poses), 4)),
+                    list("abcdefg")[:len(poses)]) for poses in (before[:7], before[7:])]
     moved = normalize_poses(Scene("a", *splits))
-    radius = np.linalg.norm(before[0][:, :, 3], axis=1).mean()
-    for views, old, new in zip(splits, before, (moved.train, moved.test)):
-        assert new.poses.dtype == np.float32 and np.array_equal(views.poses, old)
-        assert np.array_equal(new.poses[:, :, :3], old[:, :, :3]) and new.names == views.names
-        assert np.allclose(new.poses[:, :, 3], old[:, :, 3] * 1.5 / radius)  # one scale, so that the rays still meet
-    splits[0].poses[:, :, 3] = 0
+    scale = 1.5 / np.linalg.norm(positions[:7], axis=1).mean()  # one for all, so that the rays still meet
+    for views, old, new in zip(splits, (before[:7], before[7:]), (moved.train, moved.test)):
+        assert new.poses.dtype == np.float32 and np.array_equal(views.poses, old) and new.names == views.names
+        assert np.array_equal(new.poses[:, :, :3], old[:, :, :3])
+        assert np.allclose(new.poses[:, :, 3], old[:, :, 3] * scale, atol=1e-6)
+    splits[0].poses[:] = np.eye(3, 4)
     with pytest.raises(UserError, match="cameras of b are all at one point"):
         normalize_poses(Scene("b", *splits))
 

@@ -1,18 +1,20 @@
 """The study of step size and its controls: what is trained, what is read from records, what the controls are."""
 
-import dataclasses
 from types import SimpleNamespace
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 from torch import nn
 
-from experiment import figures
-from experiment.records import read_record
+from harness import figures
+from harness.records import Run, joined
 from models import FourierReparamLinear, build_inr
 from models.step_scale import step_scale
 from studies import controls, step_size
+from studies.step_size import EXPERIMENTS
 
 NETWORK = {"in_features": 1, "out_features": 1, "hidden_features": 16, "hidden_layers": 2, "low_freq_num": 8,
            "high_freq_num": 8, "phase_num": 4, "alpha": 0.05}
@@ -21,80 +23,120 @@ NETWORK = {"in_features": 1, "out_features": 1, "hidden_features": 16, "hidden_l
 @pytest.fixture
 def options(tmp_path):
     """The options of the study, with folders below `tmp_path`."""
-    return SimpleNamespace(only=["1d"], seeds=[0, 1], quick=False, draw=True, device="cpu", data=tmp_path / "data",
-                           results=tmp_path / "results", reference=tmp_path / "reference", figures=tmp_path / "figures")
+    return SimpleNamespace(seeds=[0, 1], data=tmp_path / "data", results=tmp_path / "results",
+                           records=tmp_path / "records", figures=tmp_path / "figures")
 
 
-def finish(run, loss):
+@pytest.fixture
+def published(tmp_path):
+    """The options that read what is published alone."""
+    return SimpleNamespace(seeds=None, results=tmp_path, records=ROOT / "records")
+
+
+def finish(folder, network, seed, loss):
+    mode, own = network
+    run = Run(folder, "1d", "function", mode, seed, {"lr": 1e-6, "steps": 10_000}, own=own)
     run.finish(metrics={"loss": loss}, arrays={}, seconds=1, steps=1)
 
 
 def test_kappa_is_that_of_the_layer():
-    layer = FourierReparamLinear(16, 16, low_freq_num=8, high_freq_num=8, phase_num=4, alpha=0.05)
-    assert step_size.kappa_of(NETWORK) == step_scale(layer)
+    assert step_size.kappa(NETWORK) == step_scale(FourierReparamLinear(16, 16, **step_size.basis_of(NETWORK)))
 
 
-def test_each_run_has_a_folder_of_its_step_and_the_rate_that_makes_it(options):
-    _, (relu, sin) = step_size.plan("1d", options)
-    assert [pair.backbone for pair in (relu, sin)] == ["relu", "sin"]
-    assert relu.paper == pytest.approx(5.88, abs=0.01)
-    steps = sorted({step for _, step in relu.runs})
-    assert steps == pytest.approx([relu.paper / 64, relu.paper / 16, 1, relu.paper / 4, *(
-        relu.paper * multiple for multiple in (1, 4, 16))])
-    for (with_fr, step), runs in relu.runs.items():
-        assert [run.seed for run in runs] == [0, 1]
-        for run in runs:
-            assert run.mode == "relu" + "+fr" * with_fr
-            assert run.results == options.results / f"{step:.4g}"
-            factor = step / (relu.paper if with_fr else 1)
-            assert run.config.get("hidden_lr", 1) == pytest.approx(factor, rel=1e-3)
-            assert f"--hidden-lr {run.config.get('hidden_lr', 1):g} " in run.command
-    assert "hidden_lr" not in relu.runs[True, relu.paper][0].config, "the paper's own run is that of the script"
+def test_seven_steps_and_the_rates_that_make_them():
+    assert step_size.fr_step(EXPERIMENTS["1d"], "relu") == pytest.approx(5.884, abs=1e-3)
+    steps = step_size.steps(EXPERIMENTS["1d"], "relu")
+    assert steps == pytest.approx([5.884 / 64, 5.884 / 16, 1, 5.884 / 4, 5.884, 5.884 * 4, 5.884 * 16], rel=1e-3)
+    for step in steps:
+        (plain, own), (fr, of_fr) = step_size.at_step(EXPERIMENTS["1d"], "relu", step).values()
+        assert (plain, fr) == ("relu", "relu+fr")
+        assert own.get("hidden_lr", 1) == pytest.approx(step, rel=1e-3)
+        assert of_fr.get("hidden_lr", 1) == pytest.approx(step / 5.884, rel=1e-3)
+    # In 3D the learning rates of sine differ: FR's W moves κ times ten times as far.
+    _, network = step_size.learning_rate_and_network(EXPERIMENTS["3d"], "sin+fr")
+    assert step_size.fr_step(EXPERIMENTS["3d"], "sin") == pytest.approx(10 * step_size.kappa(network))
 
 
-@pytest.mark.parametrize("name, found", [("1d", [0, 1, 2]), ("2d", [0, 1]), ("ngp toy", [0, 1, 2])])
-def test_an_experiment_has_seeds_of_its_own_unless_others_are_asked_for(options, name, found):
-    assert step_size.seeds_of(name, SimpleNamespace(seeds=None, quick=False)) == found
-    assert step_size.seeds_of(name, SimpleNamespace(seeds=None, quick=True)) == [0]
-    assert step_size.seeds_of(name, options) == [0, 1]
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_everything_has_a_published_record_so_that_nothing_is_trained(name, published):
+    step_size.train(EXPERIMENTS[name], published)  # there is no data
+    assert all(len(pair.values) == 14 for pair in step_size.measured(EXPERIMENTS[name], published))
+
+
+@pytest.mark.parametrize("name, loaded", [
+    ("1d", []), ("2d", [{"kodim05": np.zeros((2, 2, 3))}]), ("3d", [{"dragon": (np.zeros((2, 2, 2), bool), {})}])])
+def test_the_folder_is_where_the_script_puts_its_records(name, loaded, options, monkeypatch):
+    script = step_size.import_module(EXPERIMENTS[name].script)
+    for loader, data in zip(("load_images", "load_volumes"), 2 * loaded):
+        monkeypatch.setattr(script, loader, lambda _, data=data: data, raising=False)
+    ours, _, runs = step_size.plan(EXPERIMENTS[name], [("relu", {"hidden_lr": 16.0})], options)
+    assert {str(run.folder) for run in runs} == {EXPERIMENTS[name].folder}
+    assert [(run.own, run.seed) for run in runs] == [({"hidden_lr": 16.0}, 0), ({"hidden_lr": 16.0}, 1)]
+    assert f"--modes relu,{joined(runs[0].own)} --seeds 0 1" in ours.command
 
 
 def test_gains_and_figure_are_those_of_the_records(options, drawn):
-    _, (relu, sin) = step_size.plan("1d", options)
-    for (with_fr, step), runs in relu.runs.items():
-        for run in runs:  # FR is ahead by 1 ± √2 at equal steps, and at its best where plain is, too
-            published = dataclasses.replace(run, results=options.reference / run.results.name)
-            finish(published if with_fr else run, 10 + abs(step - 1) - 2 * (with_fr and run.seed))
-    row = step_size.gains(relu, options)
+    experiment = EXPERIMENTS["1d"]
+    at_rate = step_size.fr_step(experiment, "relu")
+    for step in step_size.steps(experiment, "relu"):
+        for with_fr, network in step_size.at_step(experiment, "relu", step).items():
+            for seed in (0, 1):  # FR is ahead by 1 ± √2 at equal steps, and at its best where plain is, too
+                finish(options.records if with_fr else options.results, network, seed,
+                       10 + abs(step - 1) - 2 * (with_fr and seed))
+    relu, sin = step_size.measured(experiment, options)
+    row = step_size.gains(relu)
     assert row[:3] == ["1D", "ReLU", "5.88"]
-    assert row[3] == f"{1 - (relu.paper - 1):.4f} ± 1.4142".replace("-", "−")
-    assert row[4:6] == ["1.0000 ± 1.4142"] * 2 and row[6] == "1.0000 ± 1.4142 (× 0.17 and × 1)"
-    assert step_size.gains(sin, options)[3:6] == ["–"] * 3
+    assert row[3] == f"{1 - (at_rate - 1):.4f} ± 1.4142".replace("-", "−")
+    assert row[4:6] == ["1.0000 ± 1.4142"] * 2 and row[6] == "1.0000 ± 1.4142 (× 0.17, × 1)"
+    assert step_size.gains(sin)[3:6] == ["–"] * 3
     with matplotlib.rc_context(figures.STYLE):
-        step_size.draw([relu, sin], options)
+        step_size.draw([relu], options)
     (path, figure), = drawn.items()
-    assert path.name == "step_size.png" and [axis.get_title() for axis in figure.axes] == ["1D: ReLU (2 seeds)"]
+    assert path.name == "step_size.png" and figure.axes[0].get_title().startswith("1D: ReLU\n300 points, 2 seeds")
     lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
-    assert lines["FR"] == pytest.approx(lines["plain"] - 1)
+    assert lines["FR"] == pytest.approx(np.array(lines["plain"]) - 1)
+
+
+def test_a_failure_is_an_arrow_with_its_value(published, drawn):
+    pair = step_size.measured(EXPERIMENTS["3d"], published)[2]
+    with matplotlib.rc_context(figures.STYLE):
+        step_size.draw([pair], SimpleNamespace(figures=ROOT))
+    axis = next(iter(drawn.values())).axes[0]
+    assert axis.get_ylim()[0] > 0.75 and [text.get_text() for text in axis.texts] == ["0.00"] * 4
+
+
+@pytest.mark.parametrize("study", [step_size, controls])
+def test_the_pages_table_is_that_of_the_records(study, capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("sys.argv", ["study", "--draw", "--results", str(tmp_path), "--figures", str(tmp_path),
+                                     "--records", str(ROOT / "records")])
+    monkeypatch.setattr(figures, "draw_each", lambda *_: None)
+    study.main()
+    assert capsys.readouterr().out in (ROOT / "docs" / "step_size.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("study", ["step_size", "controls"])
 def test_there_is_nothing_to_draw_where_nothing_was_trained(refused, tmp_path, study):
-    folders = [option for name in ("results", "reference", "figures") for option in (f"--{name}", tmp_path / name)]
+    folders = [option for name in ("results", "records", "figures") for option in (f"--{name}", tmp_path / name)]
     assert "without --draw" in refused(f"studies.{study}", "--only", "1d", "--draw", *folders)
 
 
-def test_a_control_is_trained_by_the_script_and_not_twice(options, monkeypatch, one_process, capsys):
-    monkeypatch.setitem(step_size.QUICK, "1d", ["--steps", "2"])
-    options.quick, options.seeds = True, [0]
-    _, pairs = step_size.plan("1d", options)
-    run = next(run for run in controls.controls_of(pairs[0], pairs[0].paper, options) if run.mode == "relu")
-    assert not run.finished() and "fr-start" in str(run)
-    ours, _ = step_size.plan("1d", options)
-    controls.sweep(controls.train, [[run]], ours, parallel=False)
-    record = read_record(step_size.path_of(run, options))
-    assert record["config"]["control"] == "fr-start" and record["config"]["hidden_lr"] == pytest.approx(5.884)
-    assert record["metrics"]["loss"] > 0 and run.finished()
+def test_both_train_through_the_script_and_not_twice(options, monkeypatch, one_process, capsys):
+    short = EXPERIMENTS["1d"]._replace(options="--steps 2", folder="1d/function/steps=2", backbones=("relu",))
+    monkeypatch.setattr(step_size, "MULTIPLES", (1,))
+    options.seeds = [0]
+    for study in (step_size, controls):
+        study.train(short, options)
+    names = {path.name for path in (options.results / short.folder).glob("*.json")}
+    assert names == {f"{name}-seed0.json" for name in (
+        "relu", "relu,hidden_lr=5.884", "relu+fr", "relu+fr,hidden_lr=0.17", "relu,control=fr-start",
+        "relu,control=fr-start,hidden_lr=5.884", "relu,control=projected", "relu,control=projected,hidden_lr=5.884",
+        "relu+fr,control=plain-start", "relu+fr,control=plain-start,hidden_lr=0.17")}
+    row = controls.row(short, "relu", step_size.fr_step(short, "relu"), "FR's", options)
+    assert len(set(map(float, row[3:]))) == 5  # five networks
+    capsys.readouterr()
+    for study in (step_size, controls):
+        study.train(short, options)
+    assert not capsys.readouterr().out
 
 
 def hidden_weights(model):
@@ -112,7 +154,8 @@ def test_the_starts_are_those_of_the_other_network(mode):
     from_fr, from_plain = built(controls.plain_with_fr_start, mode), built(controls.fr_with_plain_start, f"{mode}+fr")
     x = torch.linspace(-1, 1, 9)[:, None]
     assert from_fr(x).equal(with_fr(x)) and not any(isinstance(layer, FourierReparamLinear) for layer in from_fr)
-    projection = controls.projection_onto(with_fr[2].basis)
+    assert sum(isinstance(layer, FourierReparamLinear) for layer in from_plain) == NETWORK["hidden_layers"]
+    projection = controls.projection_onto(next(layer.basis for layer in with_fr if hasattr(layer, "basis")))
     for found, wanted in zip(hidden_weights(from_plain), hidden_weights(plain)):
         torch.testing.assert_close(found, wanted @ projection, rtol=0, atol=1e-6)
     torch.testing.assert_close(from_plain(x), built(controls.projected, mode)(x), rtol=0, atol=1e-5)
@@ -121,8 +164,7 @@ def test_the_starts_are_those_of_the_other_network(mode):
 def test_a_projected_weight_stays_in_the_row_space_of_the_basis():
     torch.manual_seed(0)
     model = controls.projected("relu", **NETWORK)
-    basis = FourierReparamLinear(16, 16, **{name: NETWORK[name] for name in (
-        "low_freq_num", "high_freq_num", "phase_num", "alpha")}).basis.double()
+    basis = FourierReparamLinear(16, 16, **step_size.basis_of(NETWORK)).basis.double()
     projection = torch.linalg.pinv(basis, rtol=1e-6) @ basis
     assert round(projection.trace().item()) == 16 - 2
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
