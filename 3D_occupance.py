@@ -1,7 +1,7 @@
 """Fit occupancy volumes with six networks (section 5 of the paper, Thai statue and dragon).
 
     python 3D_occupance.py                          both volumes, six networks, 200 epochs each: for a GPU
-    python 3D_occupance.py --quick                  a hollow sphere with holes, 28 voxels a side, computed here
+    python 3D_occupance.py --quick                  a hollow sphere with holes, 24 voxels a side, computed here
     python 3D_occupance.py --shape thai_statue --epochs 4 --batch 10000     an hour a network on a CPU core
     python 3D_occupance.py --modes sin sin+fr sin+fr,lr=5e-4                one network at two learning rates
     python 3D_occupance.py --shape path/to/mesh.ply --resolution 256        or a .mat or .npy volume

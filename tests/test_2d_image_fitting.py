@@ -104,7 +104,7 @@ def test_memory_decides_the_chunk_and_on_a_cpu_its_cache(monkeypatch):
         chunk = fitting.fitting_chunk(512 * 768, network, device)
         assert chunk * 3 * 4 * 256 * 4 <= gigabytes * 2**30 / 2 * 1.01
         assert math.ceil(512 * 768 / chunk) == {1: 9, 4: 3, 64: 1}[gigabytes]
-        assert fitting.fitting_chunk(512 * 768, network, torch.device("cpu")) == 8192 < chunk
+        assert fitting.fitting_chunk(512 * 768, network, torch.device("cpu")) == fitting.CPU_CHUNK < chunk
     assert fitting.fitting_chunk(100, network, torch.device("cpu")) == 100
 
 
