@@ -13,7 +13,6 @@ from harness.device import choose_device
 # The arguments of each on a CPU, and on a GPU.
 ARGUMENTS = {"ntk_1d": ("", ""),
              "step": ("--rounds 3 --block 10", "--full"),
-             "radiance_parts": ("--points 20000 --voxels 64", ""),
              "radiance_fields": ("", "--full")}
 
 
