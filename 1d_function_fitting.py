@@ -33,10 +33,10 @@ from harness.device import Stopwatch
 from harness.labels import labels
 from harness.records import Run, planned_runs
 from harness.results import print_results
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.sweep import Job, in_ranks, sweep
 from models import MODES, FourierReparamLinear, build_inr, empirical_ntk
 
-PAPER = {
+PAPER: dict = {
     "steps": 10_000,        # paper, section 4
     "lr": 1e-6,             # released code; Adam, full batch
 }
@@ -62,7 +62,7 @@ NETWORKS = {
     "sin":        {**MLP, **SINE},
     "sin+fr":     {**MLP, **SINE, **FR},
 }
-QUICK = {"steps": 2_000}
+QUICK: dict = {"steps": 2_000}
 COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
 
 EIGENVALUES = 4  # of the NTK, the largest, whose shares are reported one by one
@@ -213,9 +213,7 @@ def plan(args: argparse.Namespace) -> list[Run]:
 def main() -> None:
     args = parse()
     runs = plan(args)
-    sweep([[Job(run, partial(train, run, args)) for run in runs]], args, parallel=True)
-    if not first_rank():
-        return
+    sweep([Job(run, partial(train, run, args)) for run in runs], args=args, parallel=True)
     first = [run for run in runs if run.seed == args.seeds[0]]
     figures.draw_each(partial(draw_fits, first, args), partial(draw_spectra, runs, args),
                       *[partial(draw_layer, run, args) for run in first if "+fr" in run.mode][:1],

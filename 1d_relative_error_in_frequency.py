@@ -33,7 +33,9 @@ def recorded_run(results: Path, options: str, network: cli.Network, seed: int) -
     try:
         config = read_record(run.path(".json"))["config"]
     except FileNotFoundError:
-        raise UserError(f"{run.path('.json')} is not there; train first: python 1d_function_fitting.py") from None
+        given = " ".join(["1d_function_fitting.py",
+                          *(f"--{option.replace('=', ' ')}" for option in options.split(",") if option)])
+        raise UserError(f"{run.path('.json')} is not there; train first: python {given}") from None
     return Run(results, "1d", "function", network.mode, seed, config, run.options, network.own)
 
 

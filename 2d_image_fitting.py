@@ -20,6 +20,7 @@ Each network maps a pixel's position to its color and is trained on all pixels a
 
 import argparse
 import math
+import os
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -36,10 +37,10 @@ from harness.device import Stopwatch, memory_bytes
 from harness.labels import image_size, labels, length
 from harness.records import Run, digest, planned_runs
 from harness.results import print_results
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.sweep import Job, in_ranks, sweep
 from models import MODES, build_inr, fold
 
-PAPER = {
+PAPER: dict = {
     "steps": 10_000,        # released code
     "batch": None,          # pixels a step: all (released code)
     "lr": 1e-4,             # released code; Adam
@@ -68,7 +69,7 @@ NETWORKS = {                                         # α: released code
     "sin+fr":     {**MLP, **SINE, **FR, "alpha": 0.01},
 }
 # A smaller image and fewer steps at the first learning rate; the same networks.
-QUICK = {"steps": 100, "decay_at": 100, "downscale": 8}
+QUICK: dict = {"steps": 100, "decay_at": 100, "downscale": 8}
 EVALUATIONS = 20      # of the whole image in a training
 CPU_CHUNK = 4_096     # pixels whose activations stay in a CPU's cache
 
@@ -208,7 +209,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, steps=PAPER["steps"], checkpoint_every=1_000)
-    parser.add_argument("--image", nargs="+", metavar="I",
+    parser.add_argument("--image", nargs="+", metavar="I", type=os.path.expanduser,
                         help="Kodak numbers, all, a bundled picture's name, or paths (default: 5; --quick astronaut)")
     parser.add_setting("--downscale", type=cli.whole(1, 64), metavar="D",
                        help="make the images smaller by this factor (default: 1; --quick 8)")
@@ -232,9 +233,7 @@ def main() -> None:
     runs = plan(args, images)
     training.say_how_long(runs, args, lambda config: config["steps"] * (config["batch"] or math.prod(
         config["shape"][:2])))
-    sweep([[Job(run, partial(train, run, images[run.case], args)) for run in runs]], args, parallel=bool(args.size))
-    if not first_rank():
-        return
+    sweep([Job(run, partial(train, run, images[run.case], args)) for run in runs], args=args, parallel=bool(args.size))
     drawings = []
     for case, image in images.items():
         first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]

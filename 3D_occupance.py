@@ -20,6 +20,7 @@ Each network maps a voxel's position to whether it is full, and is trained on al
 
 import argparse
 import math
+import os
 from collections.abc import Sequence
 from functools import partial
 
@@ -38,10 +39,10 @@ from harness.device import Stopwatch
 from harness.labels import labels, length, volume_size
 from harness.records import Run, digest, planned_runs
 from harness.results import print_results
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.sweep import Job, in_ranks, sweep
 from models import MODES, build_inr, fold
 
-PAPER = {
+PAPER: dict = {
     "epochs": 200,          # released code
     "batch": 500_000,       # voxels a step (released code, chunk)
     "downscale": 1,
@@ -69,7 +70,7 @@ NETWORKS = {
     "sin+fr":     {"lr": 5e-3, "network": {**MLP, **SINE, **FR, "alpha": 0.001}},  # lr: released code
 }
 DECAY = 0.2  # of the learning rate over all epochs (released code)
-QUICK = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, as a solid has
+QUICK: dict = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, as a solid has
 RESOLUTION, QUICK_RESOLUTION = 256, 28  # voxels along the longest side of a solid or mesh
 LEVELS = 256  # of the output that is kept, from 0 to 1
 CPU_CHUNK = 4_096  # voxels whose activations stay in a CPU's cache
@@ -77,9 +78,9 @@ ALMOST_ONE = 1 - 1e-6  # where a logarithmic axis has an IoU of 1
 
 
 def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int) -> Tensor:
-    """The outputs at voxels, given by their places in the flattened volume, as uint8: floor(256 output), cut at 0 and 1.
+    """The outputs at voxels, given by their places in the flattened volume: uint8, floor(256 · output).
 
-    128 and more are outputs of 1/2 and more: full.
+    What lies beyond 0 and 1 is cut off. 128 and more are outputs of 1/2 and more: full.
     """
     # Into memory of its own: small results among large activations keep the freed ones from being used again.
     levels = torch.empty(len(voxels), dtype=torch.uint8, device=voxels.device)
@@ -112,7 +113,7 @@ def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
             for part in voxels.split(chunk):  # the gradients add up to those of the whole batch
                 with autocast:
                     output = model(voxel_coordinates(part, volume.shape))
-                loss = F.mse_loss(output.float()[:, 0], full[part].float(), reduction="sum") / len(voxels)
+                loss = F.mse_loss(output.float()[:, 0], full[part].float()) * (len(part) / len(voxels))
                 loss.backward()
                 losses[step] += loss.detach()
         optimizer.step()
@@ -235,7 +236,7 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
     parser = cli.options(__doc__, modes=MODES, default_modes=MODES, epochs=PAPER["epochs"], checkpoint_every=1_000)
-    parser.add_argument("--shape", nargs="+", metavar="V",
+    parser.add_argument("--shape", nargs="+", metavar="V", type=os.path.expanduser,
                         help=f"{', '.join((*SHA256, *SOLIDS))}, or paths of .mat, .npy or mesh files (default: the "
                              "first two; --quick holed_sphere)")
     parser.add_setting("--resolution", type=cli.whole(8, 1024), metavar="N",
@@ -264,9 +265,8 @@ def main() -> None:
         print(summary(case, volume))
     runs = plan(args, volumes)
     training.say_how_long(runs, args, lambda config: math.prod(config["shape"]) * config["epochs"])
-    sweep([[Job(run, partial(train, run, volumes[run.case][0], args)) for run in runs]], args, parallel=bool(args.size))
-    if not first_rank():
-        return
+    sweep([Job(run, partial(train, run, volumes[run.case][0], args)) for run in runs], args=args,
+          parallel=bool(args.size))
     drawings = []
     for case, (volume, _) in volumes.items():
         of_case = [run for run in runs if run.case == case]

@@ -32,7 +32,7 @@ from harness import cli, figures, nerf_views, training
 from harness.device import Stopwatch, peak_memory
 from harness.records import Run, planned_runs
 from harness.results import print_results
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.sweep import Job, in_ranks, sweep
 from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.instant_ngp import InstantNGPField
@@ -182,9 +182,7 @@ def main() -> None:
     if args.render_only:
         nerf_views.render_only(runs, lambda run: render_again(run, scene, args))
         return
-    sweep([[Job(run, partial(train, run, scene, args)) for run in runs]], args, parallel=args.size == "quick")
-    if not first_rank():
-        return
+    sweep([Job(run, partial(train, run, scene, args)) for run in runs], args=args, parallel=args.size == "quick")
     figures.draw_each(*nerf_views.drawings("Instant-NGP", runs, scene.test, args),
                       partial(print_results, runs, "psnr", 2))
 

@@ -33,7 +33,7 @@ from harness import cli, figures, metrics, nerf_views, training
 from harness.device import Stopwatch, peak_memory
 from harness.records import Run, planned_runs
 from harness.results import print_results
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.sweep import Job, in_ranks, sweep
 from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import FILLED, SEEN_BY, DVGOField, coarse_field, fine_field, objective, pixels_in_sight
@@ -256,10 +256,8 @@ def main() -> None:
         nerf_views.render_only(runs, lambda run: render_again(run, scene, args))
         return
     coarse = {run.seed: coarse_run(run) for run in runs if args.force or not run.finished()}
-    sweep([[Job(run, partial(train_coarse, run, scene, args)) for run in coarse.values()],
-           [Job(run, partial(train_fine, run, scene, args)) for run in runs]], args, parallel=args.size == "quick")
-    if not first_rank():
-        return
+    sweep([Job(run, partial(train_coarse, run, scene, args)) for run in coarse.values()],
+          [Job(run, partial(train_fine, run, scene, args)) for run in runs], args=args, parallel=args.size == "quick")
     figures.draw_each(*nerf_views.drawings("DVGO", runs, scene.test, args), partial(print_results, runs, "psnr", 2))
 
 

@@ -5,7 +5,8 @@
     model = torch.hub.load("path/of/this/repository", "build_inr", "relu+fr", in_features=2, out_features=3,
                            hidden_features=256, hidden_layers=3, **fr, source="local")
 
-Both come from a package named `models`. In a project that has one of its own, copy `models/fourier_reparam.py` instead.
+Both come from a package named `models`. In a project that has one of its own, `pip install` this repository, which is
+then the package `fr_inr`, or copy `models/fourier_reparam.py`.
 """
 
 from models import FourierReparamLinear, build_inr

@@ -29,7 +29,7 @@ OMP_NUM_THREADS=1 python 2d_image_fitting.py --batch 8192 --modes relu relu+fr r
 # Section 5, volumes. The dragon at an eighth of its sides, three seeds; both volumes whole, four epochs.
 python 3D_occupance.py --shape dragon --epochs 25 --downscale 8 --batch 20000 --seeds 0 1 2
 python 3D_occupance.py --shape dragon --epochs 25 --downscale 8 --batch 20000 --modes sin,lr=5e-3
-python 3D_occupance.py --shape thai_statue --epochs 8 --downscale 2 --batch 10000 --modes sin sin+fr sin+fr,lr=5e-4
+python 3D_occupance.py --shape thai_statue --epochs 4 --downscale 2 --batch 10000 --modes sin sin+fr sin+fr,lr=5e-4
 OMP_NUM_THREADS=1 python 3D_occupance.py --shape thai_statue --epochs 4 --batch 10000 --modes relu+pe relu+pe+fr sin sin+fr sin+fr,lr=5e-4
 OMP_NUM_THREADS=1 python 3D_occupance.py --shape dragon --epochs 4 --batch 10000 --modes sin sin+fr sin+fr,lr=5e-4
 

@@ -17,25 +17,14 @@ TIMEOUT = 60  # seconds without a byte
 
 def sha256(path: Path) -> str:
     """The SHA-256 checksum of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def download(url: str, path: Path, check: Callable[[Path], object], instead: str) -> None:
-    """Fetch `url` to `path`.
+    """Fetch `url` into a folder beside `path`, check and move it: `path` is never a broken file.
 
-    The file is fetched into a folder beside its place, checked, and moved: `path` is never a broken file, and a
-    download that was stopped is started again by calling this again.
-
-    Args:
-        check: raises UserError if a file is not what it should be, one that broke off included.
-        instead: what a user can do without this file, for the error message.
-
-    Raises:
-        UserError: the file could not be fetched or written, or it failed the check.
+    `check` raises UserError if a file is not what it should be, one that broke off included. `instead` is what a user
+    can do without it. UserError if the file could not be fetched or written, or failed the check.
     """
     hint = f"put the file at {path} yourself, or {instead}"
     before = socket.getdefaulttimeout()

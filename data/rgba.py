@@ -1,142 +1,137 @@
-"""Read an image file as a viewer shows it, whatever lies in it.
-
-Pillow reads all but TIFFs of 16 bits a sample, of which it would keep 8. Of these tifffile gives the samples.
-"""
+"""Read an image file as a viewer shows it, or refuse it by name: few formats, each read right."""
 
 import io
-import logging
 import os
+import re
+import struct
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
-import tifffile
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from data.errors import UserError
 
-logging.getLogger("tifffile").addHandler(logging.NullHandler())  # which would print what the error says in one line
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how a file begins; the last two are BigTIFF
-MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr")  # of Pillow, up to 8 bits a sample
+PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26, 1 << 28  # bytes of text beside the pixels
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")
+UNREAD = {  # by how a file begins
+    rb"\xff\n|\0\0\0\fJXL": "JPEG XL", rb"\xffO\xffQ|\0\0\0\fjP": "JPEG 2000", rb"....ftypavi": "AVIF",
+    rb"....ftyp": "HEIC", rb"v/1\x01": "EXR", rb"#\?R": "Radiance HDR", rb"P[Ff]\s": "PFM", rb"8BPS": "PSD",
+    rb".{,500}<svg": "SVG", rb"%PDF": "PDF", rb"DDS ": "DDS", rb"\0\0\x01\0": "ICO", rb"II\*.{5}CR": "CR2"}
+MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "YCbCr")  # of Pillow, up to 8 bits a sample
 LARGEST = 89_478_485  # pixels, above which Pillow warns of a decompression bomb
-ORIENTATION, ICC_PROFILE = 274, 34675  # tags of TIFF, the first of EXIF too
+ORIENTATION = 274  # a tag of TIFF and of EXIF
 # The eight orientations, 1 as it is: whether to mirror, then how many quarters to turn counter-clockwise.
-TURNS = {1: (False, 0), 2: (True, 0), 3: (False, 2), 4: (True, 2),
-         5: (True, 1), 6: (False, 3), 7: (True, 3), 8: (False, 1)}
+TURNS = dict(enumerate([(0, 0), (1, 0), (0, 2), (1, 2), (1, 1), (0, 3), (1, 3), (0, 1)], start=1))
+SRGB = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)  # x and y of white, red, green and blue, times 100,000
 
 
 def read_rgba(path: Path, turn: bool = True) -> np.ndarray:
-    """The picture in a file: palettes, color keys, CMYK and so on as RGBA, colors in sRGB, of a phone's two the first.
+    """The picture in a file: palettes, color keys and so on as RGBA, colors in sRGB, of a phone's two the first.
 
-    Args:
-        turn: turn the picture as its EXIF says; without, a file that says so is refused.
-
-    Returns:
-        Shape (rows, columns, 4), alpha straight, not premultiplied. uint16 of a gray PNG and a TIFF of 16 bits, else
-        uint8: a PNG of 16 bits and more than one channel is read with 8.
-
-    Raises:
-        UserError: not a file, damaged, not one picture, of more pixels than `LARGEST`, or of a kind that
-            cannot be shown as it is meant; the message says which.
+    Shape (rows, columns, 4), alpha straight, not premultiplied. uint16 of gray of 16 bits, else uint8: a PNG of 16 bits
+    in color is read with 8. `turn` turns it as its EXIF says; without, a file that says so is refused. UserError: not a
+    file, damaged, not one picture, of more pixels than `LARGEST`, or of a kind that cannot be shown as it is meant.
     """
     if not os.path.isfile(path):  # False, where pathlib's raises, of a name that is too long
         raise UserError(f"{path} is {'not a file' if os.path.exists(path) else 'not there'}")
     try:
+        # Not by its name: Pillow would map the file into memory, and scramble a TIFF that is to be turned by a quarter.
         with open(path, "rb") as file:
-            tiff = file.read(4) in TIFF
-        pixels, orientation = read_tiff(path) if tiff else read_with_pillow(path)
+            head = file.read(1024)
+            kind = "TGA" if path.suffix.lower() == ".tga" else ""  # which no first bytes tell
+            if kind := next((kind for start, kind in UNREAD.items() if re.match(start, head, re.DOTALL)), kind):
+                raise UserError(f"{path}: {kind} is not read; save it as PNG")
+            if head.startswith(b"\x89PNG"):
+                check_srgb(file, path)
+            with Image.open(file, formats=FORMATS) as image:
+                pixels, turned = read_picture(image, path)
     except UserError:
         raise
     except Exception as error:  # a decoder of a damaged file raises nearly anything
-        reason = " ".join(str(error).split())[:100]
-        raise UserError(f"{path} cannot be read as an image; it is damaged, too large, or none ({reason})") from error
-    if not turn and orientation != 1:
+        reason = " ".join(str(error).split())[:100] or "it is damaged"
+        if isinstance(error, UnidentifiedImageError):
+            reason = "it is damaged, or of another kind than PNG, JPEG, TIFF, WebP, GIF, BMP and PPM of 8 bits"
+        raise UserError(f"{path} cannot be read as an image ({reason}); save it as PNG") from error
+    if turned and not turn:
         raise UserError(f"{path} has an EXIF turn, and a camera's numbers may mean the picture before or after it; "
                         "save the picture turned")
     return pixels
 
 
-def read_with_pillow(path: Path, page: int | None = None) -> tuple[np.ndarray, int]:
-    """The picture, and the orientation that the file gives; of a TIFF the picture on `page`."""
-    # Not by its name: Pillow would map the file into memory, and scramble a TIFF that is to be turned by a quarter.
-    with open(path, "rb") as file, Image.open(file) as image:
-        if page is not None:
-            image.seek(page)
-        elif image.format != "MPO":  # that is, a JPEG with a second one for the other eye, or for bright screens
-            check_one(path, getattr(image, "n_frames", 1))
-        check_size(image.width * image.height)
-        key = image.info.get("transparency")
-        if image.format == "PNG" and key is not None:
-            raw = str(image.tile[0][3])  # as L;2 for two bits
-            if raw == "RGB;16B":
-                raise UserError(f"{path} is a PNG of 16 bits with a color key, which cannot be read; save it with 8")
-            if raw in ("L;2", "L;4") and key < 2**int(raw[2]):
-                image.info["transparency"] = key * 255 // (2**int(raw[2]) - 1)  # as Pillow scales the samples
-        orientation = orientation_of(image)
-        image.load()
-        left = orientation_of(image)  # 1 of a TIFF, which Pillow has turned
-        if image.mode in ("I;16", "I;16B", "I;16L", "I") and image.format in ("PNG", "PPM", "JPEG2000"):
-            gray = np.asarray(image).astype(np.uint16)
-            pixels = np.stack([gray, gray, gray, np.where(gray == key, 0, 65535).astype(np.uint16)], axis=-1)
-        elif image.mode in MODES:
-            pixels = np.array((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
-        else:
-            raise UserError(f"{path} has pixels of the kind {image.mode}; save it as gray or RGB of 8 or 16 bits")
-        profile = image.info.get("icc_profile")
-        if profile:
-            pixels = in_srgb(pixels, profile, path, image if image.mode == "CMYK" else None)
-        return turned(pixels, left), orientation
+def check_srgb(file: BinaryIO, path: Path) -> None:
+    """UserError if a PNG says, by something else than an ICC profile, that its colors are not sRGB's."""
+    chunks: dict[bytes, bytes] = {}
+    file.seek(8)
+    while not chunks.keys() & {b"IDAT", b"IEND"}:
+        length, kind = struct.unpack(">I4s", file.read(8))
+        chunks[kind] = file.read(min(length, 32))
+        file.seek(length - len(chunks[kind]) + 4, os.SEEK_CUR)
+    gamma, = struct.unpack(">I", chunks.get(b"gAMA", struct.pack(">I", 45455))[:4])
+    primaries = struct.unpack(">8I", chunks.get(b"cHRM", struct.pack(">8I", *SRGB)))
+    if b"cICP" in chunks:  # sRGB's: the primaries of BT.709, its own curve, RGB, full range
+        other = chunks[b"cICP"][:4] != bytes([1, 13, 0, 1])
+    else:
+        other = abs(gamma - 45455) > 2000 or np.abs(np.subtract(primaries, SRGB)).max() > 1000
+        other = other and not chunks.keys() & {b"iCCP", b"sRGB"}
+    if other:
+        raise UserError(f"{path} has colors that are not sRGB's, by its cICP, gAMA or cHRM; save it in sRGB")
 
 
-def read_tiff(path: Path) -> tuple[np.ndarray, int]:
-    """The picture, and the orientation that the file gives."""
-    with tifffile.TiffFile(path) as file:
-        pages = [page for page in file.pages if isinstance(page, tifffile.TiffPage)
-                 and not (page.is_reduced or page.is_mask)]  # a thumbnail is no picture
-        check_one(path, len(pages))
-        page, = pages
-        bits, kind = page.bitspersample, str(getattr(page.photometric, "name", page.photometric))
-        if page.sampleformat != 1 or bits not in (1, 2, 4, 8, 16) or not set(page.axes) <= set("YXS"):
-            raise UserError(f"{path} has samples of {bits} bits, or signed ones, or fractions; save whole numbers of 8 "
-                            "or 16 bits")
-        if bits < 16:
-            return read_with_pillow(path, page.index)
-        check_size(page.imagewidth * page.imagelength)
-        colors = {"MINISWHITE": 1, "MINISBLACK": 1, "RGB": 3}.get(kind)
-        if colors is None:
-            raise UserError(f"{path} is a TIFF of 16 bits and of the kind {kind}; save gray or RGB, or 8 bits")
-        samples = page.asarray()
-        samples = np.moveaxis(samples, page.axes.index("S"), -1) if "S" in page.axes else samples[..., None]
-        extra = page.extrasamples or (2,) * (samples.shape[-1] - colors)  # 1 premultiplied, 2 straight alpha, 0 neither
-        if samples.shape[-1] != colors + len(extra):
-            raise ValueError(f"{samples.shape[-1]} samples")
-        color = 65535 - samples[..., :colors] if kind == "MINISWHITE" else samples[..., :colors]
-        alpha = samples[..., colors:colors + 1] if extra[:1] in ((1,), (2,)) else np.full_like(color[..., :1], 65535)
-        if extra[:1] == (1,):
-            color = np.rint(color.clip(max=alpha) / np.maximum(alpha, 1) * 65535).astype(np.uint16)
-        pixels = np.concatenate([np.broadcast_to(color, (*color.shape[:2], 3)), alpha], axis=-1)
-        profile = page.tags.valueof(ICC_PROFILE)
-        orientation = page.tags.valueof(ORIENTATION)
-        orientation = orientation if orientation in TURNS else 1
-        return turned(in_srgb(pixels, profile, path) if profile else pixels, orientation), orientation
+def read_picture(image: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
+    """The pixels, and whether the file asks for a turn."""
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1 and image.format != "MPO":  # a JPEG with a second picture, for the other eye or bright screens
+        raise UserError(f"{path} has {frames} frames; give one still image")
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        check_tiff(image, path)
+    if image.width * image.height > LARGEST:
+        raise ValueError(f"{image.width * image.height:,} pixels, at most {LARGEST:,}")
+    key = image.info.get("transparency")
+    if image.format == "PNG" and key is not None:
+        raw = str(image.tile[0][3])  # type: ignore[attr-defined]  # as L;2 for two bits
+        if raw == "RGB;16B":
+            raise UserError(f"{path} is a PNG of 16 bits with a color key, which cannot be read; save it with 8")
+        if raw in ("L;2", "L;4") and key < 2**int(raw[2]):
+            image.info["transparency"] = key * 255 // (2**int(raw[2]) - 1)  # as Pillow scales the samples
+    before = TURNS.get(image.getexif().get(ORIENTATION, 1), TURNS[1])
+    image.load()
+    mirrored, quarters = TURNS.get(image.getexif().get(ORIENTATION, 1), TURNS[1])  # Pillow has turned a TIFF
+    if image.mode in ("I;16", "I;16B", "I") and image.format in ("PNG", "PPM", "TIFF"):
+        gray = np.asarray(image).astype(np.uint16)
+        pixels = np.stack([gray, gray, gray, np.where(gray == key, 0, 65535).astype(np.uint16)], axis=-1)
+    elif image.mode in MODES:
+        pixels = np.array((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
+    else:
+        raise UserError(f"{path} has pixels of the kind {image.mode}; save it as gray or RGB of 8 bits")
+    profile = image.info.get("icc_profile")
+    if profile:
+        pixels = in_srgb(pixels, profile, path)
+    pixels = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))
+    return pixels, before != TURNS[1]
 
 
-def in_srgb(pixels: np.ndarray, profile: bytes, path: Path, cmyk: Image.Image | None = None) -> np.ndarray:
-    """RGBA pixels with their colors, which are in the space of an ICC profile, in sRGB; as they are if it is sRGB.
+def check_tiff(image: TiffImagePlugin.TiffImageFile, path: Path) -> None:
+    """UserError if Pillow would not keep all bits of a TIFF, or take a thumbnail or a mask for the picture."""
+    def tag(number: int, default: int) -> list[int]:
+        return np.atleast_1d(image.tag_v2.get(number, default)).tolist()
 
-    A profile that is damaged, or that is for another kind of pixels, is passed over, as viewers do.
+    if tag(254, 0)[0] & 5:
+        raise UserError(f"{path} begins with a thumbnail or a mask, as a camera's raw file does; save it as PNG")
+    bits, signs = tag(258, 1), tag(339, 1)
+    if set(signs) != {1} or max(bits) > 8 and (bits, tag(262, 1)) != ([16], [1]):
+        raise UserError(f"{path} has {len(bits)} samples of {max(bits)} bits a pixel; of a TIFF whole numbers of 8 "
+                        "bits are read, and gray of 16 with black at 0; save it so")
 
-    Args:
-        cmyk: the image before it was RGBA, if it was CMYK.
-    """
+
+def in_srgb(pixels: np.ndarray, profile: bytes, path: Path) -> np.ndarray:
+    """RGBA pixels with their colors, which are in the space of an ICC profile, in sRGB; as they are if it is sRGB's, or
+    if it is damaged or for another kind of pixels, as viewers do."""
     rgba = Image.fromarray(pixels if pixels.dtype == np.uint8 else (pixels >> 8).astype(np.uint8))
     try:
         space = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        kind = space.profile.xcolor_space.strip()
-        if (kind == "CMYK") != (cmyk is not None):
-            return pixels
-        source = cmyk
-        if source is None:
-            source = rgba.convert("L" if kind == "GRAY" and not np.ptp(pixels[..., :3], axis=-1).any() else "RGB")
+        gray = space.profile.xcolor_space.strip() == "GRAY" and not np.ptp(pixels[..., :3], axis=-1).any()
+        source = rgba.convert("L" if gray else "RGB")
         shown = np.asarray(ImageCms.profileToProfile(source, space, ImageCms.createProfile("sRGB"), outputMode="RGB"))
     except (OSError, ValueError, ImageCms.PyCMSError):
         return pixels
@@ -145,23 +140,3 @@ def in_srgb(pixels: np.ndarray, profile: bytes, path: Path, cmyk: Image.Image | 
     if pixels.dtype != np.uint8:
         raise UserError(f"{path} has 16 bits and an ICC profile that is not sRGB's; save it in sRGB, or with 8 bits")
     return np.dstack([shown, pixels[..., 3]])
-
-
-def orientation_of(image: Image.Image) -> int:
-    orientation = image.getexif().get(ORIENTATION)
-    return orientation if orientation in TURNS else 1
-
-
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    mirrored, quarters = TURNS[orientation]
-    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))
-
-
-def check_one(path: Path, count: int) -> None:
-    if count != 1:
-        raise UserError(f"{path} has {count} frames; give one still image")
-
-
-def check_size(pixels: int) -> None:
-    if pixels > LARGEST:
-        raise ValueError(f"{pixels:,} pixels, at most {LARGEST:,}")

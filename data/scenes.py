@@ -1,24 +1,23 @@
 """Scenes for DVGO and Instant-NGP: NeRF's Blender scenes, a folder laid out like them, or a toy scene computed here.
 
-The layout is that of NeRF's synthetic data (Mildenhall et al., "NeRF: Representing Scenes as Neural Radiance Fields for
-View Synthesis", ECCV 2020): transforms_train.json and transforms_test.json, each with the field of view and a list of
-frames, and an image a frame.
+The layout is that of NeRF's synthetic data (Mildenhall et al., ECCV 2020): transforms_train.json and
+transforms_test.json, each with the field of view and a list of frames, and an image a frame.
 """
 
 import hashlib
 import math
 import os
-import posixpath
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from skimage.measure import block_reduce
 
 from data import toy_scene
 from data.errors import UserError
+from data.paths import find_file
 from data.rgba import read_rgba
 from data.transforms import camera_intrinsics, camera_pose, image_file, read_transforms
 
@@ -26,8 +25,12 @@ BLENDER_SCENES = ("lego", "chair", "drums", "ficus", "hotdog", "materials", "mic
 BLENDER_DISTANCE = 4.0311  # of a Blender scene's cameras from the point that they look at
 CAMERA_DISTANCE = 1.5  # of Instant-NGP's cameras from the middle of the cube of side 1 that the scene is in
 NEAR, FAR = 2.0, 6.0  # between which a Blender scene lies, in units of camera depth: t in origin + t · R (x, y, −1)
+# A file_path without a suffix gets the first of these that is there, and .png where none is.
+SUFFIXES = (*".png .PNG .jpg .JPG .jpeg .JPEG .webp .tif .tiff .gif .bmp .ppm .exr .hdr .tga .avif .heic .jxl".split(),)
 THREADS = 8  # each holds one image being read, so that more cost memory
 SUPERSAMPLING = 3  # rays across a pixel of the toy scene
+AXES = ("each transform_matrix has to be camera-to-world (not its inverse), in OpenGL's axes: x right, y up, looking "
+        "along −z (OpenCV's y and z are the other way round)")
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,41 +69,33 @@ class Scene:
 
 
 def load_scene(source: str, folder: Path, downscale: int = 1) -> Scene:
-    """A scene with its train and its test views.
+    """A scene with its train views and its test views, of which those whose image is not there are left out.
 
-    Args:
-        source: "toy"; one of `BLENDER_SCENES`; or the path of a folder with transforms_train.json, transforms_test.json
-            and the images they list.
-        folder: where data sets lie; a Blender scene is looked for in `folder`/nerf_synthetic.
-        downscale: d, which makes one pixel of d × d. Rows and columns that are left over go, half from either side.
-
-    Returns:
-        The scene. Its test views are those listed whose image is there; of the train views every one has to be.
-
-    Raises:
-        UserError: no such scene, a file missing or damaged, or images smaller than `downscale`.
-        ValueError: `downscale` is below 1.
+    `source` is "toy"; one of `BLENDER_SCENES`, which is looked for in `folder`/nerf_synthetic; or the path of a folder
+    with transforms_train.json, transforms_test.json and the images they list. A `downscale` d makes one pixel of d × d;
+    rows and columns that are left over go, half from either side. UserError: no such scene, a file missing or damaged,
+    images smaller than `downscale`, or cameras that do not look at one place.
     """
-    if downscale < 1:
-        raise ValueError(f"downscale must be at least 1, not {downscale}")
     if source == "toy":
         train, test = toy_scene.cameras()
         return Scene("toy", render_toy(train, "train", downscale), render_toy(test, "test", downscale))
     if source in BLENDER_SCENES:
-        name, path = source, folder / "nerf_synthetic" / source
+        path = folder / "nerf_synthetic" / source
         if not path.is_dir():
-            raise UserError(f"{path} is not there; take nerf_synthetic.zip from the NeRF authors' public data (linked "
-                            f"from matthewtancik.com/nerf) and put its folder {source} at that place, or try a scene "
-                            "that needs no download: --scene toy")
+            raise UserError(f"{path} is not there; put it there from the NeRF authors' nerf_synthetic.zip (linked from "
+                            "matthewtancik.com/nerf), or try a scene that needs no download: --scene toy")
     else:
-        path = Path(source)
-        name = path.resolve().name
+        path = find_file(Path(source))
         if not path.is_dir():
             raise UserError(f"{path} is {'not a folder' if path.exists() else 'not there'}; --scene takes toy, "
                             f"{', '.join(BLENDER_SCENES)}, or the path of a folder with transforms_train.json")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: it reads on, or what stops it is an error
-        return Scene(name, read_views(path, "train", downscale), read_views(path, "test", downscale))
+        scene = Scene(path.resolve().name, read_views(path, "train", downscale), read_views(path, "test", downscale))
+    found = looked_at(scene.train.poses)
+    if found and in_view(found[0], scene.test.poses).mean() < 0.5:
+        raise UserError(f"most test cameras of {path} do not look where the training cameras do; {AXES}")
+    return scene
 
 
 def describe(scene: Scene) -> str:
@@ -108,54 +103,50 @@ def describe(scene: Scene) -> str:
     parts = []
     for split, views in (("training", scene.train), ("test", scene.test)):
         count, height, width, _ = views.images.shape
-        fx, fy, cx, cy = views.intrinsics.T
-        focal, vertical = (" to ".join(sorted({f"{f.min():.1f}", f"{f.max():.1f}"}, key=float)) for f in (fx, fy))
-        focal += f" × {vertical}" if np.abs(fy / fx - 1).max() > 1e-3 else ""
+        focal, vertical = (" to ".join(sorted({f"{each.min():.1f}", f"{each.max():.1f}"}, key=float))
+                           for each in views.intrinsics.T[:2])
+        focal += f" × {vertical}" if vertical != focal else ""
         rim = np.median(views.images[:, (0, -1), :, :3]) / 255  # opaque views fit a --background that is the same
         kind = "RGBA" if views.images[..., 3].min() < 255 else f"opaque RGB with a rim of {rim:.2f} (black 0, white 1)"
-        away = max(np.abs(cx - width / 2).max(), np.abs(cy - height / 2).max())
-        parts.append(f"{count} {split} views of {width} × {height} pixels, {kind}, focal length {focal} pixels"
-                     + (f", center up to {away:.1f} pixels off the middle" if away > 0.5 else ""))
+        away = np.abs(views.intrinsics[:, 2:] - (width / 2, height / 2)).max()
+        center = f", center up to {away:.1f} pixels off the middle" if away > 0.5 else ""
+        parts.append(f"{count} {split} views of {width} × {height} pixels, {kind}, focal length {focal} pixels{center}")
     return f"{scene.name}: {'; '.join(parts)}"
 
 
 def looked_at(poses: np.ndarray) -> tuple[np.ndarray, float] | None:
-    """The point (3,) nearest to the optical axes of all cameras (N, 3, 4), and their mean distance in front of it.
-
-    None where the axes are parallel, or meet behind the cameras.
-    """
+    """The point (3,) nearest to the optical axes of all cameras (N, 3, 4), and their mean distance in front of it; None
+    where the axes are parallel. UserError where the point is not in view of three quarters of the cameras."""
     back, centers = poses[:, :, 2].astype(np.float64), poses[:, :, 3].astype(np.float64)
     across = np.eye(3) - back[:, :, None] * back[:, None, :]  # projects along the axis of each camera
     total = across.sum(axis=0)
-    if np.linalg.eigvalsh(total)[0] < 1e-3 * len(poses):
+    along_one_line = np.linalg.eigvalsh(total)[0] < 1e-3 * len(poses)
+    if along_one_line and np.linalg.norm(back.mean(axis=0)) > 0.9:
         return None
-    point = np.linalg.solve(total, (across @ centers[:, :, None]).sum(axis=0)[:, 0])
-    distance = float(((centers - point) * back).sum(axis=-1).mean())
-    return (point, distance) if distance > 0 else None
+    point = np.linalg.lstsq(total, (across @ centers[:, :, None]).sum(axis=0)[:, 0], rcond=1e-6)[0]
+    if along_one_line or in_view(point, poses).mean() < 0.75:
+        raise UserError(f"the cameras do not look at one place from around it; {AXES}")
+    return point, float(((centers - point) * back).sum(axis=-1).mean())
+
+
+def in_view(point: np.ndarray, poses: np.ndarray) -> np.ndarray:
+    """Which cameras have a point within 45 degrees of their axis, bool (N,)."""
+    offset = poses[:, :, 3].astype(np.float64) - point
+    depth = (offset * poses[:, :, 2]).sum(axis=-1)
+    return depth > np.maximum(np.sqrt(0.5) * np.linalg.norm(offset, axis=-1), 1e-5 * np.linalg.norm(point))
 
 
 def near_far(poses: np.ndarray) -> tuple[float, float]:
-    """The depths between which a scene lies: NEAR and FAR of a Blender scene, in proportion to the cameras' distance.
-
-    Up to 0.1 % off a Blender scene's the distance is taken to be that. Where the cameras look at no point, NEAR and FAR
-    are in the units of the scene.
-
-    Args:
-        poses: (N, 3, 4), of the training views.
-    """
+    """The depths between which a scene lies: NEAR and FAR in proportion to the training cameras' (N, 3, 4) distance,
+    which is taken to be a Blender scene's up to 0.1 % off. Of parallel cameras they are in the units of the scene."""
     found = looked_at(poses)
     scale = found[1] / BLENDER_DISTANCE if found else 1.0
     return (NEAR, FAR) if abs(scale - 1) < 1e-3 else (NEAR * scale, FAR * scale)
 
 
 def scene_center(poses: np.ndarray) -> np.ndarray:
-    """The point (3,) in the middle of a scene: the origin, unless the cameras look at one that is well away from it.
-
-    That is, by more than a tenth of their distance: a Blender scene's cameras look past the origin by less.
-
-    Args:
-        poses: (N, 3, 4), of the training views.
-    """
+    """The point (3,) in the middle of a scene: the origin, unless the training cameras (N, 3, 4) look at one that is
+    further from it than a tenth of their distance. A Blender scene's cameras look past the origin by less."""
     found = looked_at(poses)
     return found[0] if found and np.linalg.norm(found[0]) > 0.1 * found[1] else np.zeros(3)
 
@@ -197,16 +188,20 @@ def read_views(folder: Path, split: str, downscale: int) -> Views:
     """The views that transforms_<split>.json lists."""
     transforms = folder / f"transforms_{split}.json"
     content = read_transforms(transforms)
-    files = [image_file(frame, f"{transforms}, frame {index}") for index, frame in enumerate(content["frames"])]
-    if len(set(files)) < len(files):
-        raise UserError(f"{transforms} lists {next(file for file in files if files.count(file) > 1)} more than once")
-    listed = [(folder / file, name, frame, f"{transforms}, frame {index}")
-              for index, (file, name, frame) in enumerate(zip(files, unique_names(files), content["frames"]))]
+    frames = [(frame, f"{transforms}, frame {index}") for index, frame in enumerate(content["frames"])]
+    paths = [view_file(folder / image_file(frame, where)) for frame, where in frames]
+    if len(set(paths)) < len(paths):
+        raise UserError(f"{transforms} lists {next(path for path in paths if paths.count(path) > 1)} more than once")
+    listed = [(path, name, *frame) for path, name, frame in zip(paths, unique_names(paths), frames)]
     if split == "test":
         listed = [view for view in listed if os.path.isfile(view[0])]
         if not listed:
             raise UserError(f"{transforms} lists no image that is there")
-    poses = np.stack([camera_pose(frame.get("transform_matrix"), where) for _, _, frame, where in listed])
+    for path, *_ in listed:
+        for name in (f"dynamic_mask_{path.stem}", f"{path.stem}.alpha"):  # Instant-NGP's
+            if os.path.isfile(mask := find_file(path.with_name(name), SUFFIXES)):
+                raise UserError(f"{mask} is a mask, which is not used; make it the picture's alpha, or delete it")
+    poses = np.stack([camera_pose(frame["transform_matrix"], where) for _, _, frame, where in listed])
     first = listed[0][0]
     height, width = read_view(first).shape[:2]
     if min(height, width) < downscale:
@@ -229,12 +224,18 @@ def read_views(folder: Path, split: str, downscale: int) -> Views:
     return Views(images, poses, intrinsics, [name for _, name, _, _ in listed])
 
 
-def unique_names(files: list[str]) -> list[str]:
+def view_file(path: Path) -> Path:
+    """The image that a file_path means, whether it is there or not."""
+    found = find_file(path, () if path.name.endswith(SUFFIXES) else SUFFIXES)
+    return found if os.path.isfile(found) or found.name.endswith(SUFFIXES) else path.with_name(f"{path.name}.png")
+
+
+def unique_names(files: list[Path]) -> list[str]:
     """The `names` of Views."""
-    common = posixpath.commonpath([posixpath.dirname(file) for file in files])
-    paths = [PurePosixPath(file).relative_to(common) for file in files]
-    names = [str(path.with_suffix("")) for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    common = os.path.commonpath([file.parent for file in files])
+    paths = [file.relative_to(common) for file in files]
+    names = [path.with_suffix("").as_posix() for path in paths]
+    return names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
 
 
 def read_view(path: Path) -> np.ndarray:
@@ -246,16 +247,12 @@ def read_view(path: Path) -> np.ndarray:
 
 
 def average(image: np.ndarray, block: int) -> np.ndarray:
-    """The mean over blocks of `block` × `block` pixels, uint8 RGBA (H, W, 4) with straight alpha to the same.
-
-    Colors are weighted with their alpha, that is premultiplied, lest the color of what cannot be seen mix in.
-    """
+    """The mean over blocks of `block` × `block` pixels, uint8 RGBA (H, W, 4), its colors weighted with their alpha."""
     if block == 1:
         return image
     rows, columns = image.shape[0] // block, image.shape[1] // block
     top, left = (image.shape[0] - rows * block) // 2, (image.shape[1] - columns * block) // 2
     image = image[top:top + rows * block, left:left + columns * block]
-
     # Sums of whole numbers, so exact; with the means of downscale_local_mean halves would be rounded by chance.
     alpha = block_reduce(image[..., 3:], (block, block, 1), np.sum)
     color = block_reduce(image[..., :3].astype(np.uint16) * image[..., 3:], (block, block, 1), np.sum)

@@ -2,9 +2,8 @@
 
 A round slab carries a box and three balls, all opaque, finely textured and glossy: the highlights move with the camera,
 so that no field without view dependence can fit them. One directional light casts hard shadows. Everything lies within
-1.33 of the origin. The cameras stand as those of NeRF's Blender scenes do (Mildenhall et al., ECCV 2020).
-
-Points and directions have shape (3, rays) here, directions have length 1.
+1.33 of the origin. The cameras stand as those of NeRF's Blender scenes do. Points and directions have shape (3, rays)
+here, directions have length 1.
 """
 
 import math
@@ -129,15 +128,9 @@ def enter(solid: Ball | Box | Slab, origin: ndarray, direction: ndarray) -> ndar
 
 
 def render(pose: ndarray, focal: float, size: int) -> ndarray:
-    """One view, one ray through the middle of each pixel; for smooth edges render it larger and average.
+    """One view, uint8 RGBA (size, size, 4), alpha 0 or 255: a ray a pixel; for smooth edges render larger and average.
 
-    Args:
-        pose: camera-to-world, shape (3, 4), OpenGL axes.
-        focal: in pixels.
-        size: pixels a side.
-
-    Returns:
-        uint8 RGBA, shape (size, size, 4); alpha is 0 or 255.
+    `pose` (3, 4) is camera-to-world with OpenGL axes, `focal` in pixels.
     """
     pose = pose.astype(np.float32)
     across = (np.arange(size, dtype=np.float32) + np.float32(0.5 - size / 2)) / np.float32(focal)
@@ -171,11 +164,8 @@ def shade(point: ndarray, normal: ndarray, albedo: ndarray, towards: ndarray) ->
 
 
 def cameras() -> tuple[ndarray, ndarray]:
-    """Poses that look at the origin from a Fibonacci spiral on the upper hemisphere: 60 on it, 8 between those.
-
-    Returns:
-        The train and the test poses, camera-to-world with OpenGL axes, float32, shapes (60, 3, 4) and (8, 3, 4).
-    """
+    """Poses that look at the origin from a Fibonacci spiral on the upper hemisphere, for training, and between those
+    for testing: camera-to-world with OpenGL axes, float32 (60, 3, 4) and (8, 3, 4)."""
     test = (np.arange(TEST_VIEWS) + 0.5) * (TRAIN_VIEWS / TEST_VIEWS)
     turns = np.concatenate([np.arange(TRAIN_VIEWS) + 0.5, test])
     height = turns / TRAIN_VIEWS

@@ -1,9 +1,7 @@
 """What the transforms_train.json of a scene says: its images, their poses and their intrinsics.
 
-In the Blender scenes of NeRF (Mildenhall et al., ECCV 2020) camera_angle_x is the only intrinsic. The tools of
-Instant-NGP and nerfstudio write others, of the file or of each frame, which are used here or refused.
-
-`where` is the file and the frame, for errors; all raise UserError.
+In NeRF's Blender scenes camera_angle_x is the only intrinsic. The tools of Instant-NGP and nerfstudio write others, of
+the file or of each frame, which are used here or refused. `where` is the file and the frame, for a UserError.
 """
 
 import json
@@ -16,13 +14,14 @@ import numpy as np
 
 from data.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif", ".bmp")  # a file_path without gets .png
 # What camera_model may be: with all k and p zero each is a pinhole camera.
 PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 # What changes the picture and is not modeled here: distortion, other lenses, units and axes, pixels to leave out.
 FOREIGN = re.compile("[kpsb][0-9]*|K|skew|.*intrinsic.*|.*distort.*|focal.*|shift_[xy]|camera_type|coordinate_system"
                      "|camera_convention|is_fisheye|latlong|equirectangular|orthographic|ftheta_p[0-9]|rolling_shutter"
-                     "|[xy]_fov|distortion_params|fisheye_crop_radius|from_mitsuba|mask_path")
+                     "|[xy]_fov|fisheye_crop_radius|from_mitsuba|mask.*|(white|black)_transparent")
+LAYOUTS = {"transforms.json": "all frames in one transforms.json: divide them", "poses_bounds.npy": "LLFF's layout",
+           "sparse": "COLMAP's layout", "pose": "NSVF's layout, with poses in OpenCV's axes"}
 
 
 def read_transforms(path: Path) -> dict:
@@ -30,21 +29,23 @@ def read_transforms(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path} is not there; a scene has transforms_train.json and transforms_test.json") from None
+        has = "".join(f" ({text})" for name, text in LAYOUTS.items() if (path.parent / name).exists())
+        raise UserError(f"{path} is not there{has}; a scene has transforms_train.json, transforms_test.json") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON; it is damaged, or none") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} has to hold a JSON object with camera_angle_x and frames")
-    if not (isinstance(content.get("frames"), list) and content["frames"]):
-        raise UserError(f"{path} has no frames")
-    for index, frame in enumerate(content["frames"]):
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not (isinstance(frames, list) and frames):
+        raise UserError(f"{path} has no frames; it has to hold a JSON object with camera_angle_x and frames")
+    for index, frame in enumerate(frames):
         if not (isinstance(frame, dict) and "file_path" in frame and "transform_matrix" in frame):
             raise UserError(f"{path}, frame {index} has to have a file_path and a transform_matrix")
+    if len(times := {brief(frame["time"]) for frame in frames if "time" in frame}) > 1:
+        raise UserError(f"{path} has frames at {len(times)} times; a scene that moves cannot be used")
     return content
 
 
 def image_file(frame: dict, where: str) -> str:
-    """The image of a frame, as a path from the folder of the scene."""
+    """The image of a frame, as a path from the folder of the scene, with or without a suffix."""
     listed = frame["file_path"]
     path = PureWindowsPath(listed if isinstance(listed, str) else "")  # for which / and \\ are the same
     if not path.parts:
@@ -52,29 +53,35 @@ def image_file(frame: dict, where: str) -> str:
     relative = posixpath.normpath("/".join(path.parts))
     if path.anchor or relative.split("/")[0] == "..":
         raise UserError(f"{where}: file_path {brief(listed)} leaves the folder of the scene")
-    return relative if relative.lower().endswith(SUFFIXES) else f"{relative}.png"
+    return relative
 
 
 def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where: str) -> list[float]:
     """fx, fy, cx, cy of a frame, in pixels of its file of `width` × `height`.
 
-    What the frame gives goes before what the file of transforms gives. A focal length that is given for one axis only
-    holds for both, and the optical axis goes through the middle where nothing else is said.
-    """
+    What the frame gives goes before what the file gives, and fl_x and fl_y before angles: some programs write a wrong
+    camera_angle_y. A focal length that is given for one axis holds for both, and the optical axis goes through the
+    middle where nothing else is said."""
     both = {**content, **frame}
     for key, value in both.items():
-        if FOREIGN.fullmatch(key) and any(value if isinstance(value, list) else [value]):
-            raise UserError(f"{where}: {key} {brief(value)} cannot be used; views have to be a pinhole camera's")
+        values = value if isinstance(value, list) else [value]
+        if FOREIGN.fullmatch(key) and any(each and number(each) != 0 for each in values):
+            raise UserError(f"{where}: {key} {brief(value)} cannot be used; views have to be a pinhole camera's: "
+                            "undistort them first, as colmap image_undistorter does")
     model = both.get("camera_model", PINHOLE[0])
     if str(model).upper() not in PINHOLE:
         raise UserError(f"{where}: camera_model {brief(model)} cannot be used, only {', '.join(PINHOLE)}")
 
+    def positive(values: dict, key: str, below: float) -> float:
+        if not 0 < number(values[key]) < below:
+            raise UserError(f"{where}: {key} has to be a number between 0 and {below:.6g}, not {brief(values[key])}")
+        return number(values[key])
+
     # They may be given for another size of the picture, w × h.
-    scales = {side: size / positive(both, side, 1e9, where) for side, size in (("w", width), ("h", height))
-              if side in both}
-    if len(scales) == 2 and abs(both["h"] * scales["w"] - height) > 1 and abs(both["w"] * scales["h"] - width) > 1:
-        raise UserError(f"{where}: w × h is {both['w']} × {both['h']}, the picture {width} × {height} pixels")
+    scales = {side: size / positive(both, side, 1e9) for side, size in (("w", width), ("h", height)) if side in both}
     across, down = scales.get("w", scales.get("h", 1.0)), scales.get("h", scales.get("w", 1.0))
+    if min(abs(height * across / down - height), abs(width * down / across - width)) > 1:
+        raise UserError(f"{where}: w × h is {both['w']} × {both['h']}, the picture {width} × {height} pixels")
 
     def focal_lengths(values: dict) -> dict[str, float]:
         """Those that `values` gives, by axis."""
@@ -82,10 +89,10 @@ def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where
         for axis, size, scale in (("x", width, across), ("y", height, down)):
             length, angle = f"fl_{axis}", f"camera_angle_{axis}"
             if angle in values:
-                found[axis] = 0.5 * size / math.tan(0.5 * positive(values, angle, math.pi, where))
+                found[axis] = 0.5 * size / math.tan(0.5 * positive(values, angle, math.pi))
             if length in values:
-                pixels = positive(values, length, 1e9, where) * scale
-                if not agree(pixels, found.get(axis, pixels)):
+                pixels = positive(values, length, 1e9) * scale
+                if axis == "x" and not agree(pixels, found.get(axis, pixels)):
                     raise UserError(f"{where}: {length} {values[length]} and {angle} {values[angle]} contradict each "
                                     f"other in a picture of {width} × {height} pixels; remove one, or add w and h")
                 found[axis] = pixels
@@ -99,17 +106,17 @@ def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where
     changed = {axis for axis in own if not agree(own[axis], shared.get(axis, 0))}
     if changed and shared.keys() - own.keys() and not agree(fx, fy):
         raise UserError(f"{where} gives a focal length for one axis, the file another for the other; give it both")
-    cx = positive(both, "cx", width / across, where) * across if "cx" in both else width / 2
-    cy = positive(both, "cy", height / down, where) * down if "cy" in both else height / 2
+    cx = positive(both, "cx", width / across) * across if "cx" in both else width / 2
+    cy = positive(both, "cy", height / down) * down if "cy" in both else height / 2
     return [fx, fy, cx, cy]
 
 
-def positive(values: dict, key: str, below: float, where: str) -> float:
-    """A number between 0 and `below`."""
-    value = values[key]
-    if type(value) not in (int, float) or not 0 < value < below:
-        raise UserError(f"{where}: {key} has to be a number between 0 and {below:.6g}, not {brief(value)}")
-    return float(value)
+def number(value: object) -> float:
+    """A number, which may be written as text; nan of anything else."""
+    try:
+        return float(value) if type(value) in (int, float, str) else math.nan  # type: ignore[arg-type]
+    except (ValueError, OverflowError):
+        return math.nan
 
 
 def agree(one: float, other: float) -> bool:

@@ -1,61 +1,53 @@
 """Occupancy volumes for the 3D experiment: the paper's two, a file by path, a solid computed here by name."""
 
-import io
+import struct
+import warnings
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 import torch
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from data.download import download, sha256
 from data.errors import UserError
-from data.voxelize import voxelize
+from data.paths import find_file
+from data.voxelize import READERS, voxelize
 
 URL = "https://raw.githubusercontent.com/LabShuHangGU/FR-INR/main/images/occupance/{}.mat.zip"
-SHA256 = {
-    "thai_statue": "2b4f23005e73bd017e370d85ee0faa427c9d0c50cc5f577a7dff45d8e35957f1",
-    "dragon": "946ca83a7e4aad3cfcdaed7004b0603a3267b81f4bdb3e9bd583ea2991309736",
-}
-SOLIDS = ("gyroid", "torus_knot", "holed_sphere")  # with nothing to download
-MESHES = (".ply", ".obj", ".stl", ".glb")
-NUMBERS = "buif"  # the kinds of types that a volume can have
-LARGEST = 2**31  # voxels; also what an archive may unpack to
+SHA256 = {"thai_statue": "2b4f23005e73bd017e370d85ee0faa427c9d0c50cc5f577a7dff45d8e35957f1",
+          "dragon": "946ca83a7e4aad3cfcdaed7004b0603a3267b81f4bdb3e9bd583ea2991309736"}
+SOLIDS = ("gyroid", "holed_sphere")  # with nothing to download
+LARGEST = 2**30  # voxels; also the bytes that a part of a .mat file may unpack to
+NUMERIC = range(6, 16)  # of MATLAB's classes; a complex one has another bit
+TYPES = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}  # MATLAB's
 
 
 def load_volume(source: str, folder: Path, resolution: int = 256) -> tuple[str, np.ndarray]:
-    """An occupancy volume, cropped to the box of its full voxels, and the name of its case.
+    """The name of a volume's case, and the volume, bool (X, Y, Z), cropped to the box of its full voxels.
 
-    The box is kept whole, to its last slice on each axis.
-
-    Args:
-        source: thai_statue or dragon; one of `SOLIDS`; the path of a .mat or .npy volume (`occupied` says which of its
-            voxels are full), or of a mesh (`voxelize` says so).
-        folder: where data sets lie; a volume that is missing there is fetched into `folder`/occupancy.
-        resolution: voxels along the longest side of a solid or a mesh.
-
-    Returns:
-        The case (the name, or a file's stem) and the volume, bool, shape (X, Y, Z).
-
-    Raises:
-        UserError: no such volume, or one that is empty, full, no volume at all, or not clear.
+    `source` is thai_statue or dragon, which is fetched where it is missing in `folder`/occupancy; one of `SOLIDS`; or
+    the path of a .mat or .npy volume (see `occupied`) or of a mesh (see `voxelize`). A solid or a mesh has `resolution`
+    voxels along the longest side. UserError: no such volume, or one that is empty, full, or not clear.
     """
     if source in SHA256:
-        case, volume = source, read_mat(published(source, folder))
+        case, volume = source, read_array(published(source, folder))
     elif source in SOLIDS:
         case, volume = source, solid(source, resolution)
     else:
-        path = Path(source)
+        path = find_file(Path(source))
         if not path.is_file():
             raise UserError(f"{source} is {'a folder' if path.is_dir() else 'not there'}; --shape takes "
                             f"{', '.join((*SHA256, *SOLIDS))}, or the path of a .mat, .npy or mesh file")
         kind = path.suffix.lower()
-        if kind not in (".mat", ".npy", *MESHES):
-            raise UserError(f"{source} is of an unknown kind; .mat, .npy, {', '.join(MESHES)} can be read")
-        read = {".mat": read_mat, ".npy": read_npy}.get(kind) or (lambda mesh: voxelize(mesh, resolution))
-        case, volume = path.stem, read(path)
+        if kind not in (".mat", ".npy", *READERS):
+            raise UserError(f"{source}: {kind or 'no suffix'} is not read; save it as .npy, .mat, {', '.join(READERS)}")
+        case = path.stem
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of numpy and trimesh: they read on, or what stops them is an error
+            volume = voxelize(path, resolution) if kind in READERS else read_array(path)
     return case, crop(occupied(volume, source), source)
 
 
@@ -79,95 +71,79 @@ def summary(case: str, volume: np.ndarray) -> str:
 
 
 def voxel_coordinates(index: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The positions (N, 3) of voxels in [−1, 1]³, both ends in: along axis 1, then 0, then 2, the release's order.
-
-    Args:
-        index: the voxels' places in the flattened volume, shape (N,).
-        shape: the volume's.
-    """
+    """The positions (N, 3) in [−1, 1]³, both ends in, of voxels with places `index` (N,) in the flattened volume: along
+    axis 1, then 0, then 2, the release's order."""
     places = (index // shape[2] % shape[1], index // (shape[1] * shape[2]), index % shape[2])
     # Filled on the device: for the copy of a tensor of numbers the host would wait.
     last = [index.new_full((), side - 1) for side in (shape[1], shape[0], shape[2])]
     return torch.stack([2 * place / end - 1 for place, end in zip(places, last)], dim=-1)
 
 
-def read_mat(path: Path) -> np.ndarray:
-    """The volume in a .mat file, or in the only .mat member of a .zip: `hypercube`, or the only one there is.
-
-    What else is in the file, as texts, scalars and tables, does not matter. The member of a .zip is read, not
-    extracted: its name, whatever it is, is no path on this disk.
-    """
+def read_array(path: Path) -> np.ndarray:
+    """The array in a .npy file, not loaded before it is used and never unpickled, or the volume in a .mat file."""
     try:
-        if path.suffix.lower() == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                member, = (info for info in archive.infolist() if info.filename.lower().endswith(".mat"))
-                if member.file_size > LARGEST:
-                    raise ValueError("its member is too large")
-                file = io.BytesIO(archive.read(member))
-        else:
-            file = io.BytesIO(path.read_bytes())
-        is_hdf5 = b"\x89HDF\r\n\x1a\n" in file.getbuffer()[:1024].tobytes()
-        content = {} if is_hdf5 else scipy.io.loadmat(file)
+        return np.load(path, mmap_mode="r", allow_pickle=False) if path.suffix.lower() == ".npy" else read_mat(path)
     except Exception as error:  # a damaged file raises nearly anything
-        raise UserError(f"{path} cannot be read; it is damaged, or not a .mat file") from error
-    if is_hdf5:
-        raise UserError(f"{path} is of MATLAB's version 7.3, which cannot be read; save it in version 7, in MATLAB by "
-                        "save(…, '-v7')")
-    arrays = {name: value for name, value in content.items() if isinstance(value, np.ndarray)}
-    if "hypercube" in arrays:
-        return arrays["hypercube"]
-    volumes = [name for name, value in arrays.items() if value.ndim == 3 and value.dtype.kind in NUMBERS]
+        raise UserError(f"{path} cannot be read as a volume ({' '.join(str(error).split())[:100]})") from error
+
+
+def read_mat(path: Path) -> np.ndarray:
+    """The one array of three dimensions in a .mat file of MATLAB's versions 5 to 7, or in the one in a .zip, which is
+    not extracted. ValueError if there is none. scipy's reader would end the process where a file is damaged."""
+    content = path.read_bytes()
+    if path.suffix.lower() == ".zip":
+        with zipfile.ZipFile(path) as archive:
+            member, = (info for info in archive.infolist() if info.filename.lower().endswith(".mat"))
+            content = archive.read(member)
+    if b"\x89HDF\r\n\x1a\n" in content[:1024]:
+        raise ValueError("it is of version 7.3; save it by MATLAB's save(…, '-v7')")
+    if content[126:128] != b"IM":
+        raise ValueError("it is damaged, or not of MATLAB's versions 5 to 7")
+    volumes = []
+    for kind, data in elements(memoryview(content)[128:]):
+        if kind == 15:  # compressed
+            (kind, data), = elements(memoryview(zlib.decompressobj().decompress(data, LARGEST)))
+        (_, flags), (_, shape), _, *parts = elements(data) if kind == 14 else [(0, b"")] * 3
+        if len(shape) == 12 and int.from_bytes(flags[:2], "little") & 0x8ff in NUMERIC:
+            values = np.frombuffer(parts[0][1], TYPES[parts[0][0]])
+            volumes.append(values.reshape(np.frombuffer(shape, "<i4"), order="F"))
     if len(volumes) != 1:
-        found = ", ".join(f"{name} ({' × '.join(map(str, arrays[name].shape))})" for name in volumes or arrays)
-        raise UserError(f"{path} must have one array of three dimensions of numbers, or one of the name hypercube; it "
-                        f"has {found or 'no array'}")
-    return arrays[volumes[0]]
+        raise ValueError(f"it has {len(volumes)} arrays of three dimensions of numbers, and must have one")
+    return volumes[0]
 
 
-def read_npy(path: Path) -> np.ndarray:
-    """The array in a .npy file, not loaded before it is used; an array of objects is never unpickled."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except Exception as error:
-        raise UserError(f"{path} cannot be read; it is damaged, holds objects, or is not a .npy file") from error
+def elements(content: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """The type and the bytes of each data element of a level 5 MAT-file (MathWorks, "MAT-File Format")."""
+    place = 0
+    while place < len(content):
+        kind, size = struct.unpack_from("<II", content, place)
+        small = kind >> 16  # bytes, in the place of the size
+        start, end = (place + 4, place + 4 + small) if small else (place + 8, place + 8 + size)
+        if end > len(content):
+            raise ValueError("it is cut off")
+        yield kind & 0xffff, content[start:end]
+        place = place + 8 if small else end if kind == 15 else end + -size % 8
 
 
 def occupied(volume: np.ndarray, name: str) -> np.ndarray:
-    """Which voxels are full: those of at least half of the largest value. bool, in the memory order of `volume`.
-
-    So one value beside 0 marks the full voxels, whatever it is, and fractions are probabilities, or shares of a voxel.
-    More than one whole value beside 0 is refused: labels or densities, of which half of the largest means nothing.
-    """
-    if volume.ndim != 3 or volume.dtype.kind not in NUMBERS:
-        raise UserError(f"{name} holds an array of shape {volume.shape} and type {volume.dtype}; "
-                        "three dimensions of numbers are expected")
+    """Which voxels are full, bool: those with the one value beside 0, whatever it is; of fractions from 0 to 1, that is
+    probabilities or shares of a voxel, those of one half and more. Labels, densities, distances are refused."""
+    if volume.ndim != 3 or volume.dtype.kind not in "buif":
+        raise UserError(f"{name} holds {volume.shape} values of type {volume.dtype}, not three dimensions of numbers")
     if not 0 < volume.size <= LARGEST:
         raise UserError(f"{name} has {volume.size:,} voxels; between 1 and {LARGEST:,} can be used")
     smallest, largest = volume.min(), volume.max()
-    if not (np.isfinite(smallest) and np.isfinite(largest)):
-        raise UserError(f"{name} has values that are not finite")
-    if smallest < 0:
-        raise UserError(f"{name} has negative values; occupancies from 0 to their largest value are expected")
-    if largest == 0:
-        return np.zeros(volume.shape, bool)  # of which `crop` says that it is empty
-    if values := whole_values(volume, largest):
-        raise UserError(f"{name} has more than one whole value beside 0: {', '.join(values)}; save which voxels are "
-                        "full, as volume > 0 says, or fractions from 0 to 1")
-    return volume if volume.dtype == bool else volume >= largest / 2
-
-
-def whole_values(volume: np.ndarray, largest: float) -> list[str]:
-    """The first of a volume's values above 0, if there are several and none is a fraction; else an empty list."""
-    found = {float(largest)}
-    flat = volume.ravel(order="K")  # no copy
-    for start in range(0, flat.size, 1 << 20):
-        part = flat[start:start + (1 << 20)]
-        others = part[(part != 0) & (part != largest)]
-        if (others % 1).any():
-            return []
-        found = {*sorted(found.union(np.unique(others).tolist()))[:5]}
-    values = [f"{value:.12g}" for value in sorted(found)]
-    return [] if len(values) == 1 else values[:4] + ["…"] * (len(values) > 4)
+    if not 0 <= smallest <= largest < np.inf:
+        raise UserError(f"{name} has values that are negative or not finite; give 0 and 1, or fractions between")
+    others = (part[(part != 0) & (part != largest)]  # slice by slice, as a copy of all may not fit into memory
+              for part in (volume.T if volume.flags.f_contiguous else volume))
+    other = next((found[0] for found in others if found.size), None)
+    if other is None:
+        return volume if volume.dtype == bool else (volume == largest) & (volume != 0)
+    if largest > 1:
+        raise UserError(f"{name} has more than one value beside 0, {other:.6g} and {largest:.6g} among them: labels, a "
+                        "density or a distance; save which voxels are full, or fractions from 0 to 1")
+    return volume >= 0.5
 
 
 def crop(volume: np.ndarray, name: str) -> np.ndarray:
@@ -180,8 +156,7 @@ def crop(volume: np.ndarray, name: str) -> np.ndarray:
         box.append(slice(full[0], full[-1] + 1))
     cropped = np.ascontiguousarray(volume[tuple(box)])
     if min(cropped.shape) < 2:
-        raise UserError(f"{name} has a box of {' × '.join(map(str, cropped.shape))} voxels; "
-                        "at least 2 a side are needed")
+        raise UserError(f"{name} has a box of {' × '.join(map(str, cropped.shape))} voxels; 2 a side are needed")
     if cropped.all():
         raise UserError(f"{name} is full in all its box; there is nothing to learn")
     return cropped
@@ -189,10 +164,7 @@ def crop(volume: np.ndarray, name: str) -> np.ndarray:
 
 def shorten(volume: np.ndarray, scale: float, name: str) -> np.ndarray:
     """The volume with its sides shortened by a factor of up to 1, by taking the nearest voxel, and cropped again.
-
-    Raises:
-        UserError: nothing, or everything, is left full; `name` says of what.
-    """
+    UserError if nothing, or everything, is left full; `name` says of what."""
     if scale == 1:
         return volume
     places = [np.rint(np.linspace(0, side - 1, max(1, round(side * scale)))).astype(int) for side in volume.shape]
@@ -202,16 +174,10 @@ def shorten(volume: np.ndarray, scale: float, name: str) -> np.ndarray:
 def solid(name: str, resolution: int) -> np.ndarray:
     """One of `SOLIDS`, computed on a grid over [−1, 1]³ in float32, slice by slice.
 
-    gyroid: a sheet around the surface cos x sin y + cos y sin z + cos z sin x = 0 in a ball. torus_knot: a tube around
-    the (2, 3) torus knot. holed_sphere: a ball with six holes bored through it and a smaller ball inside.
-    """
+    gyroid: a sheet around the surface cos x sin y + cos y sin z + cos z sin x = 0 in a ball. holed_sphere: a ball with
+    six holes bored through it and a smaller ball inside."""
     axis = np.linspace(-1, 1, resolution, dtype=np.float32)
     x, y = axis[:, None], axis[None, :]
-    if name == "torus_knot":
-        angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
-        radius = 0.6 + 0.25 * np.cos(3 * angle)
-        knot = np.stack([radius * np.cos(2 * angle), radius * np.sin(2 * angle), 0.25 * np.sin(3 * angle)])
-        return _tube(axis, knot.T, 0.13)
     slices = []
     for z in axis:
         radius = np.sqrt(x**2 + y**2 + z**2)
@@ -223,11 +189,3 @@ def solid(name: str, resolution: int) -> np.ndarray:
             bored = np.minimum(np.minimum(np.hypot(x, y), np.hypot(y, z)), np.hypot(x, z)) < 0.4
             slices.append(((radius < 0.95) & (radius > 0.7) & ~bored) | (radius < 0.35))
     return np.stack(slices, axis=2)
-
-
-def _tube(axis: np.ndarray, curve: np.ndarray, radius: float) -> np.ndarray:
-    """The voxels within `radius` of a curve given by points that lie closer together than the voxels."""
-    tree = cKDTree(curve)
-    plane = np.stack(np.meshgrid(axis, axis, indexing="ij"), axis=-1)
-    slices = (np.dstack([plane, np.full(plane.shape[:2], z)]) for z in axis)
-    return np.stack([tree.query(points, distance_upper_bound=radius)[0] < radius for points in slices], axis=2)

@@ -1,14 +1,17 @@
 """A mesh file as a volume: its surface is read, checked to be closed, and cut row by row of voxels.
 
-trimesh reads the files. Its `voxelized().fill()` would fill cavities, leave open meshes hollow, and fail on a large
-triangle; its `contains` needs packages that this project does not.
+trimesh reads .ply, and would leave out lines of the other texts. Its `voxelized().fill()` would fill cavities, leave
+open meshes hollow, and fail on a large triangle; its `contains` needs packages that this project does not.
 """
 
-import json
+import codecs
+import io
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -21,7 +24,8 @@ SAME = 1e-6  # of the longest side: vertices closer than this are one, and what 
 # The voxels' centers lie this much, in voxels, below where they should. A slanted plane in which two bodies touch would
 # else run through centers, and leave them to one body, both or none by rounding.
 SHIFT = np.array([1.7e-4, 1.1e-4, 0.7e-4])
-UNREAD = {"KHR_draco_mesh_compression", "EXT_meshopt_compression", "KHR_meshopt_compression", "EXT_mesh_gpu_instancing"}
+# How a line of an .obj may begin that is no part of its surface.
+BESIDE = b"vt vn vp g o s l p mg lod usemtl mtllib usemap maplib bevel c_interp d_interp shadow_obj trace_obj".split()
 
 
 def voxelize(path: Path, resolution: int) -> np.ndarray:
@@ -30,34 +34,28 @@ def voxelize(path: Path, resolution: int) -> np.ndarray:
     A voxel is full where its center is inside, that is where the winding number of the surface is not 0. So bodies that
     overlap are united, whether of one object or of several. A closed surface within a body is a cavity where its faces
     point into the cavity, as the file formats have it; where they point the other way it is refused, for it may be a
-    cavity or not. In a single body with some faces turned over, inside is where a ray meets an odd number of faces.
+    cavity or not. A part thinner than a voxel is lost where it lies between the centers.
 
-    A part thinner than a voxel is lost where it lies between the centers; a higher resolution keeps more of it.
-
-    Returns:
-        bool, shape (X, Y, Z), in the axes of the file.
-
-    Raises:
-        UserError: the file cannot be read in full, or its surface does not tell what is inside.
+    Returns bool (X, Y, Z), in the axes of the file. UserError: the file cannot be read in full, or its surface does not
+    tell what is inside.
     """
     vertices, faces = read_mesh(path)
-    faces, body, sizes, consistent = check_closed(vertices, faces, path, resolution)
+    faces, body, sizes = check_closed(vertices, faces, path, resolution)
     shape = np.rint(np.ptp(vertices, axis=0) * resolution).astype(int).clip(1)
     triangles = vertices[faces] * resolution + (shape - 1) / 2 + SHIFT
     volume = np.zeros(shape, bool)
     # The winding number of all other bodies where the surface of each is met: how many bodies it lies in there.
     least, most = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
     for layer, (face, place, winding) in zip(volume, cross_rows(triangles, shape)):
-        full = winding != 0 if consistent else winding % 2 == 1
-        layer[:] = np.repeat(full, np.diff(place, prepend=0, append=layer.size)).reshape(layer.shape)
+        layer[:] = np.repeat(winding != 0, np.diff(place, prepend=0, append=layer.size)).reshape(layer.shape)
         met, sides = body[face], np.sort([winding[:-1], winding[1:]], axis=0)
         outside = np.where(sizes[met] < 0, sides[1], sides[0])
         np.minimum.at(least, met, outside)
         np.maximum.at(most, met, outside)
-    if consistent and (np.isfinite(least) & (sizes > 0) & (least > 0)).any():
+    if (np.isfinite(least) & (sizes > 0) & (least > 0)).any():
         raise UserError(f"{path} has a closed surface within a body that faces the same way, outward; turn its faces "
                         "inward if it is a cavity, or delete it")
-    if consistent and ((sizes < 0) & (least <= 0) & (most > 0)).any():
+    if ((sizes < 0) & (least <= 0) & (most > 0)).any():
         raise UserError(f"{path} has a body whose faces point inward, and which overlaps another; turn them outward")
     if not volume.any():
         raise UserError(f"{path} encloses no voxel's center at a resolution of {resolution}")
@@ -65,111 +63,152 @@ def voxelize(path: Path, resolution: int) -> np.ndarray:
 
 
 def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The triangles of all objects in a mesh file.
+    """The triangles of all objects in a mesh file: vertices, float64 (V, 3), and of each triangle three, int (F, 3).
 
-    Returns:
-        Vertices, float64, shape (V, 3): moved and scaled such that the box around them is centered at 0 and its longest
-        side is 1, and only then merged where they are the same, so that any size will do and any place. And the three
-        vertices of each triangle, int, shape (F, 3), counterclockwise from outside.
+    The vertices are moved and scaled such that the box around them is centered at 0 and its longest side is 1, and only
+    then merged where they are the same, so that any size will do and any place.
     """
-    import trimesh  # here, as it takes a second that a volume does not need
-
-    logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # it warns of textures and normals, which no volume has
     try:
-        refuse_unread(path)
-        scene = trimesh.load_scene(path, process=False, skip_materials=True)
-        objects, faces_of, count = [], [], 0
-        for node in scene.graph.nodes_geometry:
-            matrix, name = scene.graph[node]
-            mesh = scene.geometry[name]
-            if isinstance(mesh, trimesh.Trimesh):  # no points, no lines
-                objects.append(mesh.vertices @ matrix[:3, :3].T + matrix[:3, 3])
-                mirrored = np.linalg.det(matrix[:3, :3]) < 0
-                faces_of.append(count + mesh.faces[:, ::-1 if mirrored else 1])
-                count += len(mesh.vertices)
-        if not sum(map(len, faces_of)):
-            raise ValueError("it has no faces")
-        used, faces = np.unique(np.concatenate(faces_of), return_inverse=True)
-        if used[0] < 0:
-            raise ValueError("a face has a vertex of negative number")
-        vertices = np.concatenate(objects)[used]
-        if not np.isfinite(vertices).all():
+        corners, polygons = READERS[path.suffix.lower()](path.read_bytes())
+        vertices = np.array(corners, float)
+        if not isinstance(polygons, np.ndarray):
+            if min(map(len, polygons), default=3) < 3:
+                raise ValueError("a face has fewer than three vertices")
+            polygons = [(face[0], *face[i:i + 2]) for face in polygons for i in range(1, len(face) - 1)]
+        faces = np.array(polygons, int).reshape(-1, 3)
+        if not len(faces) or vertices.shape[1:] != (3,):
+            raise ValueError("it has no faces" if not len(faces) else "a vertex has not three coordinates")
+        if not 0 <= faces.min() <= faces.max() < len(vertices):
+            raise ValueError("a face has a vertex that is not there")
+        if not np.isfinite(vertices[faces]).all():
             raise ValueError("a vertex is not finite")
     except Exception as error:  # a damaged file raises nearly anything
-        # Where a text file is damaged, trimesh looks for a package that would guess its encoding.
-        reason = "it is damaged" if isinstance(error, ImportError) else " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:100]
         raise UserError(f"{path} cannot be read as a mesh ({reason}); export it again, as triangles") from error
 
-    vertices = vertices / max(np.abs(vertices).max(), np.finfo(float).tiny)  # as the difference of two could overflow
-    low, high = vertices.min(axis=0), vertices.max(axis=0)
+    # The box is that of the faces that have an area. A face without that sticks out of it encloses nothing.
+    vertices = vertices / max(np.abs(vertices[faces]).max(), np.finfo(float).tiny)  # no difference of two overflows
+    sides = vertices[faces] - vertices[np.roll(faces, 1, axis=1)]
+    wide = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1) > SAME * np.square(sides).sum(axis=(1, 2))
+    box = vertices[faces[wide]].reshape(-1, 3) if wide.any() else np.zeros((1, 3))
+    low, high = box.min(axis=0), box.max(axis=0)
     if min(high - low) <= SAME * max(high - low):
         raise UserError(f"{path} is flat and encloses nothing")
     vertices = (vertices - (low + high) / 2) / max(high - low)
+    inside = (np.abs(vertices[faces]) <= 0.5 + SAME).all(axis=(1, 2))
+    used, faces = np.unique(faces[inside], return_inverse=True)
     # First by rounding, after which none has many others near, and then those that rounding parts.
-    first, same = trimesh.grouping.unique_rows(vertices, digits=6)
-    vertices = vertices[first]
+    _, first, same = np.unique(np.rint(vertices[used] / SAME), axis=0, return_index=True, return_inverse=True)
+    vertices = vertices[used][first]
     merged = connected(cKDTree(vertices).query_pairs(SAME, output_type="ndarray"), len(vertices))
-    faces = merged[same[faces.reshape(-1, 3)]]
-    return vertices[np.unique(merged, return_index=True)[1]], faces[(faces != np.roll(faces, 1, axis=1)).all(axis=1)]
+    faces = merged[same.ravel()[faces.reshape(-1, 3)]]
+    body = connected(faces[:, [[0, 1], [1, 2]]].reshape(-1, 2), len(vertices))[faces[:, 0]]
+    kept = (faces != np.roll(faces, 1, axis=1)).all(axis=1) & (np.bincount(body, wide[inside])[body] > 0)
+    return vertices[np.unique(merged, return_index=True)[1]], faces[kept]
 
 
-def refuse_unread(path: Path) -> None:
-    """ValueError if a file has what trimesh leaves out, or takes for something else, without an error."""
-    kind = path.suffix.lower()
-    if kind == ".obj":
-        text = path.read_bytes()
-        if re.search(rb"^f\b.*[ \t]0\b", text, re.MULTILINE):
-            raise ValueError("a face has a vertex of number 0")
-        backward = re.search(rb"^f\b.*[ \t]-\d", text, re.MULTILINE)
-        if backward and re.search(rb"^v\b", text[backward.end():], re.MULTILINE):
-            raise ValueError("its faces number vertices backward, and more vertices follow")
-    elif kind == ".stl":
-        text = path.read_bytes().lower()
-        if text.rfind(b"endfacet") > text.rfind(b"endsolid"):
-            raise ValueError("it ends within a solid")
-    elif kind == ".glb":
-        with open(path, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(20)[12:16], "little")))
-        if unread := UNREAD & {*header.get("extensionsUsed", ())}:
-            raise ValueError(f"it uses {', '.join(sorted(unread))}")
-        primitives = [primitive for mesh in header.get("meshes", ()) for primitive in mesh["primitives"]]
-        if any(primitive.get("mode") == 6 for primitive in primitives):
-            raise ValueError("it has triangle fans")
-        positions = [header["accessors"][primitive["attributes"]["POSITION"]] for primitive in primitives]
-        if any(position.get("normalized") or "sparse" in position for position in positions):
-            raise ValueError("its vertices are sparse or normalized integers")
+# Each reader returns the vertices (x, y, z) and of each face the numbers of its vertices, and raises any error.
+
+def words_of(raw: bytes) -> list[list[bytes]]:
+    """The words of each line of a text in any encoding, without comments; a line that goes on in the next is one."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raw = raw.decode("utf-16").encode()
+    text = re.sub(rb"#[^\r\n]*", b"", raw.removeprefix(codecs.BOM_UTF8))
+    lines = re.sub(rb"\\[ \t]*(\r\n|\r|\n)", b" ", text).splitlines()
+    return [words for line in lines if (words := line.split())]
+
+
+def read_obj(raw: bytes) -> tuple:
+    vertices, faces = [], []
+    for kind, *words in words_of(raw):
+        if kind == b"v":
+            vertices.append([float(word) for word in words[:3]])
+        elif kind == b"f":
+            numbers = [int(word.split(b"/")[0]) for word in words]  # from 1, or backward from the last so far
+            if 0 in numbers:
+                raise ValueError("a face has a vertex of number 0")
+            faces.append([number - 1 if number > 0 else len(vertices) + number for number in numbers])
+        elif kind not in BESIDE:
+            raise ValueError(f"a line begins with {kind.decode('latin-1')[:20]!r}, which is not read")
+    return vertices, faces
+
+
+def read_off(raw: bytes) -> tuple:
+    (start, *words), *lines = words_of(raw)
+    kind, off, count = start.partition(b"OFF")  # ModelNet's counts stand right behind it
+    if not off or kind not in (b"", b"C", b"N", b"CN", b"ST"):
+        raise ValueError("it does not begin with OFF")
+    lines = [line for line in ([count, *words] if count else words, *lines) if line]
+    vertices, faces = int(lines[0][0]), int(lines[0][1])
+    if len(lines) != 1 + vertices + faces:
+        raise ValueError(f"it has not one line for each of {vertices} vertices and {faces} faces")
+    return ([[float(word) for word in line[:3]] for line in lines[1:1 + vertices]],
+            [[int(line[1 + corner]) for corner in range(int(line[0]))] for line in lines[1 + vertices:]])
+
+
+def read_stl(raw: bytes) -> tuple:
+    if len(raw) == 84 + 50 * int.from_bytes(raw[80:84], "little"):
+        facets = np.frombuffer(raw, [("normal", "<3f4"), ("corners", "<9f4"), ("color", "<u2")], offset=84)
+        return facets["corners"].reshape(-1, 3), np.arange(3 * len(facets)).reshape(-1, 3)
+    lines = words_of(raw.lower())
+    count = Counter(line[0] for line in lines)
+    if not (count[b"solid"] == count[b"endsolid"] and 3 * count[b"facet"] == count[b"vertex"] and count[b"facet"]
+            == count[b"outer"] == count[b"endloop"] == count[b"endfacet"] and len(count) in (2, 7)):
+        raise ValueError("it ends within a solid, or is neither text of facets nor a binary file of its length")
+    corners = [[float(word) for word in line[1:4]] for line in lines if line[0] == b"vertex"]
+    return corners, np.arange(len(corners)).reshape(-1, 3)
+
+
+def read_ply(raw: bytes) -> tuple:
+    import trimesh  # here, as it takes a second that a volume does not need
+
+    logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # it warns of textures and normals, which no volume has
+    head, end, body = raw.partition(b"end_header")
+    lines = [line for line in head.splitlines() if not line.startswith((b"comment", b"obj_info"))]
+    if lines[1].split()[1] == b"ascii":
+        elements = sum(int(line.split()[2]) for line in lines if line.startswith(b"element"))
+        texts = [text for text in body.splitlines() if text.strip()]
+        if len(texts) != elements:
+            raise ValueError(f"it has {len(texts)} lines for {elements} elements")
+        body = b"\n" + b"\n".join(texts) + b"\n"
+    whole = io.BytesIO(b"\n".join(lines) + b"\n" + end + body)
+    mesh: Any = trimesh.load(whole, file_type="ply", process=False, skip_materials=True)
+    return mesh.vertices, getattr(mesh, "faces", np.zeros((0, 3)))  # a cloud of points has none
+
+
+READERS = {".obj": read_obj, ".off": read_off, ".stl": read_stl, ".ply": read_ply}
 
 
 def check_closed(vertices: np.ndarray, faces: np.ndarray, path: Path,
-                 resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, bool]:
-    """The bodies that a surface is of.
-
-    Returns:
-        The faces, all turned over if they enclose a negative volume; for each its body's number; each body's volume,
-        which is negative where its faces point inward; and whether the faces of every body are turned alike.
-
-    Raises:
-        UserError: the surface is open, or has a body of which no rule tells what it encloses.
+                 resolution: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The faces, all turned over if they enclose a negative volume; for each its body's number; and each body's volume,
+    negative where its faces point inward. UserError: the surface is open, or has a body that encloses nothing.
     """
-    edges = faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
-    count = coo_array((np.ones(len(edges), int), edges.T), shape=(len(vertices), len(vertices))).tocsr()
-    open_edges = ((count + count.T).data % 2).sum() // 2  # each is in the matrix as (a, b) and as (b, a)
-    if open_edges:
-        raise UserError(f"{path} is not watertight, and so has no inside: {open_edges:,} of its edges lack a face on "
-                        "one side; close its holes first (in MeshLab: Close Holes)")
+    edges, count, odd = edges_of(faces)
+    if odd:  # as where a triangle is there twice
+        turned = (faces.argmin(axis=1)[:, None] + np.arange(3)) % 3
+        faces = np.unique(np.take_along_axis(faces, turned, axis=1), axis=0)
+        edges, count, odd = edges_of(faces)
+    if odd:
+        raise UserError(f"{path} is not watertight, and so has no inside: at {odd:,} of its edges an odd number of "
+                        "faces meet; close its holes first (in MeshLab: Close Holes)")
     body = connected(edges, len(vertices))[faces[:, 0]]
     corners = vertices[faces]
     cross = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
     sizes = np.bincount(body, (corners[:, 0] * cross).sum(axis=1)) / 6
     areas = np.bincount(body, np.linalg.norm(cross, axis=1)) / 2
-    consistent = (count != count.T).nnz == 0
-    if consistent and ((np.abs(sizes) < SAME * areas) & (areas > 1 / resolution**2)).any():
-        raise UserError(f"{path} has a part that encloses nothing: a sheet, or faces that are all there twice, once "
-                        "facing each way; delete it, or one of the two")
-    if not consistent and np.count_nonzero(areas) > 1:
-        raise UserError(f"{path} has several bodies, and faces that are turned over; turn those of each body outward "
-                        "first (in Blender: Recalculate Outside)")
-    return (faces[:, ::-1], body, -sizes, consistent) if sizes.sum() < 0 else (faces, body, sizes, consistent)
+    if (count != count.T).nnz:
+        raise UserError(f"{path} has faces turned over; turn all outward first (in Blender: Recalculate Outside)")
+    if ((np.abs(sizes) < SAME * areas) & (areas > 1 / resolution**2)).any():
+        raise UserError(f"{path} has a part that encloses nothing: a sheet, or faces there once each way; delete it")
+    return (faces[:, ::-1], body, -sizes) if sizes.sum() < 0 else (faces, body, sizes)
+
+
+def edges_of(faces: np.ndarray) -> tuple:
+    """Edges (3 F, 2); how many go from one vertex to another, sparse; how many have an odd number of faces."""
+    edges = faces[:, [[0, 1], [1, 2], [2, 0]]].reshape(-1, 2)
+    count = coo_array((np.ones(len(edges), int), edges.T), shape=(faces.max(initial=0) + 1,) * 2).tocsr()
+    return edges, count, ((count + count.T).data % 2).sum() // 2  # each is in the matrix as (a, b) and as (b, a)
 
 
 def connected(pairs: np.ndarray, count: int) -> np.ndarray:
@@ -185,14 +224,9 @@ def cross_rows(triangles: np.ndarray, shape: np.ndarray) -> Iterator[tuple[np.nd
     triangles compute the end that their sides share from the same numbers in the same order, and of the two ends of a
     side the lower in y belongs to it: no row slips through between two sides, and none meets both.
 
-    Args:
-        triangles: in voxels, (i, j, k) being the center of voxel (i, j, k), shape (F, 3, 3).
-        shape: of a volume that has room for the surface.
-
-    Yields:
-        For each x in turn, of the N crossings in the order of y and z: the triangle; the place, among the (Y, Z) voxels
-        flattened, of the first voxel beyond; and the winding number before and after each, shape (N + 1,).
-    """
+    `triangles` (F, 3, 3) are in voxels, (i, j, k) being the center of voxel (i, j, k). Yields for each x, of its N
+    crossings by y and z: the triangle; the place, among the (Y, Z) voxels flattened, of the first voxel beyond; and the
+    winding number before and after each, shape (N + 1,)."""
     triangle, plane = whole_between(triangles[..., 0].min(axis=1), triangles[..., 0].max(axis=1))
     order = np.argsort(plane, kind="stable")
     for x, some in enumerate(np.split(order, np.searchsorted(plane[order], np.arange(1, shape[0])))):

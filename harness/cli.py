@@ -1,7 +1,8 @@
-"""The command line that all scripts share: options, the settings they stand for, and the one line that a mistake gets."""
+"""The command line that all scripts share: options, the settings they stand for, the one line that a mistake gets."""
 
 import argparse
 import math
+import os
 import shlex
 import sys
 import traceback
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from data.errors import UserError, describe
+
+OWN = ("lr", "alpha", "hidden_lr")  # what a network may have of its own, in the order of a path
 
 
 class Network(NamedTuple):
@@ -26,6 +29,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                          allow_abbrev=False)
         self.set_defaults(settings=())
+        self.sizes = self.add_mutually_exclusive_group()
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def add_setting(self, *names: str, **options: Any) -> None:
@@ -64,7 +68,7 @@ def positive(text: str) -> float:
 
 def folder(text: str) -> Path:
     """An argparse type: a path, in which ~ is the home folder."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # not Path.expanduser, which fails for a user who is not there
 
 
 def network(modes: Collection[str]) -> Callable[[str], Network]:
@@ -77,14 +81,14 @@ def network(modes: Collection[str]) -> Callable[[str], Network]:
         for pair in pairs:
             name, _, value = pair.partition("=")
             name = name.replace("-", "_")
-            if name not in ("lr", "alpha", "hidden_lr") or (name == "alpha" and "+fr" not in mode):
-                raise argparse.ArgumentTypeError(f"a network has lr=, hidden-lr= and with FR alpha=, not {pair!r}")
+            if name not in OWN or name in own or (name == "alpha" and "+fr" not in mode):
+                raise argparse.ArgumentTypeError(f"a network has lr=, hidden-lr=, alpha= (FR), each once; not {pair!r}")
             own[name] = positive(value)
-        return Network(mode, own)
+        return Network(mode, {name: own[name] for name in OWN if name in own})
     return parse
 
 
-def options(description: str | None, *, modes: Collection[str], default_modes: Collection[str], checkpoint_every: int,
+def options(description: str | None, *, modes: Sequence[str], default_modes: Sequence[str], checkpoint_every: int,
             steps: int | None = None, epochs: int | None = None) -> Parser:
     """The options of every script; the caller adds what selects its data.
 
@@ -98,7 +102,7 @@ def options(description: str | None, *, modes: Collection[str], default_modes: C
     add = parser.add_argument
     add("--modes", nargs="+", type=network(modes), metavar="M",
         default=[Network(mode, {}) for mode in default_modes],
-        help=f"which networks, of {', '.join(modes)}; with settings of its own as in {modes[-1]},lr=5e-4,hidden-lr=0.1")
+        help=f"which networks, of {', '.join(modes)}; with settings of its own as in relu+fr,lr=5e-4,hidden-lr=0.1")
     add("--seeds", nargs="+", type=whole(0), default=[0], metavar="S", help="default 0")
     add("--device", default="auto", help="auto (CUDA where there is one; the default), cpu, cuda, cuda:N")
     add("--precision", choices=("fp32", "tf32", "bf16"), default="fp32", help="default fp32, as published")
@@ -110,7 +114,8 @@ def options(description: str | None, *, modes: Collection[str], default_modes: C
     add("--alpha", type=positive, metavar="A", help="scale of the basis of all FR layers")
     add("--hidden-lr", type=positive, metavar="F",
         help="factor on the learning rate of the hidden-to-hidden layers' weights, FR or ordinary (default: 1)")
-    add("--quick", action="store_const", const="quick", dest="size", default="",
+    parser.sizes.add_argument(
+        "--quick", action="store_const", const="quick", dest="size", default="",
         help="a small version, which takes one to two minutes on two CPU cores")
     add("--data", type=folder, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)")
     add("--results", type=folder, default=Path("results"), metavar="DIR", help="default: results")
@@ -148,10 +153,10 @@ def resolve(args: argparse.Namespace, chosen: Network, paper: Mapping[str, Any],
     if args.precision != "fp32":
         shared["precision"] = args.precision
     alpha = default["network"].get("alpha")
-    asked = {name: value for name in ("lr", "alpha", "hidden_lr") if (value := getattr(args, name)) is not None}
+    asked = {name: value for name in OWN if (value := getattr(args, name)) is not None} | chosen.own
     default_own = {"lr": default["lr"], "hidden_lr": default["hidden_lr"], **({"alpha": alpha} if alpha else {})}
-    own = {name: value for name, value in {**asked, **chosen.own}.items()
-           if name in default_own and value != default_own[name]}
+    own = {name: asked[name] for name in OWN
+           if name in asked and name in default_own and asked[name] != default_own[name]}
     config = {**default, **given, **{name: value for name, value in own.items() if name != "alpha"}}
     if "alpha" in own:
         config["network"] = {**config["network"], "alpha": own["alpha"]}
@@ -163,6 +168,7 @@ def run(main: Callable[[], None]) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that has no × gets a ?, and no traceback
             stream.reconfigure(errors="replace")
+    os.environ["PYTHONIOENCODING"] = f"{sys.stdout.encoding}:replace"  # the same for the processes of a sweep
     try:
         main()
     except KeyboardInterrupt:

@@ -176,7 +176,7 @@ def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, atomically, and say where it lies. A title wider than the figure is broken."""
     for text in figure.texts:
         # Not set_wrap: it measures a $ as the begin of math text, whatever parse_math says.
-        fitting = int(figure.get_figwidth() * 72 / (0.55 * text.get_fontsize()))
+        fitting = int(figure.get_figwidth() * 72 / (0.55 * float(text.get_fontsize())))
         text.set_text("\n".join(textwrap.fill(line, fitting) for line in text.get_text().split("\n")))
     packed = io.BytesIO()
     figure.savefig(packed, format="png")

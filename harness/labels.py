@@ -53,7 +53,7 @@ def length(experiment: str, config: Mapping[str, Any]) -> str:
     else:
         text = f"{config['steps']:,} steps"
     if config.get("batch"):
-        text += f" of {config['batch']:,} {UNITS[experiment]}"
+        text += f", {config['batch']:,} {UNITS[experiment]} a step"
     without = [f", no {words}" for name, words in (("mask_renew", "mask renewal"), ("act_decay", "decay of act_shift"))
                if not config.get(name, True)]
     return text + "".join(without)

@@ -3,6 +3,7 @@
 import argparse
 import io
 import math
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -29,8 +30,9 @@ Render = Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, np.ndarr
 
 def add_options(parser: cli.Parser) -> None:
     """The options of both scripts beside the common ones."""
-    parser.add_argument("--scene", metavar="S", help="a Blender scene's name or folder, or toy, which needs no download "
-                                                     "(default: lego; --quick toy)")
+    parser.add_argument("--scene", metavar="S", type=os.path.expanduser,
+                        help="a Blender scene's name or folder, or toy, which needs no download (default: lego; "
+                             "--quick toy)")
     parser.add_setting("--downscale", type=cli.whole(1, 64), metavar="D",
                        help="make the images smaller by this factor (default: 1; --medium 2; --quick 8, toy 2)")
     parser.add_setting("--batch", type=cli.whole(1), metavar="N", help="rays a step; in DVGO of the fine stage")
@@ -38,8 +40,8 @@ def add_options(parser: cli.Parser) -> None:
                        help="what transparent pixels are put on (default: white)")
     parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N",
                         help="pictures in the turntable (default: 60; --quick 12)")
-    parser.add_argument("--medium", action="store_const", const="medium", dest="size",
-                        help="a version between --quick and the paper's")
+    parser.sizes.add_argument("--medium", action="store_const", const="medium", dest="size",
+                              help="a version between --quick and the paper's")
     parser.add_argument("--render-only", action="store_true",
                         help="train nothing; render and measure the views of fields trained before")
 
@@ -216,7 +218,7 @@ def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespac
 
 
 def draw_views(runs: list[Run], views: Views, title: str, path: Path) -> None:
-    """A test view: the part with the most detail, ground truth and networks; and where the first two differ in error."""
+    """A test view: the part with the most detail, ground truth and networks; and how the first two's errors differ."""
     view = len(views.names) // 2
     truth = views.colors(view, bg_color(runs[0].config))
     window = figures.busiest_window(truth)

@@ -1,13 +1,14 @@
 """The record of a run, its arrays and its checkpoint, each written atomically."""
 
 import argparse
+import contextlib
 import hashlib
 import io
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,12 +156,36 @@ class Run:
         """Write the arrays and then the record; `origin` has its time, environment and command."""
         packed = io.BytesIO()
         np.savez(packed, **dict[str, Any](arrays))
-        identity = {key: getattr(self, key) for key in ("experiment", "case", "options", "mode", "own", "seed", "config")}
-        text = json.dumps({**identity, "metrics": metrics, **{key: origin[key] for key in KEYS if key in origin}
-                           }, indent=1, allow_nan=False) + "\n"
+        record = {**vars(self), "metrics": metrics, **{key: origin[key] for key in ("time", "environment", "command")}}
+        text = json.dumps({key: record[key] for key in KEYS}, indent=1, allow_nan=False) + "\n"
+        write_atomically(self.path(".npz.new"), packed.getvalue())  # on a full disk the old ones stay as they are
         self.path(".json").unlink(missing_ok=True)  # until the new one is there, no record speaks for the new arrays
-        write_atomically(self.path(".npz"), packed.getvalue())
+        os.replace(self.path(".npz.new"), self.path(".npz"))
         write_atomically(self.path(".json"), text.encode())
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training the run. Where this process is killed, the system ends the lock.
+
+        Raises:
+            UserError: another process trains it.
+        """
+        path = self.path(".lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as file:
+            try:
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError("another process trains it now; wait for its end, or give another --results folder"
+                                ) from None
+            except (ImportError, OSError):  # Windows, or a file system without locks
+                pass
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def checkpoint(self, step: int, **state: Any) -> None:
         """Save what `restore` needs to go on after `step` steps: tensors, and whatever has a state_dict."""

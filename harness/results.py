@@ -20,12 +20,17 @@ def published(record: Mapping[str, Any], metric: str, digits: int) -> str:
     It stands beside a run of its own settings; the number of points a step may differ and is then said.
 
     Args:
-        record: with `experiment`, `case`, `mode`, `own` and `config`.
+        record: with `experiment`, `case`, `options`, `mode`, `own` and `config`.
     """
-    config = {**record["config"], **{f"scene_{key}": value for key, value in record["config"].get("scene", {}).items()}}
+    config = record["config"]
+    if "scene" in config:
+        config = {**config, "scene_size": config["scene"]["test"][1:3]}
+    names = {"experiment": record["experiment"], "case": record["case"], "metric": metric}
     for entry in PUBLISHED:
-        names = {key: record[key] for key in ("experiment", "case")}
-        if names != {key: entry[key] for key in names} or entry["metric"] != metric or record["own"]:
+        # All values are of fp32, and of the hidden rates and α of the paper.
+        if names != {key: entry[key] for key in names} or "precision" in record["options"]:
+            continue
+        if record["own"].keys() - {"lr"}:
             continue
         differing = {key for key, value in entry["at"].items() if config.get(key) != value}
         if differing - {"batch"} or record["mode"] not in entry["values"]:

@@ -1,11 +1,7 @@
-"""Train the runs that have no finished record: one by one, beside each other on a CPU's cores, or over torchrun's ranks.
-
-A single run is never split. What is finished is known from the records alone: a sweep that was killed is started again.
-"""
-
-from __future__ import annotations
+"""Train the runs that have no finished record: one by one, on the cores of a CPU at once, or over torchrun's ranks."""
 
 import argparse
+import contextlib
 import functools
 import multiprocessing
 import os
@@ -18,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -26,9 +22,7 @@ from tqdm import tqdm
 from data.errors import UserError, describe
 from harness.device import cpu_count
 from harness.files import check_writable
-
-if TYPE_CHECKING:
-    from harness.records import Run
+from harness.records import Run
 
 _bar_position = 0
 
@@ -51,10 +45,7 @@ def first_rank() -> bool:
 
 
 def progress(total: int, done: int, label: str) -> tqdm:
-    """A progress bar for one run, on a line of its own among those of the other processes; under torchrun for rank 0.
-
-    A run that was stopped before says first from where it goes on.
-    """
+    """A progress bar for a run of `total` steps, on a line of its own among the workers'; under torchrun for rank 0."""
     if done:
         tqdm.write(f"{label}: going on after step {done:,} of {total:,}")
     return tqdm(total=total, initial=done, desc=label, position=_bar_position, leave=False, dynamic_ncols=True,
@@ -69,27 +60,26 @@ def in_ranks(main: Callable[[], None]) -> Callable[[], None]:
     @functools.wraps(main)
     def joined() -> None:
         if torchrun():
-            from torch import distributed  # takes half a second
-
             _end_with(os.getppid())
-            distributed.init_process_group("gloo", timeout=timedelta(days=365))  # no run takes longer
+            torch.distributed.init_process_group("gloo", timeout=timedelta(days=365))  # no run takes longer
             if not first_rank():
                 signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it at once; rank 0 says how to go on
                 _gather(None)
+                with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # rank 0 has said it
+                    main()
         main()
     return joined
 
 
-def sweep(stages: list[list[Job]], args: argparse.Namespace, parallel: bool) -> None:
+def sweep(*stages: list[Job], args: argparse.Namespace, parallel: bool) -> None:
     """Train every job whose run is not finished and print the line that it returns.
 
-    A run that fails is reported and does not stop the others; at the end the failures are raised as one UserError.
-
+    A run that fails does not stop the others; at the end the failures are raised as one UserError.
     Under torchrun every rank calls this once, with the same jobs, and it returns in rank 0 alone: the others end here.
 
     Args:
         stages: the jobs. Those of a stage begin when the stage before is done, whose results they need.
-        args: the options: with --force finished runs are trained too; --debug prints the traceback of every failure.
+        args: the options: with `force` finished runs are trained too, with `debug` every failure has its traceback.
         parallel: on a CPU, train as many at a time as there are processors, on one thread each; of no meaning under
             torchrun.
     """
@@ -102,7 +92,8 @@ def sweep(stages: list[list[Job]], args: argparse.Namespace, parallel: bool) -> 
     for jobs, left in zip(stages, _gather(unfinished)[0]):  # rank 0's, as of a moment when none had begun to train
         for i in sorted(set(range(len(jobs))) - set(left)) if first_rank() else []:
             print(f"{jobs[i].run}: finished before, {jobs[i].run.path('.json')}")
-        outcomes = _train([jobs[i] for i in left], functools.partial(_attempt, args=args, one_thread=parallel), parallel)
+        attempt = functools.partial(_attempt, args=args, one_thread=parallel)
+        outcomes = _train([jobs[i] for i in left], attempt, parallel)
         failures += [failure for share in _gather(outcomes) for failure in share if failure]
     if not first_rank():
         raise SystemExit(0)  # any other status, and torchrun would end rank 0 before it has reported the failures
@@ -142,9 +133,11 @@ def _attempt(job: Job, args: argparse.Namespace, one_thread: bool) -> str:
     if one_thread:
         torch.set_num_threads(1)  # also for a run alone: its bits do not depend on how many there are
     try:
-        if args.force:
-            job.run.discard_checkpoint()  # the record stays until there is a new one
-        line = job.train()
+        with job.run.locked():
+            if args.force:
+                job.run.discard_checkpoint()  # the record stays until there is a new one
+            done = not args.force and job.run.finished()
+            line = "another process has finished it" if done else job.train()
     except Exception as error:  # noqa: BLE001 - whatever it is, the others go on
         # On the CPU torch says by an ordinary RuntimeError that it has no memory.
         expected = isinstance(error, (UserError, OSError, MemoryError, torch.OutOfMemoryError))
@@ -154,7 +147,7 @@ def _attempt(job: Job, args: argparse.Namespace, one_thread: bool) -> str:
     finally:
         torch.set_num_threads(threads)
     clear_line = "\r\033[K" if sys.stdout.isatty() else ""  # a bar of another process may stand there
-    tqdm.write(f"{clear_line}{job.run}: {line}")
+    tqdm.write(f"{clear_line}{job.run}: {line}", file=sys.stdout if first_rank() else sys.__stdout__)
     sys.stdout.flush()  # this process may be ended at any moment
     return ""
 
@@ -172,9 +165,10 @@ def _in_processes(count: int, jobs: list[Job], attempt: Callable[[Job], str]) ->
         signal.signal(signal.SIGINT, handler)
         try:
             outcomes.append(attempt(jobs[0]))
+            outcomes += [attempt(job) for job, future in zip(jobs[1:], futures) if future.cancel()]  # no worker has it
             for job, future in zip(jobs[1:], futures):
                 try:
-                    outcomes.append(attempt(job) if future.cancel() else future.result())  # cancelled: no worker has it
+                    outcomes.append("" if future.cancelled() else future.result())
                 except BrokenProcessPool:
                     killed.append(str(job.run))
         except BaseException:  # Ctrl-C
@@ -194,7 +188,7 @@ def _begin_worker(parent: int, position: Any) -> None:
 
 
 def _end_with(parent: int) -> None:
-    """End this process when its parent has ended: the same command, given again, would train the same run beside it."""
+    """End this process soon after its parent: the same command, given again, would train the same run beside it."""
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(1)

@@ -105,12 +105,12 @@ def random_order(count: int, seed: int, epoch: int, device: torch.device) -> Ten
 
 @contextlib.contextmanager
 def composed_once(model: nn.Module) -> Iterator[None]:
-    """Within it each FR layer composes W = Λ B once, for all the chunks of a step; at its end W's gradient goes to Λ."""
+    """Within it each FR layer composes W = Λ B once, for all chunks of a step; at its end W's gradient goes to Λ."""
     layers = [layer for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
     weights = [layer.weight for layer in layers]
     leaves = [weight.detach().requires_grad_(weight.requires_grad) for weight in weights]
     for layer, leaf in zip(layers, leaves):
-        layer.forward = functools.partial(_linear, layer, leaf)
+        layer.forward = functools.partial(_linear, layer, leaf)  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -118,7 +118,7 @@ def composed_once(model: nn.Module) -> Iterator[None]:
             del layer.forward
     used = [(weight, leaf.grad) for weight, leaf in zip(weights, leaves) if leaf.grad is not None]
     if used:
-        torch.autograd.backward(*zip(*used))
+        torch.autograd.backward([weight for weight, _ in used], [gradient for _, gradient in used])
 
 
 def _linear(layer: FourierReparamLinear, weight: Tensor, x: Tensor) -> Tensor:

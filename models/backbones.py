@@ -105,7 +105,8 @@ def basis_for(mode: str, **basis: Any) -> dict[str, Any]:
     for name, value in basis.items():
         if value is None and "+fr" in mode:
             raise ValueError(f"{mode} needs {name}, which is not given")
-    FourierReparamLinear(1, 1, **{name: 1 if value is None else value for name, value in basis.items()}, device="meta")
+    given: dict[str, Any] = {name: 1 if value is None else value for name, value in basis.items()}
+    FourierReparamLinear(1, 1, **given, device="meta")  # raises what is wrong with them
     return basis
 
 

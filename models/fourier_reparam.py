@@ -2,8 +2,8 @@
 
     y = x Wᵀ + b,    W = Λ B,    B[(f, p), j] = α cos(f x_j + φ_p)
 
-Λ is learned. The basis B is fixed: M = (L + H) P sampled cosines of the frequencies 1/L, 2/L, … 1 and 1, 2, … H, each at
-the phases φ_p = 2πp/P. The d_in points x_j are spaced evenly over one period 2πL of the lowest frequency (2π where
+Λ is learned. The basis B is fixed: M = (L + H) P sampled cosines of the frequencies 1/L, 2/L, … 1 and 1, 2, … H, each
+at the phases φ_p = 2πp/P. The d_in points x_j are spaced evenly over one period 2πL of the lowest frequency (2π where
 L = 0), both ends in. The network computes the same kind of function, but learns its high frequencies sooner.
 This file needs nothing but PyTorch and can be copied alone.
 """
@@ -25,9 +25,9 @@ class FourierReparamLinear(nn.Module):
     """y = x Wᵀ + b with W = Λ B: Λ, of shape (d_out, M), is learned; B, of shape (M, d_in), is fixed and never stored.
 
     Every W lacks two ranks (one at the paper's 3D setting): its first and last column are equal, and each row sums to
-    zero without its last number. So a layer on few coordinates should be an `nn.Linear`.
+    zero without its last number. It lacks more where 2 (L + H) < d_in. A layer on coordinates should be an `nn.Linear`.
     `weight` is computed at each use: writing into it has no effect. Write into `coefficients`, or use `from_linear`.
-    A state_dict holds `coefficients`, `bias` and, as a tensor, the numbers of `SETTINGS`. Loading other ones is an error.
+    A state_dict holds `coefficients`, `bias` and, as a tensor, the numbers of `SETTINGS`; loading others is an error.
 
     Args:
         in_features, out_features: d_in and d_out, the sizes of the last dimension of input and output.
@@ -40,8 +40,7 @@ class FourierReparamLinear(nn.Module):
         ValueError: a size or count that is not a whole number in range, an α or ω₀ that is not finite and positive.
     """
 
-    phases: Tensor
-    waves: Tensor
+    bias: nn.Parameter  # or None, as of nn.Linear
     fit_error: float | None = None  # of a layer that `from_linear` made
 
     def __init__(self, in_features: int, out_features: int, *, low_freq_num: int, high_freq_num: int, phase_num: int,
@@ -57,12 +56,12 @@ class FourierReparamLinear(nn.Module):
             if not isinstance(number, Real) or not 0 < number < math.inf:
                 raise ValueError(f"{name} must be finite and above zero, not {number!r}")
         if 2 <= in_features <= 4:
-            warnings.warn(f"the first and last of {in_features} columns of W are equal: use nn.Linear here", stacklevel=2)
+            warnings.warn(f"the first and last of {in_features} columns of W are equal: use an nn.Linear", stacklevel=2)
         self.in_features, self.out_features, self.phase_num = in_features, out_features, phase_num
         self.low_freq_num, self.high_freq_num, self.alpha, self.omega = low_freq_num, high_freq_num, alpha, omega
         shape = out_features, (low_freq_num + high_freq_num) * phase_num
         self.coefficients = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty_like(self.coefficients[:, 0])) if bias else None
+        self.register_parameter("bias", nn.Parameter(torch.empty_like(self.coefficients[:, 0])) if bias else None)
         for name in ("phases", "waves"):  # not in state_dicts, as they follow from the arguments
             self.register_buffer(name, None, persistent=False)
         self._set_factors()
@@ -153,12 +152,12 @@ class FourierReparamLinear(nn.Module):
     def from_linear(cls, linear: nn.Linear, **settings: Any) -> "FourierReparamLinear":
         """An FR layer with W as near to the weight of `linear` as B's rank allows (least squares), and with its bias.
 
-        `settings` are L, H, P, α and ω₀ by name. `fit_error` of the layer is ‖Λ B − W‖ / ‖W‖. What hooks, parametrizations
-        or a subclass add to `linear` is lost, here and in `fold`; the functions of `backbones.py` refuse such a layer.
+        `settings` are L, H, P, α and ω₀ by name. Its `fit_error` is ‖Λ B − W‖ / ‖W‖. What hooks, parametrizations or
+        a subclass add to `linear` is lost, here and in `fold`; the functions of `backbones.py` refuse such a layer.
         """
         layer = cls(linear.in_features, linear.out_features, **settings, bias=False, device="meta")
         basis, weight = product(*layer.exact_factors()), linear.weight.detach().to("cpu", torch.float64)
-        solution = torch.linalg.lstsq(basis.T, weight.T, driver="gelsd").solution.T.contiguous()
+        solution = torch.linalg.lstsq(basis.T, weight.T, rcond=1e-9, driver="gelsd").solution.T.contiguous()
         layer.fit_error = ((solution @ basis - weight).norm() / weight.norm()).item()
         layer.coefficients = nn.Parameter(solution.to(linear.weight), linear.weight.requires_grad)
         layer.bias = copy.deepcopy(linear.bias)

@@ -80,6 +80,7 @@ def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
 
 def _fr_gram(layer: FourierReparamLinear, inputs: Tensor) -> Tensor:
     """(B u_n) · (B u_m) for all n, m, shape (N, N), from (N, 2(L + H)) projections rather than (N, M)."""
-    projections = torch.einsum("nj,cfj->nfc", inputs, layer.waves)
-    scaled = projections @ (layer.phases @ layer.phases.T)
+    phases, waves = layer._factors()
+    projections = torch.einsum("nj,cfj->nfc", inputs, waves)
+    scaled = projections @ (phases @ phases.T)
     return scaled.flatten(1) @ projections.flatten(1).T

@@ -10,9 +10,9 @@ from .fourier_reparam import FourierReparamLinear
 def step_scale(layer: FourierReparamLinear) -> float:
     """κ: how far Adam's first step moves W, root mean square over its elements, in units of the learning rate.
 
-    That step moves each coefficient by ± lr, and so W by −lr sign(G Bᵀ) B, G the gradient with respect to W. An ordinary
-    W moves by −lr sign(G), where κ = 1. For a G of independent normal numbers those of a row of G Bᵀ are normal, with
-    the correlations C of B's rows, and the covariance of their signs is S = (2/π) arcsin C (the arcsine law). So
+    That step moves each coefficient by ± lr, and so W by −lr sign(G Bᵀ) B, with G the gradient with respect to W. An
+    ordinary W moves by −lr sign(G), where κ = 1. For a G of independent normal numbers those of a row of G Bᵀ are
+    normal, with the correlations C of B's rows. The covariance of their signs is S = (2/π) arcsin C (arcsine law). So
 
         κ² = trace(Bᵀ S B) / d_in.
 

@@ -22,7 +22,7 @@ from harness.metrics import relative_spectral_error
 from harness.records import read_arrays, read_record
 
 IMAGE = "2d/kodim05/batch=8192"
-VOLUME = "3d/thai_statue/epochs=8,downscale=2,batch=10000"
+VOLUME = "3d/thai_statue/epochs=4,downscale=2,batch=10000"
 COLUMNS = [(IMAGE, "relu+pe-seed0", "relu+pe+fr-seed0"), (IMAGE, "sin-seed0", "sin+fr-seed0"),
            (VOLUME, "sin-seed0", "sin+fr,lr=0.0005-seed0")]
 FUNCTION = "1d/function"

@@ -26,7 +26,7 @@ DATA = Path(os.environ.get("FR_INR_DATA", ROOT / "data"))  # where tests of the 
 def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in items:
-            if "gpu" in item.keywords:
+            if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
 
 
@@ -36,7 +36,7 @@ def folders(path):
 
 
 def stem(path, experiment, case, name, options="quick", seed=0):
-    """The path, but for the suffix, of what a run with `folders(path)` leaves; `name` is its mode with what is its own."""
+    """The path, but for the suffix, of what a run with `folders(path)` leaves; `name`: its mode and own settings."""
     return path / "results" / experiment / case / options / f"{name}-seed{seed}"
 
 
@@ -60,7 +60,8 @@ def assert_same_run(found, expected):
     if beside(expected, ".pt").exists():
         fields = [torch.load(beside(run, ".pt"), weights_only=True)["field"] for run in (found, expected)]
         assert fields[0].keys() == fields[1].keys()
-        assert all(value.equal(fields[1][name]) for name, value in fields[0].items())
+        assert all(value.equal(fields[1][name]) if isinstance(value, torch.Tensor) else value == fields[1][name]
+                   for name, value in fields[0].items())
 
 
 def write_record(folder, mode, seed, psnr, case="kodim05", options=None, own=None, **config):

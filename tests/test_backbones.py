@@ -2,17 +2,13 @@
 
 import math
 import re
-from collections import Counter
 
 import pytest
 import torch
-import torch.nn.utils.prune
 from torch import nn
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness.training import parameter_groups
-from models import MODES, FourierReparamLinear, Sine, build_inr, fold
+from models import MODES, FourierReparamLinear, build_inr, fold, reparameterize
 
 SETTINGS = {"out_features": 3, "hidden_features": 32, "hidden_layers": 2, "low_freq_num": 6, "high_freq_num": 6,
             "phase_num": 4, "alpha": 0.05, "first_omega": 20.0, "hidden_omega": 10.0}
@@ -76,64 +72,14 @@ def test_outputs_and_training_agree_with_the_plain_implementation(mode, in_featu
     assert losses[0] < 0.7 * F.mse_loss(network(mode, in_features)(x), target).item()
 
 
-def replaced(i, module):
-    def change(model):
-        model[i] = module.double()
-    return change
-
-
-class Halved(FourierReparamLinear):
-    def forward(self, x):
-        return super().forward(x) / 2
-
-
-@pytest.mark.parametrize("change", [
-    lambda model: None,
-    fold,
-    lambda model: model[0].register_forward_hook(lambda layer, x, y: y + 1),
-    lambda model: model[2].register_forward_pre_hook(lambda layer, x: (x[0] * 2,)),
-    lambda model: model[3].register_forward_hook(lambda sine, x, y: x[0] + y),
-    lambda model: model[4].register_full_backward_hook(lambda layer, x, y: (3 * x[0],)),
-    lambda model: torch.nn.utils.prune.random_unstructured(model[0], "weight", 0.5),
-    lambda model: torch.nn.utils.parametrizations.weight_norm(model[0]),
-    lambda model: torch.nn.utils.parametrizations.weight_norm(model[2], "coefficients"),
-    replaced(0, torch.nn.Linear(2, 32, bias=False)),
-    replaced(1, torch.nn.Tanh()),
-    replaced(2, torch.nn.Identity()),
-    replaced(2, Halved(32, 32, low_freq_num=6, high_freq_num=6, phase_num=4, alpha=0.05)),
-    lambda model: model.insert(1, torch.nn.Dropout(0.0)),
-    lambda model: model.append(Sine(2.0)),
-])
-def test_omega_in_the_weights_is_omega_in_the_sine(change):
-    model = network("sin+fr").double()
-    changed = change(model)
-    model = changed.double() if isinstance(changed, torch.nn.Sequential) else model
-    x = torch.rand(7, 2, dtype=torch.float64, requires_grad=True)
-    outcomes = []
-    for forward in (type(model).forward, torch.nn.Sequential.forward):  # the latter calls one module after another
-        output = forward(model, x)
-        outcomes.append([output, *torch.autograd.grad(output.square().sum(), [x, *model.parameters()])])
-    for found, expected in zip(*outcomes, strict=True):
-        assert (found - expected).abs().max() <= 1e-11 * expected.abs().max()
-
-
-def test_a_sine_costs_no_more_passes_over_the_activations_than_it_must():
-    class Passes(TorchDispatchMode):
-        def __init__(self):
-            super().__init__()
-            self.names = Counter()
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            output = func(*args, **(kwargs or {}))
-            if isinstance(output, torch.Tensor) and output.shape == (5000, 32):
-                self.names[func.overloadpacket.__name__] += 1
-            return output
-
-    for mode in ("sin", "sin+fr"):
-        model, x = network(mode), torch.rand(5000, 2)
-        with Passes() as passes:
-            model(x).sum().backward()
-        assert passes.names == {"addmm": 3, "sin": 3, "mm": 3, "cos": 3, "mul": 3}
+@pytest.mark.parametrize("mode", MODES)
+def test_a_network_calls_its_modules_one_after_another_so_that_tools_can_replace_them(mode):
+    model, x = network(mode), torch.rand(7, 2)
+    assert type(model) is nn.Sequential
+    expected = x
+    for module in model:
+        expected = module(expected)
+    assert torch.equal(model(x), expected)
 
 
 @pytest.mark.parametrize("mode", ["sin", "sin+fr"])
@@ -201,6 +147,45 @@ def test_fold_of_a_layer_and_of_a_layer_used_twice():
     assert type(fold(layer)) is torch.nn.Linear
     twice = fold(torch.nn.Sequential(layer, torch.nn.ReLU(), layer))
     assert twice[0] is twice[2]
+    again = reparameterize(twice, **FR, where=lambda name, layer: True)
+    assert again[0] is again[2] and type(again[0]) is FourierReparamLinear
+
+
+FR = {"low_freq_num": 16, "high_freq_num": 16, "phase_num": 4, "alpha": 0.05}
+
+
+class Siren(nn.Module):
+    """A network of somebody else's."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(2, 32)
+        self.blocks = nn.ModuleList([nn.Linear(32, 32), nn.Linear(32, 32, bias=False)])
+        self.head = nn.Linear(32, 1)
+
+    def forward(self, x):
+        x = torch.sin(30 * self.first(x))
+        for block in self.blocks:
+            x = torch.sin(30 * block(x))
+        return self.head(x)
+
+
+def test_reparameterize_replaces_hidden_layers_of_any_model_and_fold_gives_them_back():
+    torch.manual_seed(0)
+    model, x = Siren().double(), torch.rand(9, 2, dtype=torch.float64)
+    reparameterized = reparameterize(model, **FR, omega=30.0)
+    kinds = {name: type(layer) for name, layer in reparameterized.named_modules() if hasattr(layer, "in_features")}
+    assert kinds == {"first": nn.Linear, "blocks.0": FourierReparamLinear, "blocks.1": FourierReparamLinear,
+                     "head": nn.Linear}
+    assert type(model.blocks[0]) is nn.Linear and reparameterized.blocks[0].omega == 30
+    assert reparameterized.blocks[1].bias is None and reparameterized.blocks[0].bias is not model.blocks[0].bias
+    assert 0 < reparameterized.blocks[0].fit_error < 0.5
+    folded = fold(reparameterized)
+    assert torch.equal(folded(x), reparameterized(x))
+    again = reparameterize(folded, **FR, omega=30.0)
+    assert (again(x) - folded(x)).abs().max() < 1e-9 and again.blocks[0].fit_error < 1e-9
+    one = reparameterize(model, **FR, where=lambda name, layer: name.startswith("blocks") and layer.bias is None)
+    assert [type(block) for block in one.blocks] == [nn.Linear, FourierReparamLinear]
 
 
 BASIS = ("low_freq_num", "high_freq_num", "phase_num", "alpha")
@@ -235,23 +220,3 @@ def test_a_bad_argument_is_named_with_its_value(mode, name, value):
     with pytest.raises(ValueError) as error:
         build_inr(arguments.pop("mode"), **arguments)
     assert name in str(error.value) and repr(value) in str(error.value)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_the_hidden_weights_are_a_group_with_a_learning_rate_of_their_own(mode):
-    model = build_inr(mode, in_features=2, out_features=3, hidden_features=8, hidden_layers=2, low_freq_num=2,
-                      high_freq_num=2, phase_num=3, alpha=0.1)
-    others, hidden = parameter_groups(model, 1e-3, 0.25)
-    assert [tuple(weight.shape) for weight in hidden["params"]] == 2 * [(8, 12) if "+fr" in mode else (8, 8)]
-    assert hidden["lr"] == hidden["initial_lr"] == 2.5e-4 and others["lr"] == others["initial_lr"] == 1e-3
-    together = {id(weight) for group in (others, hidden) for weight in group["params"]}
-    assert together == {id(weight) for weight in model.parameters()}
-    assert len(others["params"]) + len(hidden["params"]) == len(together)
-
-
-def test_the_hidden_weights_of_a_part_are_those_between_its_ends():
-    color = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
-    model = nn.ModuleDict({"density": nn.Sequential(nn.Linear(2, 8), nn.Linear(8, 4)), "color": color})
-    others, hidden = parameter_groups(model, 1e-2, 3.0, network=color)
-    assert len(hidden["params"]) == 1 and hidden["params"][0] is color[2].weight
-    assert len(others["params"]) == len(list(model.parameters())) - 1

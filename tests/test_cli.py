@@ -1,21 +1,122 @@
-"""The command line that all scripts share: what it makes of options, and the one line that a mistake gets."""
+"""The command line that all scripts share: what it makes of options, a run's path, and the one line of a mistake."""
 
+import itertools
+import json
+import os
 import shlex
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import folders
+from conftest import ROOT, ball, folders, record, run_script
 
-from experiment import cli
-from experiment.errors import UserError
+from data.errors import UserError
+from data.scenes import load_scene
+from harness import cli
 
 FIT = "1d_function_fitting.py"  # in the place of all scripts
+SCRIPTS = ("1d_function_fitting", "2d_image_fitting", "3D_occupance", "dvgo", "InstantNGP")
+# Each option that decides what is computed, with another value than any default.
+OTHER = {"steps": "--steps 7", "epochs": "--epochs 7", "batch": "--batch 9", "downscale": "--downscale 3",
+         "resolution": "--resolution 9", "background": "--background black", "tv_density": "--tv-density 0.5",
+         "tv_features": "--tv-features 0.5", "mask_renew": "--no-mask-renew", "act_decay": "--no-act-decay",
+         "lr": "--lr 0.123", "alpha": "--alpha 0.456", "hidden_lr": "--hidden-lr 0.789",
+         "precision": "--precision bf16", "size": "--quick"}
+# The options that decide which runs there are, and those that change nothing of one but its speed, place or pictures.
+NO_SETTINGS = {"modes", "seeds", "image", "shape", "scene", "debug", "device", "data", "results", "figures", "force",
+               "checkpoint_every", "chunk", "smooth", "frames", "render_only", "settings", "command"}
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """The runs that a script would train with some options, on data of the test's own."""
+    scene = load_scene("toy", Path("nowhere"), 8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("3D_occupance"), "load_volume", lambda source, *_: (source, ball(9, side=20)))
+
+        def plan(name, *argv):
+            script = import_module(name)
+            data = {"2d_image_fitting": [], "3D_occupance": ["--shape", "holed_sphere"]}.get(name, ["--scene", "toy"])
+            args = script.parse(["--device", "cpu", *(data if name != SCRIPTS[0] else []), *argv])
+            if name == "1d_function_fitting":
+                return script.plan(args)
+            if name == "3D_occupance":
+                return script.plan(args, script.load_volumes(args))
+            runs = script.plan(args, scene if "--scene" in data else {"a": np.zeros((2, 3, 3), np.float32)})
+            return runs + ([script.coarse_run(run) for run in runs] if name == "dvgo" else [])
+        yield plan
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_runs_of_other_settings_have_another_path(name, planned):
+    args = import_module(name).parse([])
+    deciding = {option for option in vars(args) if option not in NO_SETTINGS}
+    assert set(args.settings) < deciding <= set(OTHER)  # a new option has to be put on one of the two lists
+    default = planned(name)
+    assert not any(run.options or run.own for run in default)
+    assert {run.path("").relative_to("results").parts[2:] for run in default} == {
+        (f"{run.mode}-seed0",) for run in default}
+    chosen = [OTHER[option] for option in sorted(deciding)] + ["--medium"] * ("scene" in args)
+    made = {}
+    for some in itertools.chain([()], *(itertools.combinations(chosen, count) for count in (1, 2))):
+        if {"--quick", "--medium"} <= set(some):
+            continue
+        runs = planned(name, *" ".join(some).split())
+        for run in runs:
+            outcome = json.dumps([run.config, run.precision, run.mode], sort_keys=True)
+            assert made.setdefault(run.path(""), outcome) == outcome, some
+        assert not some or {run.path("") for run in runs} != {run.path("") for run in default}, some
+    assert len(made) > len(deciding)
+
+
+@pytest.mark.parametrize("one, another", [
+    ("--modes sin --lr 5e-4", "--modes sin,lr=0.0005"), ("--modes sin --lr 1e-4", "--modes sin"),
+    ("--modes sin+fr,lr=1e-3,alpha=0.1", "--modes sin+fr,alpha=.1,lr=0.001"),
+    ("--modes sin+fr,lr=1e-3 --alpha 0.1", "--modes sin+fr,alpha=0.1 --lr 1e-3"),
+    ("--modes sin,hidden-lr=0.5", "--modes sin,hidden_lr=5e-1"), ("--modes sin,lr=3 --lr 7", "--modes sin --lr 3"),
+    ("--modes sin sin sin,lr=1e-4", "--modes sin"), ("--seeds 0 0 --modes sin", "--modes sin"),
+    ("--modes relu --alpha 0.1", "--modes relu"),  # without FR there is no α
+    ("--downscale 2 --batch 5 --modes sin", "--batch 5 --modes sin --downscale 2"),
+    ("--steps 10000 --modes sin", "--modes sin"), ("--quick --downscale 8 --modes sin", "--quick --modes sin")])
+def test_the_same_settings_given_in_two_ways_have_one_path(one, another, planned):
+    (found,), (expected,) = (planned("2d_image_fitting", *options.split()) for options in (one, another))
+    assert (found.path(""), found.config, found.own) == (expected.path(""), expected.config, expected.own)
+
+
+def test_a_path_says_what_is_the_networks_and_what_is_everyones(planned):
+    runs = planned("2d_image_fitting", *"--modes sin sin+fr,lr=5e-4,alpha=0.02 --batch 6 --steps 7 --lr 1e-3".split())
+    assert [str(run.path(".json")) for run in runs] == [
+        "results/2d/a/steps=7,batch=6/sin,lr=0.001-seed0.json",
+        "results/2d/a/steps=7,batch=6/sin+fr,lr=0.0005,alpha=0.02-seed0.json"]
+    assert [run.config["lr"] for run in runs] == [1e-3, 5e-4] and runs[1].config["network"]["alpha"] == 0.02
+    assert all((run.config["batch"], run.config["steps"], run.config["hidden_lr"]) == (6, 7, 1) for run in runs)
+    run, = planned("2d_image_fitting", "--modes", "sin", "--quick", "--precision", "bf16", "--seeds", "3")
+    assert str(run.path(".npz")) == "results/2d/a/quick,precision=bf16/sin-seed3.npz"
+    assert (run.config["steps"], run.config["downscale"], run.config["lr"]) == (100, 8, 1e-4)
+    assert import_module("2d_image_fitting").NETWORKS["sin+fr"]["alpha"] == 0.01  # the defaults stay
+
+
+def test_two_lengths_are_two_runs_and_what_is_finished_is_not_trained_again(tmp_path, call, drawn):
+    for steps in (30, 40):
+        done = call(FIT, *folders(tmp_path), "--modes", "relu", "--steps", steps)
+        assert done.returncode == 0 and "finished before" not in done.stdout
+    assert [record(tmp_path, "1d", "function", "relu", f"steps={steps}")["config"]["steps"] for steps in (30, 40)
+            ] == [30, 40]
+    path = tmp_path / "results/1d/function/steps=30/relu-seed0.json"
+    written = path.read_bytes()
+    done = call(FIT, *folders(tmp_path), "--modes", "relu", "--steps", 30)
+    assert f"1d function relu seed 0: finished before, {path}\n" in done.stdout and path.read_bytes() == written
+    assert call(FIT, *folders(tmp_path), "--modes", "relu", "--steps", 30, "--force").returncode == 0
+    assert path.read_bytes() != written and {file.parent.name for file in drawn} == {"steps=30", "steps=40"}
 
 
 @pytest.mark.parametrize("arguments, said", [
     ("--steps 0", "--steps"), ("--steps many", "many"), ("--step 5", "--step"), ("--unknown", "--unknown"),
     ("--modes tanh", "tanh"), ("--modes", "--modes"), ("--lr nan", "nan"), ("--lr -1", "-1"), ("--lr inf", "inf"),
+    ("--modes relu,alpha=0.1", "'alpha=0.1'"), ("--modes relu,lr", "''"), ("--modes relu,batch=3", "'batch=3'"),
+    ("--modes relu,lr=0", "'0'"), ("--modes relu,lr=1,lr=2", "each once; not 'lr=2'"), ("--modes relu,", "''"),
     ("--seeds -1", "-1"), ("--seeds 1.5", "1.5"), ("--seeds " + "9" * 30, "--seeds"),
     ("--checkpoint-every 0", "--checkpoint-every"), ("--device cuda:99", "cuda:99"), ("--device tpu", "tpu"),
     ("--device cuda:01", "cuda:01"), ("--device cuda:4294967296", "cuda:4294967296"), ("--precision fp8", "fp8"),
@@ -27,43 +128,16 @@ def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, refused
     assert not list(tmp_path.rglob("*.json"))
 
 
-def parsed(monkeypatch, *arguments, **options):
-    monkeypatch.setattr(sys, "argv", ["/somewhere/script.py", *arguments])
-    return cli.parse(cli.options("", modes=("relu", "sin"), default_modes=("sin",), checkpoint_every=7, **options))
-
-
-def test_options_say_each_thing_once_and_a_quick_run_has_folders_of_its_own(monkeypatch):
-    args = parsed(monkeypatch)
-    assert (args.modes, args.seeds, args.checkpoint_every, args.results) == (["sin"], [0], 7, Path("results"))
-    args = parsed(monkeypatch, "--modes", "sin", "relu", "sin", "--seeds", "3", "1", "3", "--quick", "--results", "a b")
-    assert args.modes == ["sin", "relu"] and args.seeds == [3, 1]
-    assert args.results == Path("a b/quick") and args.figures == Path("figures/quick")
+def test_a_record_keeps_the_command_and_the_home_folder_is_known(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/script.py", "--results", "a b", "--data", "~/a"])
+    monkeypatch.setenv("HOME", "/home/of/mine")
+    args = cli.parse(cli.options("", modes=("sin",), default_modes=("sin",), checkpoint_every=7))
     assert shlex.split(args.command) == ["python", "script.py", *sys.argv[1:]]
-
-
-def test_a_given_option_goes_before_quick_and_quick_before_the_paper(monkeypatch):
-    paper, quick = {"steps": 1000, "lr": 0.1, "chunk": 9}, {"steps": 10, "lr": 0.2}
-    for arguments, expected in (((), (1000, 0.1)), (("--lr", "3"), (1000, 3.0)), (("--quick",), (10, 0.2)),
-                                (("--quick", "--steps", "5"), (5, 0.2))):
-        args = parsed(monkeypatch, *arguments, steps=1000)
-        found = cli.settings(paper, quick, args, "steps", "lr")
-        assert (found["steps"], found["lr"], found["chunk"]) == (*expected, 9)
-    assert paper == {"steps": 1000, "lr": 0.1, "chunk": 9}
-
-
-def test_the_step_of_the_hidden_weights_is_a_setting_of_every_script():
-    paper = {"network": {"hidden_features": 8, "alpha": 0.05}, "lr": 1e-3}
-    plain = {"network": {"hidden_features": 8}, "lr": 1e-3}
-    parser = cli.options("", modes=("relu",), default_modes=("relu",), checkpoint_every=1)
-
-    def chosen(settings, *argv):
-        return cli.settings(settings, {}, cli.parse(parser, argv), "lr")
-
-    assert chosen(paper) == paper and chosen(paper, "--hidden-lr", "1") == paper
-    assert chosen(paper, "--hidden-lr", "0.5", "--alpha", "0.1") == {
-        "network": {"hidden_features": 8, "alpha": 0.1}, "lr": 1e-3, "hidden_lr": 0.5}
-    assert chosen(plain, "--alpha", "0.1") == plain  # without FR there is no α
-    assert paper["network"]["alpha"] == 0.05
+    assert (args.results, args.data, args.figures) == (Path("a b"), Path("/home/of/mine/a"), Path("figures"))
+    for name, option in (("2d_image_fitting", "image"), ("3D_occupance", "shape"), ("dvgo", "scene")):
+        path = getattr(import_module(name).parse([f"--{option}=~/a"]), option)
+        assert path in ("/home/of/mine/a", ["/home/of/mine/a"])
+    assert cli.folder("~nobody.of.this.name/a") == Path("~nobody.of.this.name/a")
 
 
 @pytest.mark.parametrize("error, status, said", [
@@ -73,6 +147,7 @@ def test_an_expected_error_is_one_line_and_any_other_a_traceback(error, status, 
     def main():
         raise error
 
+    monkeypatch.setenv("PYTHONIOENCODING", "")  # which `run` sets
     monkeypatch.setattr(sys, "argv", ["script.py"])
     with pytest.raises(SystemExit if status else KeyError) as caught:
         cli.run(main)
@@ -83,3 +158,18 @@ def test_an_expected_error_is_one_line_and_any_other_a_traceback(error, status, 
         with pytest.raises(SystemExit):
             cli.run(main)
         assert "Traceback" in (shown := capsys.readouterr().err) and shown.strip().endswith(line)
+
+
+@pytest.mark.slow
+def test_a_script_runs_in_other_peoples_surroundings(tmp_path):
+    """As from a notebook, in a terminal without Greek letters, beside a matplotlibrc, with ~ in its paths."""
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\n")
+    environment = {**os.environ, "MPLBACKEND": "module://no.such.backend", "MATPLOTLIBRC": str(tmp_path),
+                   "PYTHONIOENCODING": "ascii", "HOME": str(tmp_path)}
+    done = run_script(FIT, "--results=~/results", "--figures=~/figures", "--device=cpu", "--steps=10",
+                      "--modes", "relu,hidden-lr=0.5", "sin+fr,alpha=0.01", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "seed 0, hidden lr ? 0.5: loss" in done.stdout and "SIREN + FR, ? 0.01  " in done.stdout
+    assert len(list((tmp_path / "results/1d/function/steps=10").glob("*.json"))) == 2
+    assert len(list((tmp_path / "figures/1d/function/steps=10").glob("*.png"))) == 3
+    assert not (ROOT / "~").exists()

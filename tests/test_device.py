@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from experiment.device import Stopwatch, choose_device, set_precision
-from experiment.errors import UserError
+from data.errors import UserError
+from harness.device import Stopwatch, choose_device, memory_bytes, peak_memory, set_precision
 
 
 @pytest.mark.parametrize("name", ["gpu", "tpu", "cuda:", "cuda:x", "cuda:01", "", "CPU", "cpu:0"])
@@ -23,6 +23,19 @@ def test_the_cuda_device_always_has_an_index(monkeypatch):
     for name in ("cuda:2", "cuda:128", "cuda:4294967296"):
         with pytest.raises(UserError, match=name):
             choose_device(name)
+
+
+def test_ranks_take_a_gpu_each_and_share_the_memory(monkeypatch):
+    alone = memory_bytes(torch.device("cpu"))
+    for name, value in {"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert memory_bytes(torch.device("cpu")) == alone // 4 > 0 and choose_device("cpu").type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    for gpus, index in ((8, 3), (4, 3), (2, 1), (1, 0)):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda gpus=gpus: gpus)
+        assert choose_device("auto").index == choose_device("cuda").index == index
+    assert choose_device("cuda:0").index == 0 and not peak_memory(torch.device("cpu"))
 
 
 def test_precision_is_that_of_the_products_alone():

@@ -1,6 +1,7 @@
-"""A training step of each kind on a pretended device: nothing that a GPU would need is left on the CPU."""
+"""A training of each kind on a pretended device: nothing that a GPU would need is left on the CPU."""
 
 import contextlib
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -12,13 +13,9 @@ from pretended import DEVICE, Elsewhere, PretendedDevice
 
 import dvgo
 import InstantNGP
-from data.scenes import load_scene, near_far
-from experiment import training
-from models import fold
+from data.scenes import load_scene
+from harness import nerf_views, training
 from models.nerf import masked_adam
-from models.nerf.dvgo import coarse_field, fine_field, pixels_in_sight
-from models.nerf.rays import RayDataset
-from models.nerf.volume_rendering import render_image
 
 CPU = torch.device("cpu")
 
@@ -42,19 +39,12 @@ def pretended(monkeypatch):
     monkeypatch.setattr(torch.optim, "Adam", Adam)
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(training, "choose_device", lambda _: DEVICE)
-    threads = torch.get_num_threads()
     with PretendedDevice():
         yield
-    torch.set_num_threads(threads)
 
 
-def train(name, tmp_path, *options):
-    """The record of one run of a script, trained and evaluated on the pretended device."""
-    script = import_module(name)
-    args = script.parse([*options, "--quick", "--results", str(tmp_path), "--figures", str(tmp_path)])
-    run, = script.plan(args)
-    script.train(run, args)
-    return run.arrays()
+def options(tmp_path, *more):
+    return [*more, "--quick", "--device", "cpu", "--results", str(tmp_path), "--figures", str(tmp_path)]
 
 
 def test_a_mixed_operation_is_found():
@@ -69,99 +59,92 @@ def test_a_mixed_operation_is_found():
 
 
 def test_1d_with_its_kernel(tmp_path):
-    outputs = train("1d_function_fitting", tmp_path, "--modes", "relu+fr", "--steps", "10")["outputs"]
+    script = import_module("1d_function_fitting")
+    args = script.parse(options(tmp_path, "--modes", "relu+fr", "--steps", "10"))
+    run, = script.plan(args)
+    script.train(run, args)
+    outputs = run.arrays()["outputs"]
     assert np.isfinite(outputs).all() and not np.array_equal(outputs[0], outputs[-1])
 
 
 @pytest.mark.parametrize("mode, batch", [("sin+fr", ()), ("relu+pe", ("--batch", "100"))])
 def test_2d(tmp_path, mode, batch):
-    arrays = train("2d_image_fitting", tmp_path, "--image", "astronaut", "--downscale", "40", "--modes", mode,
-                   "--steps", "20", *batch)
-    assert np.isfinite(arrays["psnr"]).all() and arrays["psnr"][-1] > arrays["psnr"][0]
+    script = import_module("2d_image_fitting")
+    args = script.parse(options(tmp_path, "--modes", mode, "--steps", "20", "--chunk", "90", *batch))
+    image = np.linspace(0, 1, 13 * 12 * 3, dtype=np.float32).reshape(13, 12, 3)
+    run, = script.plan(args, {"a": image})
+    script.train(run, image, args)
+    psnr = run.arrays()["psnr"]
+    assert np.isfinite(psnr).all() and psnr[-1] > psnr[0]
 
 
 def test_3d(tmp_path):
-    np.save(tmp_path / "ball.npy", ball(4, side=10))
-    curve = train("3D_occupance", tmp_path, "--shape", str(tmp_path / "ball.npy"), "--modes", "relu+pe+fr",
-                  "--epochs", "2")["iou"]
-    assert np.isfinite(curve).all()
+    script = import_module("3D_occupance")
+    args = script.parse(options(tmp_path, "--modes", "relu+pe+fr", "--epochs", "2"))
+    volume = ball(4, side=10)
+    run, = script.plan(args, {"a": (volume, script.QUICK)})
+    script.train(run, volume, args)
+    assert np.isfinite(run.arrays()["iou"]).all()
 
 
-@pytest.fixture(scope="module")
-def scene():
+@pytest.fixture
+def scene(monkeypatch):
+    monkeypatch.setattr(nerf_views, "save_field", lambda *_, **__: None)  # which cannot be, of a pretended tensor
     return load_scene("toy", Path("nowhere"), 8)
 
 
-def assert_renders(field, views):
-    """That a view is rendered, on the host, by the field with its FR layer folded."""
-    color, depth = render_image(fold(field), views.poses[0], views.intrinsics[0], 4, 4, DEVICE, chunk=8)
-    assert color.shape == (4, 4, 3) and np.isfinite(color).all() and np.isfinite(depth).all()
+def test_both_stages_of_dvgo(scene, tmp_path):
+    args = dvgo.parse(options(tmp_path, "--modes", "relu+fr", "--frames", "0"))
+    run, = dvgo.plan(args, scene)
+    small = {"steps": 3, "batch": 64, "voxels": 8**3, "renew_every": 2}
+    run = replace(run, config={**run.config, **small, "voxels": 12**3, "scale_at": [2], "threshold": 1e-6,
+                               "tv_density": 1e-5, "coarse": {**run.config["coarse"], **small}})
+    coarse = dvgo.coarse_run(run)
+    dvgo.train_coarse(coarse, scene, args)
+    found = coarse.arrays()
+    assert np.isfinite(found["mse"]).all() and found["mse"].all()
+    coarse.write(coarse.record(), {}, {**found, "opacity": np.ones_like(found["opacity"])})  # something everywhere
+    dvgo.train_fine(run, scene, args)
+    arrays = run.arrays(images=(*scene.test.images.shape[:3], 3))
+    assert np.isfinite(arrays["mse"]).all() and arrays["mse"].all() and arrays["images"].any()
 
 
-def test_both_stages_of_dvgo(scene):
-    config = {**dvgo.PAPER["relu+fr"], **dvgo.QUICK, "voxels": 12**3, "scale_at": [1], "threshold": 1e-6,
-              "tv_density": 1e-5}
-    coarse = {**config["coarse"], "voxels": 8**3}
-    dataset = RayDataset.from_views(scene.train, 1.0, DEVICE)
-    near, far = near_far(scene.train.poses)
-    field, factors = coarse_field(dataset, coarse, near, far)
-    pixels = torch.randint(dataset.pixels, (64,), device=DEVICE)
-    assert dvgo.training_iteration(field, dvgo.make_optimizer(field, coarse, factors), dataset, pixels, coarse,
-                                   contextlib.nullcontext()).isfinite()
-    field.renew_mask()
-
-    everywhere = torch.ones_like(field.node_opacity())
-    field = fine_field(everywhere, field.density.lower, field.density.upper, "relu+fr", config, near, 1.0)
-    for voxels in (None, config["voxels"]):
-        if voxels:
-            field.resize(voxels)
-            field.renew_mask()
-        optimizer = dvgo.make_optimizer(field, config, None)
-        for _ in range(2):
-            pixels = pixels_in_sight(field, dataset)[:64]
-            before = field.features.values.detach().clone()
-            assert dvgo.training_iteration(field, optimizer, dataset, pixels, config,
-                                           contextlib.nullcontext()).isfinite()
-            assert not field.features.values.equal(before)
-    found = list(map(list, field.bounds.found))
-    assert len(found) == 4  # samples are chosen within bounds in training, and exactly to render
-    assert_renders(field, scene.test)
-    assert list(map(list, field.bounds.found)) == found
-
-
-@pytest.mark.parametrize("with_size", [False, True])
-def test_the_places_of_what_is_not_zero(monkeypatch, with_size):
-    monkeypatch.setattr(masked_adam, "takes_size", lambda device: with_size)
+def test_the_places_of_what_is_not_zero(monkeypatch):
     numbers = [torch.randn(500) * (torch.rand(500) < share) for share in (0.1, 0.0, 1.0)]
-    for places, expected in zip(masked_adam.places_of_nonzero([values.to(DEVICE) for values in numbers]), numbers):
-        assert places.tolist() == expected.nonzero().squeeze(1).tolist()
+    for with_size in (False, True):
+        monkeypatch.setattr(masked_adam, "takes_size", lambda device, answer=with_size: answer)
+        for places, values in zip(masked_adam.places_of_nonzero([values.to(DEVICE) for values in numbers]), numbers):
+            assert places.tolist() == values.nonzero().squeeze(1).tolist()
 
 
-def instant_ngp(scene):
-    """A field on the pretended device, its data, optimizer and settings."""
-    config = {**InstantNGP.PAPER["relu+fr"], **InstantNGP.QUICK, "rays": 64, "warm_up": 1, "update_every": 1,
-              "field": {"levels": 4, "log2_size": 10, "finest": 32, "resolution": 8, "steps": 32}}
-    dataset = RayDataset.from_views(InstantNGP.normalize_poses(scene).train, 1.0, DEVICE)
-    field = InstantNGP.make_field("relu+fr", config, dataset)
-    return field, dataset, torch.optim.Adam(field.parameters(), lr=1e-2, fused=True), config
+@pytest.fixture
+def instant_ngp(scene, tmp_path):
+    """A run of a small field on the pretended device, its scene and options."""
+    scene = InstantNGP.normalize_poses(scene)
+    args = InstantNGP.parse(options(tmp_path, "--modes", "relu+fr", "--chunk", "40", "--frames", "0"))
+    run, = InstantNGP.plan(args, scene)
+    small = {"epochs": 2, "iterations": 2, "batch": 64, "warm_up": 1, "update_every": 1,
+             "field": {"levels": 4, "log2_size": 10, "finest": 32, "resolution": 8, "steps": 32}}
+    return replace(run, config={**run.config, **small}), scene, args
 
 
-def test_instant_ngp(scene):
-    field, dataset, optimizer, config = instant_ngp(scene)
-    assert field.encoding.batches() == [slice(0, 4)]  # as on a GPU
-    for step in range(3):  # looks at all cells of the occupancy grid, then at some
-        before = field.encoding.table.detach().clone()
-        assert InstantNGP.training_iteration(field, optimizer, dataset, step, config, contextlib.nullcontext(),
-                                             chunk=40).isfinite()
-        assert not field.encoding.table.equal(before)
-    assert len(field.bounds.found) == 3
-    assert_renders(field, InstantNGP.normalize_poses(scene).test)
+def test_instant_ngp(instant_ngp):
+    run, scene, args = instant_ngp
+    InstantNGP.train(run, scene, args)  # looks at all cells of the occupancy grid, then at some
+    arrays = run.arrays(images=(*scene.test.images.shape[:3], 3))
+    assert np.isfinite(arrays["mse"]).all() and arrays["mse"].all() and arrays["images"].any()
 
 
 @pytest.mark.parametrize("module, buffer", [("occupancy", "occupied"), ("encoding", "_steps")])
-def test_a_buffer_left_on_the_cpu_is_found(scene, module, buffer):
-    field, dataset, optimizer, config = instant_ngp(scene)
-    part = getattr(field, module)
-    setattr(part, buffer, getattr(part, buffer).cpu())
+def test_a_buffer_left_on_the_cpu_is_found(instant_ngp, module, buffer, monkeypatch):
+    make = InstantNGP.make_field
+
+    def forgetful(*words):
+        field = make(*words)
+        part = getattr(field, module)
+        setattr(part, buffer, getattr(part, buffer).cpu())
+        return field
+
+    monkeypatch.setattr(InstantNGP, "make_field", forgetful)
     with pytest.raises(RuntimeError, match="mixed devices"):
-        InstantNGP.training_iteration(field, optimizer, dataset, 0, config, contextlib.nullcontext())
+        InstantNGP.train(*instant_ngp)

@@ -2,8 +2,11 @@
 
 import contextlib
 import copy
+import dataclasses
 import io
+import json
 import math
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,18 +15,19 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_run, before_each_step, ended_at_checkpoint, folders, record, stem
+from conftest import assert_same_run, before_each_step, beside, ended_at_checkpoint, folders, record, stem
+from torch.optim.lr_scheduler import ExponentialLR
 
 import dvgo
-from data.scenes import load_scene, on_background
+from data.scenes import Scene, load_scene, on_background
 from models.nerf.dvgo import DVGOField
 
 SCRIPT = "dvgo.py"
 STEPS, SCALE_AT, VOXELS = 40, [15, 30], 24**3
-TINY: dict = {**dvgo.QUICK, "steps": STEPS, "rays": 128, "voxels": VOXELS, "scale_at": SCALE_AT, "decay_steps": 60,
-              "renew_every": 20, "coarse": {**dvgo.COARSE, "steps": 60, "rays": 256, "voxels": 16**3,
+TINY: dict = {**dvgo.QUICK, "steps": STEPS, "batch": 128, "voxels": VOXELS, "scale_at": SCALE_AT, "decay_steps": 60,
+              "renew_every": 20, "coarse": {**dvgo.COARSE, "steps": 60, "batch": 256, "voxels": 16**3,
                                             "alpha_init": 1e-5, "grid_lr": 0.4, "renew_every": 20}}
-RUN = ("dvgo", "toy")
+RUN, FOLDER = ("dvgo", "toy"), "quick,downscale=4"
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +36,7 @@ def tiny(one_process, monkeypatch):
 
 
 def options(path, *more):
-    return "--scene", "toy", "--quick", "--downscale", 4, *folders(path), *more
+    return "--quick", "--downscale", 4, *folders(path), "--data", "nowhere", *more
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +47,18 @@ def finished(tmp_path_factory):
     with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed,
           before_each_step(lambda optimizer: optimizers.setdefault(id(optimizer), optimizer))):
         patch.setattr(dvgo, "QUICK", TINY)
-        patch.setattr("experiment.sweep.cpu_count", lambda: 1)
+        patch.setattr("harness.sweep.cpu_count", lambda: 1)
         patch.setattr(sys, "argv", list(map(str, arguments)))
         dvgo.main()
-    return SimpleNamespace(path=path, folder=stem(path, *RUN, "relu").parent, optimizers=list(optimizers.values()),
-                           stdout=printed.getvalue())
+    return SimpleNamespace(path=path, folder=stem(path, *RUN, "relu", FOLDER).parent, stdout=printed.getvalue(),
+                           optimizers=list(optimizers.values()))
 
 
 def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
     scene = load_scene("toy", Path("nowhere"), 4)
     truth = on_background(scene.test.images, 1.0)
     for mode in dvgo.COLOR_MODES:
-        path, made = stem(finished.path, *RUN, mode), record(finished.path, *RUN, mode)
+        path, made = stem(finished.path, *RUN, mode, FOLDER), record(finished.path, *RUN, mode, FOLDER)
         metrics = made["metrics"]
         # Blank views have 8.4 dB, views of one color 10.3, an untrained field in the box found 10.8.
         assert metrics["psnr"] > 15 and metrics["ssim"] > 0.4, metrics
@@ -68,8 +72,11 @@ def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
         assert depth.shape == (32, 32) and depth[0, 0] == 0 and depth[16, 16] > 100
         assert iio.imread(path / "turntable.gif").shape[:3] == (2, 32, 32)
         assert not path.with_suffix(".ckpt").exists()
-    assert {file.name for file in (finished.path / "figures" / "quick").iterdir()} == {"dvgo_toy_views.png",
-                                                                                      "dvgo_toy_psnr.png"}
+    figures = finished.path / "figures" / "dvgo" / "toy" / FOLDER
+    assert {file.name for file in figures.iterdir()} == {"close_ups.png", "psnr.png"}
+    for label, mode in {"ReLU": "relu", "ReLU + FR": "relu+fr"}.items():
+        psnr = record(finished.path, *RUN, mode, FOLDER)["metrics"]["psnr"]
+        assert [label, f"{psnr:.2f}", "–"] in [line.rsplit(maxsplit=3)[:3] for line in finished.stdout.splitlines()]
 
 
 def test_both_modes_go_on_from_one_coarse_field(finished):
@@ -97,28 +104,49 @@ def test_optimizer_and_shift_begin_anew_with_each_scaling(finished):
             assert group["lr"] == pytest.approx(lr * 0.1 ** (steps / 60))
     for optimizer, voxels in zip(fine, 2 * (VOXELS / 4, VOXELS / 2, VOXELS)):
         assert 0.75 < optimizer.param_groups[0]["params"][0].numel() / voxels <= 1
-    field = torch.load(finished.folder / "relu+fr-seed0.pt", weights_only=True)["field"]
-    assert field["_extra_state"]["act_shift"] == pytest.approx(math.log(1 / 0.99 - 1) - len(SCALE_AT))
-    assert not any("coefficients" in name for name in field)  # the FR layer is folded
+    saved = torch.load(finished.folder / "relu+fr-seed0.pt", weights_only=True)
+    assert not any("coefficients" in name for name in saved["field"])  # the FR layer is folded
+    field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=VOXELS, alpha_init=0.5, threshold=0.1, near=0.0,
+                      mode="relu")
+    field.load_state_dict(saved["field"])
+    assert field.act_shift == pytest.approx(math.log(1 / 0.99 - 1) - len(SCALE_AT))
 
 
-def test_rendering_again_trains_nothing_and_shows_the_same(finished, call, refused):
-    before = {file: file.read_bytes() for file in finished.path.rglob("*") if file.is_file()}
-    pictures = [file for file in before if file.suffix in (".png", ".gif") and "results" in file.parts]
-    assert len(pictures) == 2 * (2 * 8 + 1)
-    for file in pictures:
-        file.unlink()
-    done = call(SCRIPT, *options(finished.path, "--frames", 2, "--render-only"))
+def test_rendering_again_trains_nothing_and_records_what_it_measured(finished, call, refused, tmp_path):
+    shutil.copytree(finished.path, tmp_path / "again")
+    paths = {mode: stem(tmp_path / "again", *RUN, mode, FOLDER) for mode in dvgo.COLOR_MODES}
+    made = {mode: json.loads(beside(path, ".json").read_text()) for mode, path in paths.items()}
+    for mode, path in paths.items():
+        shutil.rmtree(path)
+        beside(path, ".json").write_text(json.dumps({**made[mode], "metrics": {"psnr": 1.0}}))
+    done = call(SCRIPT, *options(tmp_path / "again", "--frames", 2, "--render-only"))
     assert done.returncode == 0, done.stderr
-    after = {file: file.read_bytes() for file in finished.path.rglob("*") if file.is_file()}
-    assert after.keys() == before.keys() and all(after[file] == before[file] for file in before.keys() - set(pictures))
-    for file in pictures:
-        assert np.abs(iio.imread(file).astype(int) - iio.imread(before[file])).max() <= 1
-    assert done.stdout.splitlines()[1:] == [
-        f"dvgo toy {mode} seed 0: {record(finished.path, *RUN, mode)['metrics']['psnr']:.2f} dB on 8 test views, "
-        f"written to {stem(finished.path, *RUN, mode)}" for mode in dvgo.COLOR_MODES]
-    line = refused(SCRIPT, *options(finished.path, "--render-only", "--background", "black"))
-    assert "other settings" in line and "relu-seed0.pt" in line
+    for mode, path in paths.items():
+        before, again = np.load(finished.folder / f"{mode}-seed0.npz"), np.load(beside(path, ".npz"))
+        record = json.loads(beside(path, ".json").read_text())
+        assert record["metrics"].pop("psnr_views") == pytest.approx(made[mode]["metrics"].pop("psnr_views"), abs=1e-4)
+        assert record["metrics"]["psnr"] == pytest.approx(made[mode]["metrics"]["psnr"], abs=1e-4)
+        assert {**record, "metrics": 0} == {**made[mode], "metrics": 0} and np.array_equal(again["mse"], before["mse"])
+        assert np.abs(again["images"].astype(int) - before["images"]).max() <= 1
+        assert all(np.array_equal(iio.imread(path / "views" / f"{name}.png"), image)
+                   for name, image in zip(record["metrics"]["views"], again["images"]))
+        assert len(iio.imread(path / "turntable.gif")) == 2
+        assert f"{mode} seed 0: {record['metrics']['psnr']:.2f} dB on 8 test views, written to {path}" in done.stdout
+    line = refused(SCRIPT, *options(tmp_path / "again", "--render-only", "--background", "black"))
+    assert "downscale=4,background=black/relu-seed0.json is not there; run without --render-only first" in line
+
+
+def test_a_scene_with_other_test_views_is_refused(finished, refused, monkeypatch):
+    def other(*arguments):
+        scene = load_scene(*arguments)
+        return Scene(scene.name, scene.train, dataclasses.replace(scene.test, names=scene.test.names[::-1]))
+
+    monkeypatch.setattr("harness.nerf_views.load_scene", other)
+    before = {file: file.stat().st_mtime_ns for file in finished.path.rglob("*.*")}
+    for more in ((), ("--render-only",)):
+        line = refused(SCRIPT, *options(finished.path, "--modes", "relu", *more))
+        assert "relu-seed0.json was made with scene" in line and "--force" in line
+    assert before == {file: file.stat().st_mtime_ns for file in finished.path.rglob("*.*")}
 
 
 @pytest.mark.slow
@@ -132,7 +160,7 @@ def test_a_run_resumed_in_either_stage_has_the_same_bits(finished, call, tmp_pat
     done = call(SCRIPT, *arguments)
     assert done.returncode == 0 and "coarse seed 0: finished before" in done.stdout, done.stderr
     for mode in ("coarse", "relu+fr"):
-        assert_same_run(stem(tmp_path, *RUN, mode), stem(finished.path, *RUN, mode))
+        assert_same_run(stem(tmp_path, *RUN, mode, FOLDER), stem(finished.path, *RUN, mode, FOLDER))
 
 
 def test_a_coarse_field_with_nothing_in_it_is_reported(refused, monkeypatch, tmp_path):
@@ -151,13 +179,13 @@ def test_total_variation_is_weighted_by_the_grid_and_the_batch(toy_rays):
     field = DVGOField(-corner, corner, 750, final_voxels=750, alpha_init=1e-2, threshold=1e-4, near=0.0)
     for grid in (field.density, field.features):
         torch.nn.init.normal_(grid.values, std=0.1)
-    settings = {"entropy_weight": 0.0, "per_sample_weight": 0.0, "decay_steps": 10}
+    settings = {"entropy_weight": 0.0, "per_sample_weight": 0.0}
     ends, gradients = [], []
     for weights in ({}, {"tv_density": 0.0, "tv_features": 5.0}):
         one = copy.deepcopy(field)
         optimizer = torch.optim.SGD(one.parameters(), lr=1.0)
-        dvgo.training_iteration(one, optimizer, toy_rays, torch.arange(64) * 233, {**settings, **weights},
-                                contextlib.nullcontext())
+        dvgo.training_step(one, optimizer, ExponentialLR(optimizer, 0.1 ** (1 / 10)), toy_rays, torch.arange(64) * 233,
+                           {**settings, **weights}, contextlib.nullcontext())
         assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 ** (1 / 10))
         ends.append([one.density.values.detach(), one.features.values.detach()])
         gradients.append(one.features.values.grad)
@@ -171,6 +199,8 @@ def test_total_variation_is_weighted_by_the_grid_and_the_batch(toy_rays):
     assert abs(expected) > 1e-5
 
 
-@pytest.mark.parametrize("arguments, said", [("--tv-density 0", "--tv-density"), ("--tv-features x", "--tv-features")])
+@pytest.mark.parametrize("arguments, said", [
+    ("--tv-density 0", "--tv-density"), ("--tv-features x", "--tv-features"),
+    ("--render-only", "relu-seed0.json is not there; run without --render-only first")])
 def test_bad_input_gets_one_line_and_status_2(arguments, said, refused, tmp_path):
     assert said in refused(SCRIPT, *options(tmp_path, *arguments.split()))

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from functools import partial
+from pathlib import Path
 
 import imageio.v3 as iio
 import matplotlib
@@ -11,14 +12,21 @@ import pytest
 from conftest import ROOT
 from matplotlib.figure import Figure
 
-from experiment import figures
-from experiment.errors import UserError
+from data.errors import UserError
+from harness import figures
+from harness.records import Run
 
 
 def draw_title(title, path, **options):
     figure = Figure(figsize=(3, 1))
     figure.suptitle(title, **options)
     figures.save(figure, path)
+
+
+def lines(path):
+    """The number of lines of text in a picture."""
+    inked = (iio.imread(path)[..., 0] < 128).any(axis=1)
+    return int(np.diff(inked.astype(int), prepend=0).clip(0).sum())
 
 
 def test_a_drawing_that_fails_costs_no_other_and_ends_in_one_error(tmp_path, capsys):
@@ -38,24 +46,22 @@ def test_a_drawing_that_fails_costs_no_other_and_ends_in_one_error(tmp_path, cap
 
 
 def test_a_title_wider_than_its_figure_goes_on_in_another_line(tmp_path):
-    def inked(title):
+    for title, count in (("aaa", 1), (" ".join(9 * ["aaaaa"]), 2)):
         draw_title(title, tmp_path / "a.png")
-        return (iio.imread(tmp_path / "a.png")[..., 0] < 128).any(axis=1)
-
-    def lines(title):
-        return int(np.diff(inked(title).astype(int), prepend=0).clip(0).sum())
-
-    assert (lines("aaa"), lines(" ".join(9 * ["aaaaa"]))) == (1, 2)
+        assert lines(tmp_path / "a.png") == count
 
 
-@pytest.mark.parametrize("title", ["$x^2$ costs $", r"$\frac$"])
-def test_a_dollar_in_a_title_is_drawn_as_it_is(title, tmp_path):
-    before = matplotlib.rcParams["text.parse_math"]
-    figures.draw_each(partial(draw_title, title, tmp_path / "found.png"),
-                      partial(draw_title, title, tmp_path / "expected.png", parse_math=False))
+@pytest.mark.parametrize("title, count", [
+    ("$x^2$ costs $", 1), (r"$\frac$", 1), ("$ a wall has $ more _ than $ one fence " * 2, 3)])
+def test_a_dollar_in_a_title_is_drawn_as_it_is_and_no_matplotlibrc_changes_it(title, count, tmp_path):
+    """The last is broken: matplotlib measures a text that it wraps as mathematics, whatever it is told."""
+    given = {"image.origin": "lower", "text.usetex": True, "savefig.bbox": "tight", "text.parse_math": True}
+    with matplotlib.rc_context(given):
+        figures.draw_each(partial(draw_title, title, tmp_path / "found.png"))
+        assert all(matplotlib.rcParams[name] == value for name, value in given.items())
+    figures.draw_each(partial(draw_title, title, tmp_path / "expected.png", parse_math=False))
     found, expected = (iio.imread(tmp_path / name) for name in ("found.png", "expected.png"))
-    assert np.array_equal(found, expected) and found.min() < 100
-    assert matplotlib.rcParams["text.parse_math"] == before
+    assert np.array_equal(found, expected) and lines(tmp_path / "found.png") == count
 
 
 def test_pyplot_its_backend_and_its_settings_are_left_alone(tmp_path):
@@ -65,7 +71,7 @@ import matplotlib.pyplot as plt
 plt.switch_backend("svg")
 plt.rcParams["font.size"] = 7
 before = dict(plt.rcParams)
-from experiment import figures, meshes
+from harness import figures, meshes
 from pathlib import Path
 figures.draw_each(lambda: figures.save_curves(figures.curves("x", "y")[0], "a", Path(sys.argv[1])))
 assert plt.get_backend() == "svg" and not plt.get_fignums() and dict(plt.rcParams) == before
@@ -84,19 +90,36 @@ def test_the_crop_is_where_the_detail_is():
 
 
 def test_fr_stands_right_of_its_baseline():
-    figure, panels = figures.grid_by_backbone(["relu", "sin", "relu+fr", "relu+pe+fr"], 2, 2)
-    left, right = ({mode: panels[mode].get_position() for mode in modes}
-                   for modes in (("relu", "sin"), ("relu+fr", "relu+pe+fr")))
-    assert left["relu"].y0 == right["relu+fr"].y0 and left["relu"].x1 <= right["relu+fr"].x0
-    assert left["relu"].x0 == left["sin"].x0 and right["relu+fr"].x0 == right["relu+pe+fr"].x0
-    assert left["sin"].y1 <= left["relu"].y0 and len(figure.axes) == 6
-    assert sum(axis.axison for axis in figure.axes) == 4
+    runs = [Run(Path("a"), "2d", "b", mode, 0, {}, {}, own)
+            for mode, own in (("relu", {}), ("sin", {}), ("relu+fr", {}), ("relu+pe+fr", {}), ("relu+fr", {"lr": 0.1}))]
+    figure, panels = figures.grid_by_backbone(runs, 2, 2)
+    relu, sin, relu_fr, pe_fr, other = (axis.get_position() for axis in panels)
+    assert relu.y0 == relu_fr.y0 == other.y0 and relu.x1 <= relu_fr.x0 < relu_fr.x1 <= other.x0
+    assert relu.x0 == sin.x0 == pe_fr.x0 and len({place.y0 for place in (relu, sin, pe_fr)}) == 3
+    assert len(figure.axes) == 9 and sum(axis.axison for axis in figure.axes) == 5
 
 
-def test_a_title_names_the_seeds_and_what_is_not_the_papers():
-    paper = {"lr": 1e-4, "steps": 10_000, "shape": [2, 3]}
-    assert figures.title_suffix([3], False, paper, paper) == " (seed 3)"
-    changed = {"lr": 0.5, "steps": 2_000, "shape": [4, 4], "chunk": 9}
-    assert figures.title_suffix([0, 2], False, changed, paper) == (
-        " (mean of seeds 0, 2, lr 0.5, steps 2,000, shape [4, 4])")
-    assert figures.title_suffix([0], True, changed, paper) == " (seed 0, quick)"
+def test_the_truth_is_beside_what_was_fitted_two_to_a_column():
+    whole, window = np.zeros((40, 60, 3)), (slice(10, 20), slice(30, 45))
+    figure = figures.close_ups(whole, window, whole[window], [(f"net {i}", f"{i} dB", np.full((10, 15, 3), i / 9))
+                                                              for i in range(3)])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["ground truth", "net 0", "net 2", "", "net 1", ""]
+    assert [axis.texts[0].get_text() for axis in figure.axes if axis.texts] == ["0 dB", "2 dB", "1 dB"]
+    box, = figure.axes[0].patches
+    assert (box.get_x(), box.get_y(), box.get_width(), box.get_height()) == (29.5, 9.5, 15, 10)
+    assert figure.axes[3].images[0].get_array().shape == (10, 15, 3)
+
+
+def test_curves_have_their_legend_and_marks_and_are_smoothed(drawn):
+    figure, axis = figures.curves("step", "PSNR (dB)")
+    axis.plot([0, 10], [1, 2], label="a", **figures.line_style("sin+fr"))
+    figures.mark(axis, 5, "lower rate")
+    figures.save_curves(figure, "a title", Path("a.png"))
+    assert drawn == {Path("a.png"): figure} and figure.get_suptitle() == "a title"
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a"] and axis.texts[0].get_text().strip()
+    assert figures.line_style("sin")["color"] == axis.lines[0].get_color() and axis.lines[0].get_linestyle() == "-"
+    assert figures.line_style("sin")["linestyle"] == "--"
+    assert figures.smoothed(np.arange(9.0), 3)[1:-1] == pytest.approx(np.arange(1.0, 8))
+    assert np.array_equal(figures.smoothed([1, 5], 0), [1, 5])
+    assert (figures.seeds([3]), figures.seeds([0, 2])) == ("seed 3", "mean of seeds 0, 2")

@@ -9,7 +9,8 @@ import torch
 import torch.nn.utils.prune
 from torch.nn import functional as F
 
-from models import FourierReparamLinear, fold
+from models import FourierReparamLinear, fold, reparameterize
+from models.step_scale import step_scale
 
 PAPER = {
     "1D": {"in_features": 128, "low_freq_num": 64, "high_freq_num": 64, "phase_num": 16, "alpha": 0.05},
@@ -75,7 +76,7 @@ def test_step_scale_is_the_arcsine_law_s(settings):
     basis = basis[basis.norm(dim=1) > 1e-6 * settings["alpha"]]
     signs = 2 / math.pi * torch.asin((F.normalize(basis) @ F.normalize(basis).T).clamp(-1, 1))
     expected = math.sqrt(torch.trace(basis.T @ signs @ basis) / settings["in_features"])
-    assert layer_of(settings).step_scale() == pytest.approx(expected, rel=1e-6)
+    assert step_scale(layer_of(settings)) == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("name, measured", [("1D", 5.9), ("2D relu", 16.4), ("2D sin", 3.3), ("3D relu", 1.7),
@@ -83,7 +84,7 @@ def test_step_scale_is_the_arcsine_law_s(settings):
 def test_step_scale_is_that_of_adam_s_first_step_and_near_the_rule(name, measured):
     settings = PAPER[name]
     layer = layer_of(settings, out_features=64)
-    scale = layer.step_scale()
+    scale = step_scale(layer)
     assert scale == pytest.approx(measured, rel=0.02)
     rows = (settings["low_freq_num"] + settings["high_freq_num"]) * settings["phase_num"]
     assert scale == pytest.approx(0.65 * settings["alpha"] * rows / math.sqrt(settings["in_features"]), rel=0.02)
@@ -156,7 +157,7 @@ def test_a_state_of_another_basis_is_refused_by_name(name, value):
     other = torch.nn.Sequential(layer_of({**SETTINGS[0], name: value}))
     torch.nn.init.zeros_(other[0].coefficients)
     state = torch.nn.Sequential(layer).state_dict()
-    message = rf"0\.coefficients: {name} is {getattr(layer, name)} in the state_dict and {value} here"
+    message = rf"0\.coefficients: {name} is {getattr(layer, name):g} in the state_dict and {value:g} here"
     for strict in (True, False):
         with pytest.raises(RuntimeError, match=message):
             other.load_state_dict(state, strict=strict)
@@ -174,20 +175,74 @@ def test_all_that_differs_is_named_also_where_the_shape_fits():
 
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("assign", [True, False])
-def test_a_state_from_before_the_settings_were_in_it(strict, assign):
+def test_parameters_load_without_the_extra_state(strict, assign):
     x, layer = torch.randn(4, 7), layer_of(SETTINGS[0])
     torch.nn.init.normal_(layer.bias)
-    old = {f"0.{name}": parameter.detach().clone() for name, parameter in layer.named_parameters()}
+    state = {f"0.{name}": parameter.detach().clone() for name, parameter in layer.named_parameters()}
     other = torch.nn.Sequential(FourierReparamLinear(out_features=6, **SETTINGS[0]))
-    assert not any(other.load_state_dict(old, strict=strict, assign=assign))
-    assert set(old) == {"0.coefficients", "0.bias"}
+    assert not any(other.load_state_dict(state, strict=strict, assign=assign))
+    assert set(state) == {"0.coefficients", "0.bias"}
     assert torch.equal(other(x), layer(x))
-    with pytest.raises(RuntimeError, match=r"low_freq_num \+ high_freq_num\) phase_num is 35 .* \(3 \+ 5\) 5 here"):
-        torch.nn.Sequential(layer_of({**SETTINGS[0], "high_freq_num": 5})).load_state_dict(old, strict, assign)
-    del old["0.bias"]
-    assert other.load_state_dict(old, strict=False).missing_keys == ["0.bias"]
-    with pytest.raises(RuntimeError, match="size mismatch for coefficients"):  # of its rows, which are not the basis'
-        layer_of(SETTINGS[0], out_features=5).load_state_dict(dict(layer.named_parameters()))
+    with pytest.raises(RuntimeError, match="size mismatch for 0.coefficients"):
+        torch.nn.Sequential(layer_of({**SETTINGS[0], "high_freq_num": 5})).load_state_dict(state, strict, assign)
+    del state["0.bias"]
+    assert other.load_state_dict(state, strict=False).missing_keys == ["0.bias"]
+
+
+def model_of(settings=SETTINGS[0]):
+    return torch.nn.Sequential(torch.nn.Linear(2, 7), torch.nn.ReLU(), layer_of(settings), torch.nn.Linear(6, 1))
+
+
+def test_every_value_of_a_state_dict_is_a_tensor_that_tools_can_change_and_load():
+    for build in (model_of, lambda: torch.nn.Sequential(FourierReparamLinear(7, 6, low_freq_num=3, high_freq_num=4,
+                                                                            phase_num=5, alpha=0.05, device="meta"))):
+        state = build().state_dict()
+        assert all(isinstance(value, torch.Tensor) for value in state.values())
+        numbers, = (value for name, value in state.items() if name.endswith("_extra_state"))
+        assert numbers.dtype == torch.float64 and numbers.device.type == "cpu" and not numbers.is_meta
+        assert numbers.tolist() == [7, 3, 4, 5, 0.05, 1]
+    with torch.device("meta"):
+        assert layer_of(SETTINGS[0]).state_dict()["_extra_state"].tolist() == numbers.tolist()
+
+    model, other, x = model_of(), model_of(), torch.randn(5, 2)
+    assert sum(value.numel() for value in model.state_dict().values()) == 14 + 7 + 6 * 35 + 6 + 6 + 6 + 1
+    average = copy.deepcopy(model.state_dict())
+    for name, value in other.state_dict().items():
+        average[name] = (average[name] + value) / 2
+    moving = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(1000):  # an exponential moving average, as its usual code is
+        for name, value in other.state_dict().items():
+            moving[name].mul_(0.999).add_(value, alpha=0.001)
+    for state in ({name: value.clone() for name, value in model.state_dict().items()}, average, moving,
+                  {name: value.cpu() for name, value in model.state_dict().items()}):
+        other.load_state_dict(state)
+        assert all(other.state_dict()[name].allclose(value) for name, value in state.items())
+    assert torch.func.functional_call(model, model.state_dict(), x).equal(model(x))
+    assert torch.func.functional_call(model, moving, x).allclose(other.cpu()(x), atol=1)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS[0], *PAPER.values()])
+def test_a_state_in_another_dtype_loads_and_another_basis_in_it_is_still_refused(settings):
+    layer = layer_of({**settings, "omega": 30.0})
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        state = {name: value.to(dtype) for name, value in layer.state_dict().items()}
+        layer_of({**settings, "omega": 30.0}).load_state_dict(state)
+        if dtype == torch.float16:
+            state = {name: value.float() for name, value in state.items()}
+            layer_of({**settings, "omega": 30.0}).load_state_dict(state)
+        low, high = settings["low_freq_num"], settings["high_freq_num"]
+        for change, names in (({"low_freq_num": low + 1, "high_freq_num": high - 1}, "(low|high)_freq_num"),
+                              ({"alpha": 1.02 * settings["alpha"]}, "alpha"), ({"omega": 29.0}, "omega")):
+            with pytest.raises(RuntimeError, match=f"{names} is"):
+                layer_of({**settings, "omega": 30.0, **change}).load_state_dict(state)
+
+
+@pytest.mark.parametrize("placeholder", [None, b"", {}, object(), torch.empty(6, device="meta")])
+def test_a_placeholder_in_the_place_of_the_extra_state_is_passed_over(placeholder):
+    layer = layer_of(SETTINGS[0])
+    other = FourierReparamLinear(out_features=6, **SETTINGS[0])
+    other.load_state_dict({**layer.state_dict(), "_extra_state": placeholder})
+    assert other.coefficients.equal(layer.coefficients)
 
 
 def test_the_state_survives_files_and_the_layer_copies(tmp_path):
@@ -196,7 +251,7 @@ def test_the_state_survives_files_and_the_layer_copies(tmp_path):
     other = FourierReparamLinear(out_features=6, **SETTINGS[0])
     other.load_state_dict(torch.load(tmp_path / "layer.pt", weights_only=True))
     for same in (other, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert torch.equal(same(x), layer(x)) and same.state_dict()["_extra_state"] == layer.get_extra_state()
+        assert torch.equal(same(x), layer(x)) and same.get_extra_state().equal(layer.get_extra_state())
 
 
 def test_gradient_is_that_of_the_full_product():
@@ -221,7 +276,7 @@ def test_fold_is_a_linear_layer_with_the_same_output():
 
 
 @pytest.mark.parametrize("coefficients, bias", [(True, False), (False, True), (False, False)])
-def test_fold_keeps_what_is_frozen_and_the_mode(coefficients, bias):
+def test_fold_and_from_linear_keep_what_is_frozen_and_the_mode(coefficients, bias):
     layer = layer_of(SETTINGS[0]).eval()
     layer.coefficients.requires_grad_(coefficients)
     layer.bias.requires_grad_(bias)
@@ -229,6 +284,68 @@ def test_fold_keeps_what_is_frozen_and_the_mode(coefficients, bias):
         assert (folded.weight.requires_grad, folded.bias.requires_grad) == (coefficients, bias)
         assert folded.weight.is_leaf and not folded.training and layer.train().fold().training
         layer.eval()
+        back = reparameterize(folded, **BASIS_ARGUMENTS, where=lambda name, layer: True)
+        assert (back.coefficients.requires_grad, back.bias.requires_grad) == (coefficients, bias)
+        assert back.coefficients.is_leaf and not back.training
+
+
+BASIS_ARGUMENTS = {name: value for name, value in SETTINGS[0].items() if name != "in_features"}
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+@pytest.mark.parametrize("bias", [True, False])
+def test_from_linear_is_the_nearest_layer_and_says_how_near(settings, bias):
+    torch.manual_seed(0)
+    settings = {**settings, "omega": 30.0}
+    linear = torch.nn.Linear(settings.pop("in_features"), 20, bias=bias, dtype=torch.float64)
+    state = torch.get_rng_state()
+    layer = FourierReparamLinear.from_linear(linear, **settings)
+    assert torch.equal(torch.get_rng_state(), state) and layer.omega == 30 and layer.alpha == settings["alpha"]
+    basis = basis_by_definition(linear.in_features, *list(settings.values())[:4])
+    _, sizes, directions = torch.linalg.svd(basis, full_matrices=False)
+    span = directions[sizes > 1e-9 * sizes[0]]
+    nearest = linear.weight @ span.T @ span
+    assert layer.weight.dtype == torch.float64 and (layer.weight - nearest).abs().max() < 1e-9
+    assert layer.fit_error == pytest.approx(((nearest - linear.weight).norm() / linear.weight.norm()).item(), abs=1e-9)
+    smallest = nearest @ torch.linalg.pinv(basis, rtol=1e-9)
+    assert (layer.coefficients - smallest).abs().max() < 1e-8 * smallest.abs().max()
+    assert layer.coefficients.is_contiguous()
+    assert (layer.bias is None) if linear.bias is None else layer.bias.equal(linear.bias)
+    if not bias:
+        return
+    again = FourierReparamLinear.from_linear(layer.fold(), **settings)  # what an FR layer gave is given back whole
+    assert again.fit_error < 1e-9 and (again.weight - layer.weight).abs().max() < 1e-9
+    again.load_state_dict(layer.state_dict())
+    (again.weight.sum() + again.bias.sum()).backward()
+    assert again.coefficients.grad.abs().sum() > 0
+
+
+def test_the_two_ranks_that_from_linear_loses_are_a_few_percent_of_an_ordinary_weight():
+    layer = FourierReparamLinear.from_linear(torch.nn.Linear(256, 256), low_freq_num=128, high_freq_num=128,
+                                             phase_num=32, alpha=0.05)
+    assert 0.05 < layer.fit_error < 0.12
+    assert layer.fold().weight.dtype == torch.float32 and layer(torch.randn(3, 256)).shape == (3, 256)
+
+
+def test_bias_device_and_dtype_are_those_of_an_ordinary_linear_layer():
+    for settings in ({"bias": False}, {"dtype": torch.float64}, {"device": "meta"}, {"bias": False, "device": "meta"}):
+        layer = FourierReparamLinear(out_features=6, **SETTINGS[0], **settings)
+        linear = torch.nn.Linear(7, 6, **settings)
+        assert (layer.bias is None) == (linear.bias is None) and layer.weight.shape == linear.weight.shape
+        assert (layer.weight.dtype, layer.weight.device) == (linear.weight.dtype, linear.weight.device)
+        assert layer(torch.ones(2, 7, dtype=settings.get("dtype"), device=settings.get("device"))).shape == (2, 6)
+    without = FourierReparamLinear(out_features=6, **SETTINGS[0], bias=False)
+    assert set(without.state_dict()) == {"coefficients", "_extra_state"}
+    x = torch.randn(3, 7)
+    assert without(x).equal(x @ without.weight.T)
+    assert without.fold().bias is None and without.fold()(x).equal(without(x))
+
+
+@pytest.mark.parametrize("in_features", [1, 2, 3, 4, 5, 128])
+def test_a_layer_on_coordinates_is_warned_of(in_features, recwarn):
+    FourierReparamLinear(in_features, 6, low_freq_num=3, high_freq_num=4, phase_num=5, alpha=0.05)
+    assert [str(warning.message) for warning in recwarn] == (
+        [f"the first and last of {in_features} columns of W are equal: use an nn.Linear"] * (2 <= in_features <= 4))
 
 
 class Doubled(FourierReparamLinear):
@@ -267,7 +384,16 @@ def test_what_does_more_than_a_linear_layer_is_not_folded(cls, change, obstacle)
     for broken in (layer, torch.nn.Sequential(torch.nn.Linear(3, 7), layer)):
         with pytest.raises(ValueError, match=obstacle) as error:
             fold(broken)
-        assert "cannot be folded" in str(error.value) and "\n" not in str(error.value)
+        assert "cannot be replaced" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_linear_layer_with_more_than_its_forward_is_not_replaced():
+    for change, obstacle in ((lambda linear: linear.register_forward_hook(lambda layer, x, y: -y), "hooks"),
+                             (lambda linear: torch.nn.utils.parametrizations.weight_norm(linear), "parametrizations")):
+        linear = torch.nn.Linear(7, 7)
+        change(linear)
+        with pytest.raises(ValueError, match=f"Linear with {obstacle}.* cannot be replaced"):
+            reparameterize(linear, **BASIS_ARGUMENTS, where=lambda name, layer: True)
 
 
 def test_another_way_to_the_weight_is_folded_and_so_is_what_pruning_has_left():
@@ -304,6 +430,24 @@ def test_a_layer_built_on_the_meta_device_gets_its_basis_with_its_memory():
     assert torch.equal(layer(x.double()), expected(x.double()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_coefficients_that_are_filled_in_one_by_one_find_their_basis(dtype):
+    expected, x = layer_of(SETTINGS[0]).to(dtype), torch.randn(2, 7, dtype=dtype)
+    with torch.device("meta"):
+        built = layer_of(SETTINGS[0])
+    moved = layer_of(SETTINGS[0]).to("meta")
+    with torch.nn.utils.parametrize.cached(), torch.no_grad():
+        skipped = torch.nn.utils.skip_init(FourierReparamLinear, 7, 6, **BASIS_ARGUMENTS, device="meta")
+    for layer in (built, moved, skipped):
+        assert not any(buffer.is_meta for buffer in layer.buffers())  # what fills parameters in would not fill these
+        for name, parameter in expected.named_parameters():  # as accelerate's set_module_tensor_to_device does it
+            layer._parameters[name] = torch.nn.Parameter(parameter.detach().clone())
+        with torch.inference_mode():
+            assert torch.equal(layer(x), expected(x))
+        layer(x).sum().backward()
+        assert layer.coefficients.grad.abs().sum() > 0 and torch.equal(layer.basis, expected.basis)
+
+
 def test_autocast_does_not_reach_the_composition():
     layer = layer_of(SETTINGS[3])
     with torch.autocast("cpu", torch.bfloat16):
@@ -327,6 +471,9 @@ def test_func_transforms_and_compile():
     assert torch.allclose(tangent, (torch.ones_like(x) @ layer.weight.T), atol=1e-5)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(x), layer(x), atol=1e-6)
+    doubles = {name: parameter.detach().double() for name, parameter in parameters.items()}
+    assert torch.func.grad(loss)(doubles, x.double())["coefficients"].dtype == torch.float64
+    assert torch.equal(layer(x), layer_of(SETTINGS[0])(x))  # and the layer is again as it was
 
 
 @pytest.mark.parametrize("name, value", [

@@ -1,6 +1,7 @@
 """Images by path and by name, and fetching Kodak from a folder on this machine."""
 
 import shutil
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,14 @@ def test_what_is_not_an_image_is_named(tmp_path, make):
         load_image(str(path), Path("nowhere"))
 
 
+def test_a_name_may_be_composed_otherwise(tmp_path):
+    folder = tmp_path / unicodedata.normalize("NFD", "für")
+    folder.mkdir()
+    Image.fromarray(RGBA).save(folder / unicodedata.normalize("NFD", "é.png"))
+    path = unicodedata.normalize("NFC", str(folder / "é.png"))
+    assert not Path(path).exists() and load_image(path, Path("nowhere"))[1].shape == (13, 17, 3)
+
+
 def test_pillow_s_warnings_are_neither_printed_nor_errors(tmp_path, recwarn):
     broken_exif = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x0f\0\2\0\0\x13\x88\0\0"
     Image.fromarray(RGBA[..., :3]).save(tmp_path / "a.jpg", exif=broken_exif)
@@ -79,7 +88,7 @@ def test_bundled_pictures():
 
 
 def test_an_image_of_one_color_says_so():
-    assert describe("a", np.full((13, 17, 4), 255, np.uint8)) == "a: 17 × 13 pixels, gray, 8 bits, all of one color"
+    assert describe("a", np.full((13, 17, 4), 255, np.uint8)) == "a: 17 × 13 pixels, gray, 8 bits, of one color"
 
 
 def test_pixels_go_with_their_positions():

@@ -1,6 +1,7 @@
 """The Instant-NGP script as a user runs it, its objective and its schedule."""
 
-import contextlib
+import functools
+import json
 import math
 import shutil
 import sys
@@ -11,25 +12,25 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_run, before_each_step, ended_at_checkpoint, folders, record, stem
+from conftest import assert_same_run, before_each_step, beside, camera_at, ended_at_checkpoint, folders, record, stem
 
 import InstantNGP
-from data.scenes import Scene, Views, load_scene, on_background
-from experiment.errors import UserError
-from experiment.records import Run
+from data.errors import UserError
+from data.scenes import Scene, Views, load_scene, normalize_poses, on_background
+from harness.records import Run
 from models import FourierReparamLinear
 from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.occupancy_grid import visible_cells
 from models.nerf.rays import RayDataset
 
-NGP, RUN = "InstantNGP.py", ("ngp", "toy")
-TINY: dict = {"epochs": 3, "iterations": 14, "rays": 192, "lr": 1.4e-2, "warm_up": 8, "update_every": 4,
-        "field": {"levels": 3, "log2_size": 15, "finest": 32, "resolution": 16, "steps": 64}}
-FEW: dict = {**TINY, "iterations": 4, "rays": 32, "warm_up": 4, "field": {**TINY["field"], "steps": 512}}
+NGP, RUN, FOLDER = "InstantNGP.py", ("ngp", "toy"), "quick,downscale=4"
+TINY: dict = {"epochs": 3, "iterations": 14, "batch": 192, "lr": 1.4e-2, "warm_up": 8, "update_every": 4,
+              "downscale": 8, "field": {"levels": 3, "log2_size": 15, "finest": 32, "resolution": 16, "steps": 64}}
+FEW: dict = {**TINY, "iterations": 4, "batch": 32, "warm_up": 4, "field": {**TINY["field"], "steps": 512}}
 
 
 def options(path, *more):
-    return "--scene", "toy", "--quick", "--downscale", 4, *folders(path), *more
+    return "--quick", "--downscale", 4, *folders(path), "--data", "nowhere", *more
 
 
 @pytest.fixture(autouse=True)
@@ -43,28 +44,25 @@ def trained(tmp_path_factory):
     path = tmp_path_factory.mktemp("ngp")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(InstantNGP, "QUICK", TINY)
-        patch.setattr("experiment.sweep.cpu_count", lambda: 1)
+        patch.setattr("harness.sweep.cpu_count", lambda: 1)
         patch.setattr(sys, "argv", list(map(str, (NGP, *options(path, "--frames", 3)))))
         InstantNGP.main()
     return path
 
 
-def train(path, mode="relu", seed=0, **settings):
-    """Train a field for a few steps, at 16 × 16 pixels and without figures; the path, but for the suffix, of its files.
+@functools.cache
+def toy():
+    """The toy scene at 16 × 16 pixels, as the script moves it."""
+    return normalize_poses(load_scene("toy", Path("nowhere"), 8))
 
-    Args:
-        settings: of the run's config, or an option.
-    """
-    args = SimpleNamespace(**{"scene": "toy", "data": Path("nowhere"), "downscale": 8, "device": "cpu", "quick": True,
-                              "precision": "fp32", "bg_color": 1.0, "frames": 0, "chunk": None,
-                              "checkpoint_every": 1000, **settings})
-    config = {**InstantNGP.PAPER[mode], **FEW, **{key: value for key, value in settings.items() if key in FEW}}
-    threads = torch.get_num_threads()
-    try:
-        InstantNGP.train(Run(path / "results" / "quick", *RUN, mode, seed, config), args)
-    finally:
-        torch.set_num_threads(threads)
-    return stem(path, *RUN, mode).with_name(f"{mode}-seed{seed}")
+
+def train(path, mode="relu", seed=0, chunk=None, checkpoint_every=1000, **settings):
+    """Train a field for a few steps, without figures; the path, but for the suffix, of its files."""
+    config = {**InstantNGP.PAPER, **FEW, "network": InstantNGP.NETWORKS[mode], "hidden_lr": 1.0, **settings}
+    run = Run(path, *RUN, mode, seed, config)
+    InstantNGP.train(run, toy(), SimpleNamespace(device="cpu", precision="fp32", frames=0, chunk=chunk,
+                                                 checkpoint_every=checkpoint_every))
+    return run.path("")
 
 
 def small_field(bg_color=1.0):
@@ -87,48 +85,54 @@ def small_batch(count=60):
 
 
 def test_cameras_move_to_one_distance_and_keep_looking_where_they_did():
-    rng = np.random.default_rng(0)
-    splits = [Views(np.zeros((count, 2, 2, 4), np.uint8), rng.normal(size=(count, 3, 4)).astype(np.float32), 1.0,
-                    list("abcdefg")[:count]) for count in (7, 3)]
-    before = [views.poses.copy() for views in splits]
-    moved = InstantNGP.normalize_poses(Scene("a", *splits))
-    radius = np.linalg.norm(before[0][:, :, 3], axis=1).mean()
-    for views, old, new in zip(splits, before, (moved.train, moved.test)):
-        assert new.poses.dtype == np.float32 and np.array_equal(views.poses, old)
-        assert np.array_equal(new.poses[:, :, :3], old[:, :, :3]) and new.names == views.names
-        assert np.allclose(new.poses[:, :, 3], old[:, :, 3] * 1.5 / radius)  # one scale, so that the rays still meet
-    splits[0].poses[:, :, 3] = 0
+    positions = np.random.default_rng(0).normal(size=(10, 3))
+    before = np.stack([camera_at(position, (0, 0, 0)) for position in positions]).astype(np.float32)
+    splits = [Views(np.zeros((len(poses), 2, 2, 4), np.uint8), poses.copy(), np.ones((len(poses), 4)),
+                    list("abcdefg")[:len(poses)]) for poses in (before[:7], before[7:])]
+    moved = normalize_poses(Scene("a", *splits))
+    scale = 1.5 / np.linalg.norm(positions[:7], axis=1).mean()  # one for all, so that the rays still meet
+    for views, old, new in zip(splits, (before[:7], before[7:]), (moved.train, moved.test)):
+        assert new.poses.dtype == np.float32 and np.array_equal(views.poses, old) and new.names == views.names
+        assert np.array_equal(new.poses[:, :, :3], old[:, :, :3])
+        assert np.allclose(new.poses[:, :, 3], old[:, :, 3] * scale, atol=1e-6)
+    splits[0].poses[:] = np.eye(3, 4)
     with pytest.raises(UserError, match="cameras of b are all at one point"):
-        InstantNGP.normalize_poses(Scene("b", *splits))
+        normalize_poses(Scene("b", *splits))
 
 
-def test_the_learning_rate_is_that_of_cosine_annealing_once_an_epoch():
+def test_the_learning_rate_is_that_of_cosine_annealing():
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1e-2)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30, eta_min=1e-2 / 30)
     for epoch in range(30):
-        assert InstantNGP.learning_rate(epoch, 30, 1e-2) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
+        assert 1e-2 * InstantNGP.cosine(epoch, 30) == pytest.approx(scheduler.get_last_lr()[0], rel=1e-9)
         optimizer.step()
         scheduler.step()
-    assert InstantNGP.learning_rate(0, 110, 1e-2) == 1e-2
-    assert InstantNGP.learning_rate(55, 110, 1e-2) == pytest.approx((1e-2 + 1e-2 / 30) / 2)
-    assert 1 / 30 < InstantNGP.learning_rate(109, 110, 1) < 1 / 30 + 3e-4
 
 
-def test_the_settings_are_those_of_the_published_recipe(toy_rays):
+def test_the_field_of_the_paper_has_its_size_and_stays_empty_where_no_camera_sees(toy_rays):
     one_view = RayDataset(toy_rays.images[:1], toy_rays.poses[:1], toy_rays.intrinsics[:1], 1.0)
-    for mode, settings in InstantNGP.PAPER.items():
-        field = InstantNGP.make_field(mode, settings, one_view)
+    for mode, network in InstantNGP.NETWORKS.items():
+        field = InstantNGP.make_field(mode, {**InstantNGP.PAPER, "network": network}, one_view)
         assert field.encoding.table.shape == (5_710_032, 2) and field.occupancy.resolution == 128
         assert field.occupancy.step == pytest.approx(math.sqrt(3) / 1024)
         assert [layer.basis.shape for layer in field.modules() if isinstance(layer, FourierReparamLinear)] == (
             [(4096, 64)] if mode == "relu+fr" else [])
+
+    two_views = RayDataset(toy_rays.images[:2], toy_rays.poses[:2] * torch.tensor([1, 1, 1, 1.5 / 4]),
+                           toy_rays.intrinsics[:2], 1.0)
+    field = InstantNGP.make_field("relu", {**InstantNGP.PAPER, **FEW, "network": network}, two_views)
+    hidden = ~visible_cells(16, 0.5, two_views.poses, two_views.intrinsics, 16, 16)
+    for everywhere in (True, False):
+        field.update_occupancy(everywhere)
+    assert (field.occupancy.density[hidden] == -1).all() and not field.occupancy.occupied[hidden].any()
+    assert field.occupancy.occupied.any() and 0.01 < hidden.float().mean() < 0.9
 
 
 @pytest.mark.parametrize("bg_color", [1.0, 0.0])
 def test_the_objective_is_the_squared_error_and_the_opacity_term(bg_color):
     field, (origins, directions, target) = small_field(bg_color), small_batch()
     torch.manual_seed(5)
-    error, loss = InstantNGP.objective(field, (origins, directions, target), 0.02)
+    error, loss = InstantNGP.objective(field(origins, directions, jitter=True), target, 0.02)
     torch.manual_seed(5)
     shown = field(origins, directions, jitter=True)
     expected_error = expected = 0.0
@@ -140,15 +144,14 @@ def test_the_objective_is_the_squared_error_and_the_opacity_term(bg_color):
     assert error.item() == pytest.approx(expected_error, rel=1e-9)
     assert loss.item() == pytest.approx(expected, rel=1e-9) and loss - error > 0.01
     assert (shown.final_transmittance == 1).any() and (shown.final_transmittance < 0.9).any()
-    torch.manual_seed(6)
-    assert InstantNGP.objective(field, (origins, directions, target), 0.02)[0] != error  # the jitter is another
+    assert InstantNGP.objective(field(origins, directions, jitter=True), target, 0.02)[0] != error  # another jitter
 
 
 def test_the_gradient_is_finite_where_nothing_is_seen():
     field, (origins, directions, target) = small_field(), small_batch()
     torch.nn.init.zeros_(field.density_mlp[2].weight)
     torch.nn.init.constant_(field.density_mlp[2].bias, -200)  # samples, but nothing in them
-    error, loss = InstantNGP.objective(field, (origins, directions, target), 1e-3)
+    error, loss = InstantNGP.objective(field(origins, directions, jitter=True), target, 1e-3)
     loss.backward()
     assert error.item() == pytest.approx((1 - target).square().mean(1).sum().item())
     assert (loss - error).item() == pytest.approx(-60 * 1e-3 * 1e-10 * math.log(1e-10), abs=1e-12)
@@ -156,7 +159,7 @@ def test_the_gradient_is_finite_where_nothing_is_seen():
     assert field.density_mlp[2].bias.grad[0] != 0
 
     field.occupancy.occupied.zero_()  # no samples at all
-    _, loss = InstantNGP.objective(field, (origins, directions, target), 1e-3)
+    _, loss = InstantNGP.objective(field(origins, directions, jitter=True), target, 1e-3)
     field.zero_grad()
     loss.backward()
     assert loss.isfinite()
@@ -171,7 +174,7 @@ def test_parts_of_a_batch_add_up_to_the_step_of_the_whole(tmp_path):
         with before_each_step(lambda adam, steps=steps: steps.append(
                 [parameter.grad.clone() for group in adam.param_groups for parameter in group["params"]])):
             path = train(tmp_path / name, "relu+fr", epochs=1, chunk=chunk)
-        found.append((steps, np.load(path.with_suffix(".npz"))["mse"]))
+        found.append((steps, np.load(beside(path, ".npz"))["mse"]))
     (whole, whole_mse), (parts, parts_mse) = found
     assert len(whole) == len(parts) == 4
     for expected, got in zip(whole[0], parts[0], strict=True):
@@ -182,9 +185,9 @@ def test_parts_of_a_batch_add_up_to_the_step_of_the_whole(tmp_path):
 
 def test_a_run_leaves_a_record_and_all_that_it_tells_of(trained):
     truth = on_background(load_scene("toy", trained, 4).test.images, 1.0)
-    for mode in InstantNGP.PAPER:
-        path, made = stem(trained, *RUN, mode), record(trained, *RUN, mode)
-        metrics, arrays = made["metrics"], np.load(path.with_suffix(".npz"))
+    for mode in InstantNGP.NETWORKS:
+        path, made = stem(trained, *RUN, mode, FOLDER), record(trained, *RUN, mode, FOLDER)
+        metrics, arrays = made["metrics"], np.load(beside(path, ".npz"))
         # A field that is not trained has 11.1 dB here, a plain picture of the mean color 10.8 dB.
         assert metrics["psnr"] > 15.5 and metrics["psnr_8bit"] == pytest.approx(metrics["psnr"], abs=0.1)
         assert 0.3 < metrics["ssim"] < 1 and metrics["views"] == [f"test_{view:02d}" for view in range(8)]
@@ -195,21 +198,21 @@ def test_a_run_leaves_a_record_and_all_that_it_tells_of(trained):
         depth = iio.imread(path / "depths" / "test_03.png")
         assert depth.shape == (32, 32) and depth.max() == 255
         assert iio.imread(path / "turntable.gif").shape == (3, 32, 32, 3)
-        weights = torch.load(path.with_suffix(".pt"), weights_only=True)["field"]
+        weights = torch.load(beside(path, ".pt"), weights_only=True)["field"]
         assert weights["color.2.weight"].shape == (64, 64) and not any("coefficients" in name for name in weights)
     assert not list(trained.rglob("*.ckpt"))
-    assert {file.name for file in (trained / "figures" / "quick").iterdir()} == {"ngp_toy_views.png",
-                                                                                "ngp_toy_psnr.png"}
+    figures = trained / "figures" / "ngp" / "toy" / FOLDER
+    assert {file.name for file in figures.iterdir()} == {"close_ups.png", "psnr.png"}
 
 
-@pytest.mark.parametrize("bg_color", [1.0, 0.0])
-def test_the_background_is_that_of_the_option(bg_color, tmp_path):
-    views = load_scene("toy", tmp_path, 8).test.images
-    path = train(tmp_path, epochs=1, lr=1e-9, bg_color=bg_color)
-    arrays, metrics = np.load(path.with_suffix(".npz")), record(tmp_path, *RUN, "relu")["metrics"]
+@pytest.mark.parametrize("background", ["white", "black"])
+def test_the_background_is_that_of_the_option(background, tmp_path):
+    bg_color = float(background == "white")
+    path = train(tmp_path, epochs=1, lr=1e-9, background=background)
+    arrays, metrics = np.load(beside(path, ".npz")), json.loads(beside(path, ".json").read_text())["metrics"]
     # A field of density 1, and gray, hides less than 80 % of what is behind it.
     assert np.abs(arrays["images"][:, 0, 0] / 255 - bg_color).mean() < 0.25
-    errors = np.square(arrays["images"] / 255 - on_background(views, bg_color)).mean((1, 2, 3))
+    errors = np.square(arrays["images"] / 255 - on_background(toy().test.images, bg_color)).mean((1, 2, 3))
     assert metrics["psnr_8bit"] == pytest.approx(-10 * np.log10(errors).mean(), abs=1e-6)
     # As it is hardly trained, the training views are no better; were they on the other gray they would be far off.
     assert 0.6 * errors.mean() < arrays["mse"].mean() < 1.6 * errors.mean()
@@ -218,7 +221,7 @@ def test_the_background_is_that_of_the_option(bg_color, tmp_path):
 def test_a_seed_draws_pixels_of_its_own_from_all_views(tmp_path, monkeypatch):
     drawn, rays = [], RayDataset.rays
     monkeypatch.setattr(RayDataset, "rays", lambda views, pixels: (drawn.append(pixels), rays(views, pixels))[1])
-    first, second = (np.load(train(tmp_path, seed=seed, epochs=1).with_suffix(".npz")) for seed in (1, 2))
+    first, second = (np.load(beside(train(tmp_path, seed=seed, epochs=1), ".npz")) for seed in (1, 2))
     assert not np.isclose(first["mse"], second["mse"], rtol=1e-6).any()
     parts = torch.stack(drawn) / (60 * 16 * 16)
     assert parts.shape == (8, 32) and parts.unique().numel() > 240
@@ -237,59 +240,44 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, monkeypatch):
         assert len(rates) == 12 + 6 and not list(tmp_path.glob("resumed/**/*.json"))
         resumed = train(tmp_path / "resumed", "relu+fr", checkpoint_every=6)
     assert_same_run(resumed, whole)
-    expected = [InstantNGP.learning_rate(epoch, 3, FEW["lr"]) for epoch in range(3) for _ in range(4)]
-    assert rates == expected + expected and expected[0] == FEW["lr"]
+    expected = [FEW["lr"] * InstantNGP.cosine(epoch, 3) for epoch in range(3) for _ in range(4)]
+    assert rates == expected + expected
     assert looks[3:] == [(12 + steps, everywhere) for steps, everywhere in looks[:3]]
-    mse = np.load(whole.with_suffix(".npz"))["mse"]
+    mse = np.load(beside(whole, ".npz"))["mse"]
     assert (mse > 0).all() and mse.shape == (12,)
-    occupied = torch.load(whole.with_suffix(".pt"), weights_only=True)["field"]["occupancy.occupied"]
+    occupied = torch.load(beside(whole, ".pt"), weights_only=True)["field"]["occupancy.occupied"]
     assert 0.01 < occupied.float().mean() < 0.99
 
 
-def test_a_cell_that_no_camera_sees_stays_empty(toy_rays):
-    two_views = RayDataset(toy_rays.images[:2], toy_rays.poses[:2] * torch.tensor([1, 1, 1, 1.5 / 4]),
-                           toy_rays.intrinsics[:2], 1.0)
-    field = InstantNGP.make_field("relu", {**InstantNGP.PAPER["relu"], **FEW}, two_views)
-    hidden = ~visible_cells(16, 0.5, two_views.poses, two_views.intrinsics, 16, 16)
-    optimizer = torch.optim.Adam(field.parameters(), lr=1e-2)
-    for step in range(8):
-        InstantNGP.training_iteration(field, optimizer, two_views, step, {**InstantNGP.PAPER["relu"], **FEW},
-                                      contextlib.nullcontext())
-    assert (field.occupancy.density[hidden] == -1).all() and not field.occupancy.occupied[hidden].any()
-    assert field.occupancy.occupied.any() and 0.01 < hidden.float().mean() < 0.9
-
-
-def test_render_only_trains_nothing(trained, tmp_path, call, refused):
+def test_a_second_run_trains_nothing_and_rendering_again_records_what_it_measured(trained, tmp_path, call):
     shutil.copytree(trained / "results", tmp_path / "results")
-    path = stem(tmp_path, *RUN, "relu+fr")
+    done = call(NGP, *options(tmp_path))
+    assert done.returncode == 0 and done.stdout.count("finished before") == 2, done.stderr
+    assert (tmp_path / "figures" / "ngp" / "toy" / FOLDER / "close_ups.png").exists()
+    path = stem(tmp_path, *RUN, "relu+fr", FOLDER)
+    made = json.loads(beside(path, ".json").read_text())
+    beside(path, ".json").write_text(json.dumps({**made, "metrics": {}}))
     shutil.rmtree(path)
-    before = {file: file.read_bytes() for file in path.parent.glob("*.*")}
     done = call(NGP, *options(tmp_path, "--frames", 2, "--modes", "relu+fr", "--render-only"))
     assert done.returncode == 0, done.stderr
-    stored = np.load(path.with_suffix(".npz"))["images"].astype(int)
-    for view, image in enumerate(stored):
-        again = iio.imread(path / "views" / f"test_{view:02d}.png").astype(int)
-        assert np.abs(again - image).max() <= 1  # the number of threads is another
-    assert len(iio.imread(path / "turntable.gif")) == 2
-    value = record(tmp_path, *RUN, "relu+fr")["metrics"]["psnr"]
-    measured = float(done.stdout.split(" dB")[0].split()[-1])
-    assert measured == pytest.approx(value, abs=0.011) and str(path) in done.stdout
-    assert {file: file.read_bytes() for file in path.parent.glob("*.*")} == before
-    assert not (tmp_path / "figures").exists() and len(done.stdout.splitlines()) == 2
-    assert "other settings" in refused(NGP, *options(tmp_path, "--modes", "relu", "--epochs", 2, "--render-only"))
+    again = json.loads(beside(path, ".json").read_text())
+    psnr = again["metrics"]["psnr"]
+    assert psnr == pytest.approx(made["metrics"]["psnr"], abs=1e-4) and f"{psnr:.2f} dB" in done.stdout
+    assert {**again, "metrics": 0} == {**made, "metrics": 0}
+    before, after = (np.load(beside(stem(folder, *RUN, "relu+fr", FOLDER), ".npz")) for folder in (trained, tmp_path))
+    assert np.abs(after["images"].astype(int) - before["images"]).max() <= 1  # the number of threads is another
+    assert np.array_equal(iio.imread(path / "views" / "test_03.png"), after["images"][3])
+    assert np.array_equal(after["mse"], before["mse"]) and len(iio.imread(path / "turntable.gif")) == 2
 
 
-@pytest.mark.slow
-def test_the_script_draws_both_radiance_fields(trained, tmp_path, call):
-    shutil.copytree(trained / "results", tmp_path / "results")
-    picture = tmp_path / "figures" / "quick" / "radiance_fields_toy.png"
-    done = call(NGP, *options(tmp_path))
-    assert done.returncode == 0 and done.stdout.count("finished before") == 2 and not picture.exists()
-    shutil.copytree(stem(tmp_path, "ngp", "toy", "relu").parent, stem(tmp_path, "dvgo", "toy", "relu").parent)
-    done = call(NGP, *options(tmp_path))
-    assert done.returncode == 0 and f"wrote {picture}" in done.stdout
-    assert iio.imread(picture).shape[1] > 1000
+def test_a_scene_with_other_test_views_is_refused(trained, refused, monkeypatch):
+    monkeypatch.setattr("harness.nerf_views.load_scene", lambda *arguments: Scene(
+        "toy", *[load_scene(*arguments).train] * 2))
+    assert "relu-seed0.json was made with scene" in refused(NGP, *options(trained, "--modes", "relu"))
 
 
-def test_bad_input_gets_one_line_and_status_2(refused, tmp_path):
-    assert "--chunk" in refused(NGP, *options(tmp_path, "--chunk", 0))
+@pytest.mark.parametrize("arguments, said", [
+    ("--chunk 0", "--chunk"), ("--batch 0", "--batch"), ("--epochs 1 --modes relu --lr 1e30", "smaller --lr")])
+def test_bad_input_gets_one_line_and_status_2(arguments, said, refused, tmp_path):
+    assert said in refused(NGP, *options(tmp_path, *arguments.split()))
+    assert not list(tmp_path.rglob("*.json"))

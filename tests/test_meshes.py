@@ -5,16 +5,8 @@ import pytest
 import trimesh
 from conftest import ball
 
-from experiment.figures import busiest_window
-from experiment.meshes import (
-    extract_mesh,
-    look_at,
-    render,
-    render_with_close_up,
-    surface_distance,
-    unpack_voxels,
-    write_mesh,
-)
+from harness.figures import busiest_window
+from harness.meshes import extract_mesh, look_at, render, render_with_close_up, surface_distance, write_mesh
 
 
 def test_a_surface_is_closed_and_where_the_voxels_are():
@@ -73,12 +65,6 @@ def test_a_close_up_is_the_window_at_four_times_the_size():
         blocks = near[:4 * rows, :4 * columns].reshape(rows, 4, columns, 4, 3).mean((1, 3))
         assert np.abs(blocks - crop[:rows, :columns]).mean() < 0.02 and blocks.std() > 0.2
     assert window == busiest_window(pictures[0])
-
-
-def test_packed_voxels_are_unpacked():
-    volume = np.random.default_rng(0).random((3, 5, 7)) < 0.5
-    found = unpack_voxels(np.packbits(volume), [3, 5, 7])
-    assert found.dtype == bool and np.array_equal(found, volume)
 
 
 def test_a_surface_is_written_and_an_empty_one_has_no_file(tmp_path):

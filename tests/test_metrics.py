@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experiment.metrics import iou, mean_and_spread, psnr, radial_spectrum, relative_spectral_error, ssim
+from harness.metrics import iou, psnr, radial_spectrum, relative_spectral_error, ssim
+from harness.results import mean_and_spread
 
 
 def test_psnr_and_ssim():
@@ -33,3 +34,4 @@ def test_relative_spectral_error_of_a_known_signal():
 
 def test_a_spread_needs_several_values():
     assert mean_and_spread([1.25], 1) == "1.2" and mean_and_spread([1.0, 3.0], 2) == "2.00 ± 1.41"
+    assert mean_and_spread([1.0, None], 1) == "–"

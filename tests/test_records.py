@@ -1,19 +1,33 @@
-"""Records, arrays and checkpoints: whole or not there, never of another run, never unpickled."""
+"""Records, arrays and checkpoints: whole or not there, never of other data, never unpickled, never of two processes."""
 
-import argparse
 import json
+import os
 import pickle
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, ball, folders
 
-from experiment.errors import UserError
-from experiment.records import KEYS, Run, digest, planned_runs, recorded_run
+from data.errors import UserError
+from data.scenes import load_scene
+from harness import nerf_views
+from harness.records import KEYS, Run, digest, environment, read_record
+from harness.sweep import Job, sweep
 
 
 def run_in(folder, **config):
-    return Run(folder, "1d", "function", "relu+fr", 3, {"lr": 0.1, **config}, command="python a.py --seeds 3")
+    return Run(folder, "1d", "function", "relu+fr", 3, {"lr": 0.1, **config}, {"size": "quick", "steps": 5},
+               {"lr": 0.1, "alpha": 0.02}, command="python a.py --seeds 3")
+
+
+NAME = "relu+fr,lr=0.1,alpha=0.02-seed3"
 
 
 def finish(run, **metrics):
@@ -24,43 +38,51 @@ def test_a_finished_run_is_read_back(tmp_path):
     run = run_in(tmp_path)
     assert run.record() is None and not run.finished()
     finish(run, loss=0.5)
-    path = tmp_path / "1d" / "function" / "relu+fr-seed3.json"
+    path = tmp_path / "1d" / "function" / "quick,steps=5" / f"{NAME}.json"
     record = json.loads(path.read_text())
-    assert set(record) == set(KEYS)
+    assert tuple(record) == KEYS and run.finished() and run.record() == record and run.metric("loss") == 0.5
     assert record["metrics"] == {"loss": 0.5} and record["config"] == {"lr": 0.1} and record["seed"] == 3
+    assert (record["options"], record["own"]) == (run.options, run.own)
     assert record["time"] == {"train_seconds": 2.0, "steps_per_second": 5.0}
     assert record["command"] == "python a.py --seeds 3"
     assert set(record["environment"]) == {"python", "torch", "device", "precision", "commit"}
     assert record["environment"]["device"] == "cpu" and record["environment"]["precision"] == "fp32"
-    assert run.finished() and run.record() == record
     assert np.array_equal(run.arrays()["outputs"], np.arange(6.0).reshape(2, 3))
-    assert sorted(file.name for file in path.parent.iterdir()) == ["relu+fr-seed3.json", "relu+fr-seed3.npz"]
+    assert sorted(file.name for file in path.parent.iterdir()) == [f"{NAME}.json", f"{NAME}.npz"]
 
 
-def test_what_a_killed_write_left_is_removed_with_the_checkpoint(tmp_path):
+def test_what_is_measured_again_replaces_what_was_measured(tmp_path):
     run = run_in(tmp_path)
-    run.checkpoint(1, weights=torch.ones(2))
-    run.path(".ckpt").with_name(".relu+fr-seed3.ckpt.abc.tmp").write_text("half")
-    other = run.path(".ckpt").with_name(".relu+fr-seed31.ckpt.abc.tmp")
-    other.write_text("half")
-    finish(run)
-    assert {file.name for file in other.parent.iterdir()} == {"relu+fr-seed3.json", "relu+fr-seed3.npz", other.name}
+    finish(run, psnr=20.0)
+    before = run.record()
+    run.write(before, {"psnr": 21.0}, {"outputs": np.zeros(1)})
+    assert run.record() == {**before, "metrics": {"psnr": 21.0}} and run.arrays()["outputs"].shape == (1,)
 
 
-def test_a_record_without_its_arrays_is_not_finished(tmp_path):
+def test_a_full_disk_costs_no_finished_run(tmp_path, monkeypatch):
     run = run_in(tmp_path)
-    finish(run)
-    run.path(".npz").unlink()
-    assert not run.finished()
+    finish(run, psnr=20.0)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot write .*: No space left on device"):
+        patch.setattr("harness.files.os.fsync", full)
+        run.write(run.record(), {"psnr": 21.0}, {"outputs": np.zeros(1)})
+    assert run.metric("psnr") == 20.0 and run.arrays(outputs=(2, 3)) and len(list(run.path("").parent.iterdir())) == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"experiment": "1d"}', b"\xff\xfe", b"null"])
-def test_a_damaged_record_is_an_error_that_names_it(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"experiment": "1d"}', b"\xff\xfe", b"null",
+                                     json.dumps(dict.fromkeys(KEYS, 1)).encode()])
+def test_a_damaged_record_is_an_error_that_names_it_and_forced_away(tmp_path, content):
     run = run_in(tmp_path)
     finish(run)
     run.path(".json").write_bytes(content)
-    with pytest.raises(UserError, match="relu\\+fr-seed3.json is damaged"):
-        run.finished()
+    for read in (run.finished, run.record, lambda: run.metric("loss"), lambda: read_record(run.path(".json"))):
+        with pytest.raises(UserError, match=f"{NAME.replace('+', '.')}.json is damaged .*--force"):
+            read()
+    finish(run)
+    assert run.finished()
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 not a zip", pickle.dumps({"outputs": 1}, protocol=2)])
@@ -68,69 +90,79 @@ def test_damaged_arrays_are_an_error_and_never_unpickled(tmp_path, content):
     run = run_in(tmp_path)
     finish(run)
     run.path(".npz").write_bytes(content)
-    with pytest.raises(UserError, match="relu\\+fr-seed3.npz is damaged"):
+    with pytest.raises(UserError, match="seed3.npz is damaged .*--force"):
+        run.arrays()
+    np.savez(run.path(".npz"), outputs=np.array([object()]))
+    with pytest.raises(UserError, match="seed3.npz is damaged"):
         run.arrays()
 
 
-def test_a_run_of_other_settings_is_neither_used_nor_overwritten(tmp_path):
-    finish(run_in(tmp_path))
-    others = (run_in(tmp_path, lr=0.2), Run(tmp_path, "1d", "function", "relu+fr", 3, {"lr": 0.1}, "bf16"))
-    for other in others:
-        with pytest.raises(UserError, match="--force"):
-            other.finished()
-    run_in(tmp_path).checkpoint(5, weights=torch.ones(2))
-    for other in others:
-        with pytest.raises(UserError, match="--force"):
-            other.restore(weights=torch.zeros(2))
-    Run(tmp_path, "1d", "function", "relu+fr", 3, {"lr": 0.1}, device="cuda").checkpoint(5, weights=torch.ones(2))
-    with pytest.raises(UserError, match="device cuda where cpu is asked for.*--force"):
-        run_in(tmp_path).restore(weights=torch.zeros(2))
+def test_arrays_of_another_shape_and_a_metric_that_is_not_there_are_errors(tmp_path):
+    run = run_in(tmp_path)
+    finish(run, loss=1.0)
+    assert run.arrays(outputs=(2, 3))["outputs"].shape == (2, 3)
+    for shapes in ({"outputs": (3, 2)}, {"psnr": (2, 3)}):
+        with pytest.raises(UserError, match="seed3.npz is damaged"):
+            run.arrays(**shapes)
+    with pytest.raises(UserError, match="its metrics have no psnr; --force"):
+        run.metric("psnr")
 
 
-def test_a_run_begun_again_is_not_finished_while_it_has_a_checkpoint(tmp_path):
+def test_a_run_of_other_data_is_neither_used_nor_overwritten(tmp_path, capsys):
+    finish(run_in(tmp_path, pixels="a"))
+    other = run_in(tmp_path, pixels="b")
+    said = "made with pixels a where b is asked for; give another --results folder, or train it again with --force"
+    for ask in (other.finished, other.record, lambda: other.metric("loss"), lambda: run_in(tmp_path).finished()):
+        with pytest.raises(UserError, match="made with pixels a where .*--force"):
+            ask()
+    args = import_module("1d_function_fitting").parse(list(map(str, folders(tmp_path))))
+    with pytest.raises(UserError, match=said):
+        sweep([Job(other, lambda: 1 / 0)], args=args, parallel=False)
+    args.force = True
+
+    def train():
+        finish(other, loss=2.0)
+        return "trained"
+
+    sweep([Job(other, train)], args=args, parallel=False)
+    assert other.metric("loss") == 2.0 and "trained" in capsys.readouterr().out
+    run_in(tmp_path, pixels="a").checkpoint(5, weights=torch.ones(2))
+    with pytest.raises(UserError, match=said):
+        other.restore(weights=torch.zeros(2))
+
+
+def test_other_pictures_cameras_or_names_of_a_scene_are_other_data():
+    scene = load_scene("toy", Path("nowhere"), 8)
+    expected = nerf_views.scene_config(scene)
+    for part in ("train", "test"):
+        views = getattr(scene, part)
+        others = [{name: getattr(views, name) + (np.arange(len(views.names)) == 1).reshape(
+            -1, *[1] * (getattr(views, name).ndim - 1)).astype(getattr(views, name).dtype)}
+            for name in ("images", "poses", "intrinsics")]
+        for other in [*others, {"names": ["another", *views.names[1:]]}]:
+            found = nerf_views.scene_config(replace(scene, **{part: replace(views, **other)}))
+            assert {key for key in expected["scene"] if found["scene"][key] != expected["scene"][key]} == {
+                "digest" if part == "train" else "test_digest"}
+
+
+def test_a_run_begun_again_or_without_its_arrays_is_not_finished(tmp_path):
     run = run_in(tmp_path)
     finish(run)
     run.checkpoint(5, weights=torch.ones(2))
     assert not run.finished() and run.missing() == run.path(".ckpt")
     finish(run)
     assert run.finished()
-
-
-def test_a_checkpoint_restores_network_optimizer_tensors_and_random_numbers(tmp_path):
-    def make():
-        model = torch.nn.Linear(3, 2)
-        return model, torch.optim.Adam(model.parameters(), lr=0.01, fused=True), torch.zeros(4)
-
-    def step(model, optimizer, kept):
-        optimizer.zero_grad()
-        loss = model(torch.rand(5, 3)).square().sum()
-        loss.backward()
-        optimizer.step()
-        kept.copy_(torch.cat([kept[1:], loss.detach()[None]]))
-
-    run = run_in(tmp_path)
-    model, optimizer, kept = make()
-    assert run.restore(model=model, optimizer=optimizer, kept=kept) == 0
-    for _ in range(3):
-        step(model, optimizer, kept)
-    run.checkpoint(3, model=model, optimizer=optimizer, kept=kept)
-    for _ in range(3):
-        step(model, optimizer, kept)
-
-    again, its_optimizer, its_kept = make()
-    assert run.restore(model=again, optimizer=its_optimizer, kept=its_kept) == 3
-    for _ in range(3):
-        step(again, its_optimizer, its_kept)
-    assert torch.equal(its_kept, kept) and torch.equal(again.weight, model.weight)
+    run.path(".npz").unlink()
+    assert not run.finished() and run.missing() == run.path(".npz")
 
 
 @pytest.mark.parametrize("content", [b"", b"junk", pickle.dumps({"step": 3}, protocol=2)])
 def test_a_damaged_checkpoint_is_an_error_that_names_it(tmp_path, content):
     run = run_in(tmp_path)
-    run.path(".ckpt").parent.mkdir(parents=True)
+    run.checkpoint(5, weights=torch.ones(2))
     run.path(".ckpt").write_bytes(content)
-    with pytest.raises(UserError, match="relu\\+fr-seed3.ckpt is damaged"):
-        run.restore()
+    with pytest.raises(UserError, match="seed3.ckpt is damaged; delete it"):
+        run.restore(weights=torch.zeros(2))
 
 
 def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path):
@@ -140,63 +172,112 @@ def test_a_checkpoint_with_code_in_it_is_not_run(tmp_path):
 
     run = run_in(tmp_path)
     run.path(".ckpt").parent.mkdir(parents=True)
-    torch.save({"config": run.config, "precision": "fp32", "step": Evil()}, run.path(".ckpt"))
+    torch.save({"config": run.config, "step": Evil()}, run.path(".ckpt"))
     with pytest.raises(UserError, match="damaged"):
         run.restore()
     assert not (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("damage, said", [
-    (lambda run: run.path(".json").write_text('{"metrics": {}}'), "is damaged"),
-    (finish, "its metrics have no psnr"),
-    (lambda run: run.path(".json").unlink(), "its metrics have no psnr")])
-def test_a_metric_that_is_not_there_is_an_error(damage, said, tmp_path):
-    run = run_in(tmp_path)
-    finish(run, psnr=20.0)
-    assert run.metric("psnr") == 20.0
-    damage(run)
-    with pytest.raises(UserError, match=said):
-        run.metric("psnr")
+HOLDER = """
+import sys
+from pathlib import Path
+from harness.records import Run
+with Run(Path(sys.argv[1]), "1d", "function", "relu", 0, {}).locked():
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
 
 
-def test_arrays_of_another_shape_are_an_error(tmp_path):
-    run = run_in(tmp_path)
-    finish(run)
-    assert run.arrays(outputs=(2, 3))["outputs"].shape == (2, 3)
-    for shapes in ({"outputs": (3, 2)}, {"psnr": (2, 3)}):
-        with pytest.raises(UserError, match="relu\\+fr-seed3.npz is damaged"):
-            run.arrays(**shapes)
+def test_two_processes_do_not_train_one_run(tmp_path, capsys):
+    """The second is refused and damages nothing; what the first has finished is not trained again."""
+    run = Run(tmp_path, "1d", "function", "relu", 0, {})
+    args = import_module("1d_function_fitting").parse(list(map(str, folders(tmp_path))))
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], cwd=ROOT, text=True, stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        run.checkpoint(5, weights=torch.ones(2))
+        args.force = True
+        with pytest.raises(UserError, match="relu seed 0: another process trains it now; wait"):
+            sweep([Job(run, lambda: 1 / 0)], args=args, parallel=False)
+        assert run.restore(weights=torch.zeros(2)) == 5
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    args.force = False
+
+    def train():
+        with pytest.raises(UserError, match="another process"), run.locked():
+            pass
+        finish(run)
+        return "trained"
+
+    sweep([Job(run, train)], args=args, parallel=False)  # a killed process holds no lock
+    assert "trained" in capsys.readouterr().out and not run.path(".lock").exists()
+    with pytest.MonkeyPatch.context() as patch:  # another process finishes it between the look and the lock
+        patch.setattr(Run, "finished", lambda _, seen=[False, True]: seen.pop(0))
+        sweep([Job(run, lambda: 1 / 0)], args=args, parallel=False)
+    assert "another process has finished it" in capsys.readouterr().out
 
 
-def test_the_runs_of_the_options_are_of_each_case_the_seeds_and_of_each_seed_the_modes(tmp_path):
-    args = argparse.Namespace(device="cpu", precision="bf16", results=tmp_path, seeds=[4, 1], command="python a.py")
-    configs = {case: {mode: {"lr": lr} for mode, lr in (("sin", 0.1), ("relu", 0.2))} for case in ("b", "a")}
-    runs = planned_runs(args, "2d", configs)
-    assert [(run.case, run.seed, run.mode) for run in runs] == [
-        (case, seed, mode) for case in ("b", "a") for seed in (4, 1) for mode in ("sin", "relu")]
-    assert all(run.config == configs[run.case][run.mode] for run in runs)
-    assert runs[0] == Run(tmp_path, "2d", "b", "sin", 4, {"lr": 0.1}, "bf16", "cpu", "python a.py")
-    for wrong, said in (({"device": "tpu"}, "tpu"), ({"precision": "tf32"}, "tf32")):
-        with pytest.raises(UserError, match=said):
-            planned_runs(argparse.Namespace(**{**vars(args), **wrong}), "2d", configs)
-
-
-def test_a_recorded_run_has_the_settings_of_its_record(tmp_path):
-    name = (tmp_path, "1d", "function", "relu+fr", 3)
-    run = Run(*name, {"lr": 0.1}, "bf16")
-    with pytest.raises(UserError, match="train first .*relu\\+fr-seed3.json is missing"):
-        recorded_run(*name, "train first")
-    finish(run, loss=0.5)
-    found = recorded_run(*name, "train first")
-    assert (found.config, found.precision, found.metric("loss")) == ({"lr": 0.1}, "bf16", 0.5)
-    run.path(".npz").unlink()
-    with pytest.raises(UserError, match="npz is missing"):
-        recorded_run(*name, "train first")
-    run.checkpoint(5, weights=torch.ones(2))
-    with pytest.raises(UserError, match="ckpt is not finished"):
-        recorded_run(*name, "train first")
+def test_a_copy_within_another_repository_has_no_commit(tmp_path, monkeypatch):
+    (tmp_path / "copy" / "harness").mkdir(parents=True)
+    for words in ("init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m a"):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    monkeypatch.setattr("harness.records.__file__", str(tmp_path / "copy" / "harness" / "records.py"))
+    assert environment("cpu", "fp32")["commit"] == "unknown"
+    monkeypatch.setattr("harness.records.__file__", str(tmp_path / "harness" / "records.py"))
+    assert len(environment("cpu", "fp32")["commit"]) == 12
+    monkeypatch.setenv("PATH", os.devnull)  # no git
+    assert environment("cpu", "fp32")["commit"] == "unknown"
 
 
 def test_other_data_have_another_digest():
     one = np.arange(6, dtype=np.uint8)
     assert digest(one) == digest(one.copy()) != digest(one[::-1]) and digest(one, one) != digest(one)
+
+
+PUBLISHED = sorted((ROOT / "records").rglob("*.json"))
+SCRIPTS = {"1d": "1d_function_fitting", "2d": "2d_image_fitting", "3d": "3D_occupance", "dvgo": "dvgo",
+           "ngp": "InstantNGP"}
+DATA = {"1d": (), "2d": ("shape", "pixels"), "3d": ("shape", "voxels"), "dvgo": ("scene",), "ngp": ("scene",)}
+
+
+def test_every_published_record_lies_where_its_fields_say_and_none_is_there_twice():
+    records = [read_record(path) for path in PUBLISHED]
+    assert len(records) > 500
+    for path, record in zip(PUBLISHED, records):
+        identity = (record[key] for key in ("experiment", "case", "mode", "seed", "config", "options", "own"))
+        assert tuple(record) == KEYS and Run(ROOT / "records", *identity).path(".json") == path
+    outcomes = {json.dumps([record[key] for key in ("experiment", "case", "mode", "seed", "config")] + [
+        record["own"].get("control"), record["environment"]["precision"], record["environment"]["device"] == "cpu"],
+        sort_keys=True) for record in records}
+    assert len(outcomes) == len(records)
+
+
+@pytest.mark.parametrize("experiment", SCRIPTS)
+def test_the_scripts_give_every_published_record_its_path_and_settings(experiment, monkeypatch):
+    script, toy = import_module(SCRIPTS[experiment]), load_scene("toy", Path("nowhere"), 8)
+    monkeypatch.setattr("harness.records.choose_device", torch.device)
+    monkeypatch.setattr(script, "load_volume", lambda source, *_: (source, ball(4, 10)), raising=False)
+    monkeypatch.setattr(script, "shorten", lambda volume, *_: volume, raising=False)
+    monkeypatch.setattr(nerf_views, "scene_config", lambda _: {"scene": None})
+    records = [record for record in map(read_record, PUBLISHED) if record["experiment"] == experiment
+               and "control" not in record["own"]]  # that of a study
+    assert records
+    for record in records:
+        options, case = dict(record["options"]), record["case"]
+        argv = [f"--{size}"] if (size := options.pop("size", None)) else []
+        argv += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        coarse = record["mode"] == "coarse"
+        mode = ",".join(["relu" if coarse else record["mode"], *(f"{k}={v}" for k, v in record["own"].items())])
+        argv += ["--modes", mode, "--seeds", str(record["seed"]), "--results", str(ROOT / "records")]
+        argv += ["--device", "cpu"] * ("device" not in options)
+        argv += {"3d": ["--shape", case], "dvgo": ["--scene", case], "ngp": ["--scene", case]}.get(experiment, [])
+        args = script.parse(argv)
+        data = {"1d": [], "2d": [{case: np.zeros((2, 3, 3))}], "dvgo": [replace(toy, name=case)],
+                "ngp": [replace(toy, name=case)]}
+        run, = script.plan(args, *(data[experiment] if experiment != "3d" else [script.load_volumes(args)]))
+        run = script.coarse_run(run) if coarse else run
+        assert all(getattr(run, key) == record[key] for key in ("experiment", "case", "mode", "seed", "options", "own"))
+        assert {**run.config, **{key: record["config"][key] for key in DATA[experiment]}} == record["config"], argv

@@ -1,42 +1,61 @@
-"""The blocks of a training, the order of an epoch, and captured steps."""
+"""The steps of a training and what a checkpoint brings back, batches, parameter groups, and how long it takes."""
 
 import argparse
-import contextlib
+import signal
+import subprocess
+import sys
+import time
 
+import numpy as np
 import pytest
 import torch
+from conftest import ROOT, assert_same_run, beside, folders, record, stem
+from torch.optim import lr_scheduler
 
-from experiment.device import Stopwatch
-from experiment.errors import UserError
-from experiment.records import Run
-from experiment.training import CUDAGraphStep, prepare, random_order
-from experiment.training import blocks as training_blocks
-from models import build_inr
+from data.errors import UserError
+from harness import training
+from harness.device import Stopwatch
+from harness.records import Run
+from models import MODES, FourierReparamLinear, build_inr
 
 CPU = torch.device("cpu")
+SCHEDULERS = {  # those of the scripts
+    "2d": lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [20], gamma=0.1),
+    "3d": lambda optimizer: lr_scheduler.ExponentialLR(optimizer, 0.9),
+    "ngp": lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step)),
+}
 
 
 class Training:
-    """A training whose loss is the number of the step, and which counts its steps in what a checkpoint keeps."""
+    """A small training with all that a checkpoint has to keep: weights, Adam, a rate that falls, random numbers."""
 
-    def __init__(self, path, steps, checkpoint_every=1000):
-        self.run = Run(path, "1d", "function", "relu", 0, {"steps": steps})
+    def __init__(self, path, steps=50, checkpoint_every=1000, scheduler="3d"):
+        torch.manual_seed(3)
+        self.run = Run(path, "1d", "function", "relu", 3, {"steps": steps})
         self.args = argparse.Namespace(checkpoint_every=checkpoint_every)
-        self.losses, self.clock = torch.zeros(steps), Stopwatch(CPU)
-        self.state, self.blocks, self.shown = {"count": torch.zeros(())}, [], []
+        self.model = torch.nn.Linear(3, 1)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=0.1, fused=True)
+        self.scheduler = SCHEDULERS[scheduler](self.optimizer)
+        self.batches = training.Batches(64, 10, 3, CPU)
+        self.x, self.losses, self.clock = torch.linspace(-1, 1, 192).reshape(64, 3), torch.zeros(steps), Stopwatch(CPU)
+        self.state = {"model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler}
+        self.steps, self.shown, self.rates = [], [], []
 
-    def go_on(self, stop_every=None, stopped_at=None, loss=float):
+    def go_on(self, stopped_at=None, change=lambda step, loss: loss):
         """Train to the end, or until the step `stopped_at` is done."""
-        for block in training_blocks(self.run, self.args, self.clock, self.losses, self.state,
-                                     lambda mean: self.shown.append(mean) or f"loss {mean}",
-                                     [stop_every] if stop_every else []):
-            self.blocks.append(block)
-            with self.clock:
-                for step in block:
-                    self.losses[step] = loss(step)
-                    self.state["count"] += 1
-                    if step == stopped_at:
-                        return
+        for step in training.steps(self.run, self.args, self.losses, self.clock, self.state,
+                                   lambda mean: self.shown.append(mean) or f"loss {mean}"):
+            self.steps.append(step)
+            self.rates.append(self.optimizer.param_groups[0]["lr"])
+            self.optimizer.zero_grad()
+            loss = (self.model(self.x[self.batches[step]]) - torch.rand(1)).square().mean()
+            loss.backward()
+            self.optimizer.step()
+            self.scheduler.step()
+            self.losses[step] = change(step, loss.detach())
+            if step == stopped_at:
+                break
+        return self
 
     def saved(self):
         """The content of the checkpoint that there is; None without one."""
@@ -44,147 +63,169 @@ class Training:
         return torch.load(path, weights_only=True) if path.exists() else None
 
 
-@pytest.mark.parametrize("steps, checkpoint_every, stop_every", [
-    (1, 1000, None), (7, 3, None), (100, 1000, None), (3000, 1000, 250), (2999, 70, 33), (64, 5, 7), (50, 1000, 400)])
-def test_blocks_have_every_step_once_and_cross_no_multiple(steps, checkpoint_every, stop_every, tmp_path):
-    training = Training(tmp_path, steps, checkpoint_every)
-    training.go_on(stop_every)
-    assert [step for block in training.blocks for step in block] == list(range(steps))
-    for every in filter(None, (checkpoint_every, stop_every)):
-        assert all(block.start // every == (block.stop - 1) // every for block in training.blocks)
-    # Often enough for the eye, and as long as a captured graph where nothing else ends them.
-    longest = max(CUDAGraphStep.TOGETHER, min(100, steps // 100))
-    assert max(map(len, training.blocks)) == min(longest, steps, checkpoint_every, stop_every or steps)
-    assert training.shown == pytest.approx([(block.start + block.stop - 1) / 2 for block in training.blocks])
+@pytest.mark.parametrize("steps, checkpoint_every", [(1, 1000), (7, 3), (64, 5), (100, 1000), (250, 70)])
+def test_every_step_comes_once_and_checkpoints_lie_between(steps, checkpoint_every, tmp_path):
+    run = Training(tmp_path, steps, checkpoint_every).go_on()
+    assert run.steps == list(range(steps)) and run.losses.count_nonzero() == steps
+    stops = sorted({*range(20, steps, 20), *range(checkpoint_every, steps, checkpoint_every), steps})
+    parts = zip([0, *stops], stops)
+    assert run.shown == pytest.approx([run.losses[start:stop].mean().item() for start, stop in parts])
     checkpoints = range(checkpoint_every, steps, checkpoint_every)  # none after the last step
-    assert (training.saved() or {}).get("step") == (checkpoints[-1] if checkpoints else None)
+    assert (run.saved() or {}).get("step") == (checkpoints[-1] if checkpoints else None)
 
 
-def test_a_stopped_training_goes_on_from_its_checkpoint(tmp_path):
-    stopped = Training(tmp_path, 100, 30)
-    stopped.go_on(stopped_at=75)
-    saved = stopped.saved()
-    assert saved["step"] == 60 and saved["state"]["count"] == 60 and stopped.state["count"] == 76
-    again = Training(tmp_path, 100, 30)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
+def test_a_stopped_training_goes_on_to_the_same_bits(scheduler, tmp_path):
+    whole = Training(tmp_path / "whole", scheduler=scheduler).go_on()
+    Training(tmp_path, checkpoint_every=15, scheduler=scheduler).go_on(stopped_at=38)
+    again = Training(tmp_path, checkpoint_every=15, scheduler=scheduler)
+    saved = again.saved()
+    torch.rand(7)  # the random numbers too are those of the checkpoint
     again.go_on()
-    assert again.blocks == [range(60, 80), range(80, 90), range(90, 100)]
-    assert torch.equal(again.losses, torch.arange(100.0)) and again.state["count"] == 100
+    assert saved["step"] == 30 and again.steps == list(range(30, 50)) and again.rates == whole.rates[30:]
+    assert again.losses.equal(whole.losses) and again.model.weight.equal(whole.model.weight)
+    assert len(set(whole.rates)) > 1 and again.scheduler.state_dict() == whole.scheduler.state_dict()
     assert again.clock.seconds > saved["state"]["clock"]["seconds"] > 0
 
 
 def test_what_replaces_a_part_of_the_state_is_what_a_checkpoint_keeps(tmp_path):
-    training = Training(tmp_path, 60, 20)
+    run = Training(tmp_path, 60, 20)
 
-    def loss(step):
+    def replace(step, loss):
         if step == 30:
-            training.state["count"] = torch.zeros(())
-        return float(step)
+            run.state["model"] = torch.full((1,), 7.0)
+        return loss
 
-    training.go_on(loss=loss)
-    assert training.saved()["step"] == 40 and training.saved()["state"]["count"] == 10
+    assert run.go_on(change=replace).saved()["state"]["model"] == 7
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_kept(value, tmp_path):
-    training = Training(tmp_path, 100, 20)
+    run = Training(tmp_path, 100, 20)
     with pytest.raises(UserError, match=f"diverged, the loss is {value} at step 40; a smaller --lr"):
-        training.go_on(loss=lambda step: value if step == 31 else 0.0)
-    assert training.blocks[-1] == range(20, 40) and training.saved()["step"] == 20
+        run.go_on(change=lambda step, loss: value if step == 31 else loss)
+    assert run.steps == list(range(40)) and run.saved()["step"] == 20
 
 
-def test_an_epoch_goes_through_every_sample_once_in_an_order_of_its_own():
-    orders = [random_order(1000, seed, epoch, CPU) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
-    assert all(order.sort().values.equal(torch.arange(1000)) for order in orders)
-    assert not orders[0].equal(orders[1]) and not orders[0].equal(orders[2])
-    assert orders[0].equal(random_order(1000, 0, 0, CPU))
+def test_only_what_is_training_counts_as_its_time(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    run = Training(tmp_path, 50, 20)
+
+    def change(step, loss):
+        now[0] += 1
+        with run.clock.paused():
+            now[0] += 100
+        return loss
+
+    monkeypatch.setattr(Run, "checkpoint", lambda *_, **__: now.__setitem__(0, now[0] + 1000))
+    assert run.go_on(change=change).clock.seconds == 50
+    with pytest.raises(KeyError), run.clock, run.clock.paused():
+        raise KeyError("an error in a pause")
+    assert run.clock.seconds == 50
 
 
-def test_a_seed_has_its_random_numbers_and_one_thread_is_one():
-    args, threads = argparse.Namespace(device="cpu", precision="bf16"), torch.get_num_threads()
+@pytest.mark.parametrize("drop_last, per_epoch, sizes", [(True, 6, [16] * 6), (False, 7, [16] * 6 + [4])])
+def test_an_epoch_draws_every_index_once_in_an_order_of_its_own(drop_last, per_epoch, sizes):
+    batches = training.Batches(100, 16, 0, CPU, drop_last)
+    epochs = [[batches[epoch * per_epoch + place] for place in range(per_epoch)] for epoch in range(3)]
+    assert batches.per_epoch == per_epoch and all([len(batch) for batch in epoch] == sizes for epoch in epochs)
+    drawn = [torch.cat(epoch) for epoch in epochs]
+    assert all(len(order.unique()) == sum(sizes) and order.max() < 100 for order in drawn)
+    assert not drawn[0].equal(drawn[1]) and not drawn[1].equal(drawn[2])
+    resumed = training.Batches(100, 16, 0, CPU, drop_last)
+    assert resumed[per_epoch + 2].equal(epochs[1][2]) and resumed[2].equal(epochs[0][2])
+    assert not training.Batches(100, 16, 1, CPU, drop_last)[0].equal(epochs[0][0])
+    few = training.Batches(5, 16, 0, CPU, drop_last)  # fewer than a batch: all of them
+    assert few.per_epoch == 1 and few[3].sort().values.tolist() == list(range(5))
+
+
+def test_a_seed_has_its_random_numbers_and_precision_its_context():
     found = []
     for seed in (3, 4, 3):
-        device, autocast = prepare(args, seed, one_thread=False)
+        device, autocast = training.prepare(argparse.Namespace(device="cpu", precision="bf16"), seed)
         found.append(torch.rand(5))
         with autocast:
             assert device == CPU and (torch.ones(1, 1) @ torch.ones(1, 1)).dtype == torch.bfloat16
     assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
-    assert torch.get_num_threads() == threads
-    prepare(args, 0, one_thread=True)
-    assert torch.get_num_threads() == 1
-    torch.set_num_threads(threads)
 
 
-def test_the_steps_asked_for_are_taken():
-    taken = []
-    advance = CUDAGraphStep(lambda: taken.append(1), CPU)
-    advance(7)
-    advance(0)
-    advance(25)
-    assert len(taken) == 32
+@pytest.mark.parametrize("mode", ["relu", "sin+fr"])
+def test_the_hidden_layers_weights_have_a_rate_of_their_own(mode):
+    fr = {"low_freq_num": 2, "high_freq_num": 2, "phase_num": 2, "alpha": 0.1} if "+fr" in mode else {}
+    sine = {"first_omega": 30.0, "hidden_omega": 30.0} if "sin" in mode else {}
+    model = build_inr(mode, in_features=2, out_features=1, hidden_features=8, hidden_layers=2, **fr, **sine)
+    group, = training.parameter_groups(model, 0.1)
+    assert len(group["params"]) == len(list(model.parameters())) and group["lr"] == 0.1
+    whole = torch.nn.Sequential(torch.nn.Linear(8, 8), model)
+    for groups, of in ((training.parameter_groups(model, 0.1, 0.5), model),
+                       (training.parameter_groups(whole, 0.1, 0.5, network=model), whole)):
+        assert [group["lr"] for group in groups] == [0.1, 0.05]
+        hidden = [name for name, parameter in model.named_parameters()
+                  if any(parameter is other for other in groups[1]["params"])]
+        assert len(hidden) == len(groups[1]["params"]) == 2
+        assert all(name.endswith("coefficients" if fr else "weight") for name in hidden)
+        assert sum(len(group["params"]) for group in groups) == len(list(of.parameters()))
 
 
-def test_after_a_failed_capture_nothing_is_captured_again(monkeypatch):
-    class NoStream:
-        def wait_stream(self, other):
-            pass
-
-    @contextlib.contextmanager
-    def capture(graph, pool=None):
-        captured.append(graph)
-        yield
-
-    captured, taken = [], []
-    monkeypatch.setattr(torch.cuda, "Stream", lambda device: NoStream())
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: NoStream())
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
-    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
-    monkeypatch.setattr(torch.cuda, "graph", capture)
-    monkeypatch.setattr(CUDAGraphStep, "capture_failed", False)
-
-    def step():
-        taken.append(1)
-        if captured and not CUDAGraphStep.capture_failed:
-            raise RuntimeError("operation not permitted when stream is capturing")
-
-    with pytest.raises(RuntimeError, match="not permitted"):
-        CUDAGraphStep(step, torch.device("cuda"))(CUDAGraphStep.WARM_UP + 1)
-    assert len(captured) == 1 and CUDAGraphStep.capture_failed
-    taken.clear()
-    CUDAGraphStep(step, torch.device("cuda"))(30)
-    assert len(captured) == 1 and len(taken) == 30
+def test_a_long_training_on_a_cpu_is_announced(tmp_path, capsys):
+    args = argparse.Namespace(size="", force=False)
+    network = {"hidden_features": 256, "hidden_layers": 3}
+    run = Run(tmp_path, "2d", "a", "relu", 0, {"network": network})
+    training.say_how_long([run, run], args, lambda config: 10**11)
+    assert "training on the CPU takes about " in (line := capsys.readouterr().out) and "; --quick takes" in line
+    training.say_how_long([run], argparse.Namespace(size="quick", force=False), lambda config: 10**11)
+    training.say_how_long([run], args, lambda config: 1000)
+    training.say_how_long([Run(tmp_path, "2d", "a", "relu", 0, {}, device="cuda")], args, lambda config: 10**11)
+    run.finish(metrics={}, arrays={"a": np.zeros(1)}, seconds=1, steps=1)
+    training.say_how_long([run], args, lambda config: 10**11)
+    assert not capsys.readouterr().out
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("mode", ["relu+fr", "sin+fr"])
-def test_captured_steps_are_the_eager_steps(mode):
-    device = torch.device("cuda")
+@pytest.mark.parametrize("mode", MODES)
+def test_w_composed_once_for_all_chunks_gives_the_same_gradients(mode, monkeypatch):
+    torch.manual_seed(0)
+    model = build_inr(mode, in_features=2, out_features=3, hidden_features=16, hidden_layers=2, low_freq_num=4,
+                      high_freq_num=4, phase_num=3, alpha=0.1).double()
+    x = torch.rand(50, 2, dtype=torch.float64)
+    model(x).square().sum().backward()
+    whole = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    composed, compose = [], FourierReparamLinear.weight.fget
+    with monkeypatch.context() as patch, training.composed_once(model):
+        patch.setattr(FourierReparamLinear, "weight", property(lambda layer: composed.append(1) or compose(layer)))
+        for part in x.split(20):
+            model(part).square().sum().backward()
+    assert not composed
+    for parameter, gradient in zip(model.parameters(), whole):
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-12, atol=1e-12)
+    with pytest.raises(KeyError), training.composed_once(model):
+        raise KeyError("an error in a step")
+    model(x)  # as before: W follows Λ again
+    assert not any("forward" in vars(layer) for layer in model)
+    with training.composed_once(model), torch.no_grad():
+        model(x)  # no gradient, nothing to pass on
 
-    def losses(repeat):
-        torch.manual_seed(0)
-        model = build_inr(mode, in_features=1, out_features=1, hidden_features=64, hidden_layers=2, low_freq_num=16,
-                          high_freq_num=16, phase_num=8, alpha=0.05, first_omega=5, hidden_omega=5).to(device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True, capturable=True)
-        x = torch.linspace(-1, 1, 100, device=device)[:, None]
-        kept, row = torch.zeros(100, device=device), torch.zeros(1, dtype=torch.long, device=device)
 
-        def step():
-            optimizer.zero_grad()
-            loss = (model(x) - x.sin()).square().mean()
-            loss.backward()
-            optimizer.step()
-            kept.index_copy_(0, row, loss.detach()[None])
-            row.add_(1)
-
-        repeat(step)
-        return kept.cpu()
-
-    def eager(step):
-        for _ in range(100):
-            step()
-
-    def captured(step):
-        advance = CUDAGraphStep(step, device)
-        for count in (1, 30, 45, 24):
-            advance(count)
-
-    assert torch.equal(losses(eager), losses(captured))
+@pytest.mark.slow
+def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path, call, drawn):
+    words = ["--modes", "sin+fr", "--steps", "60", "--checkpoint-every"]
+    run = stem(tmp_path, "1d", "function", "sin+fr", "steps=60")
+    command = [sys.executable, "1d_function_fitting.py", *folders(tmp_path), *words, 1]
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not beside(run, ".ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in said
+    assert said.strip().splitlines()[-1] == ("stopped: the same command (without --force) goes on from the last "
+                                             "checkpoint, if there is one")
+    assert {file.suffix for file in run.parent.iterdir()} == {".ckpt"}
+    step = torch.load(beside(run, ".ckpt"), weights_only=True)["step"]
+    done = call("1d_function_fitting.py", *folders(tmp_path), *words, 1000)
+    assert done.returncode == 0 and f"going on after step {step} of 60" in done.stdout
+    assert call("1d_function_fitting.py", *folders(tmp_path / "whole"), *words, 1000).returncode == 0
+    assert_same_run(run, stem(tmp_path / "whole", "1d", "function", "sin+fr", "steps=60"))
+    assert record(tmp_path, "1d", "function", "sin+fr", "steps=60")["time"]["train_seconds"] > 0

@@ -30,6 +30,10 @@ INTRINSICS = {  # what the file gives, what each frame gives, and fx, fy, cx, cy
     "another width": ({"w": 28, "fl_x": 2 * FOCAL, "cx": 13, "cy": 11}, {}, (FOCAL, FOCAL, 6.5, 5.5)),
     "another size, rounded": ({**BLENDER, "w": 57, "h": 42, "cx": 28.5, "cy": 21}, {}, (FOCAL, FOCAL, 7, 5)),
     "another size and the angle": ({**BLENDER, "w": 1400, "h": 1000}, {}, (FOCAL, FOCAL, 7, 5)),
+    "an angle that contradicts fl_y": ({**BLENDER, "fl_x": FOCAL, "fl_y": 15, "camera_angle_y": 1.2}, {},
+                                       (FOCAL, 15, 7, 5)),
+    "as text": ({"fl_x": "30", "fl_y": "40.5", "w": "14", "h": "10", "k1": "0", "k2": "0.0", "p1": "", "cx": " 6"}, {},
+                (30, 40.5, 6, 5)),
     "of the frame": (BLENDER, {"fl_x": 30, "cx": 6, "camera_angle_x": 2 * math.atan(7 / 30)}, (30, 30, 6, 5)),
     "of the frame alone": ({}, {"fl_x": 30, "fl_y": 40}, (30, 40, 7, 5)),
     "angle of the frame": (BLENDER, {"camera_angle_x": 1.0}, (7 / math.tan(0.5), 7 / math.tan(0.5), 7, 5)),
@@ -72,7 +76,6 @@ CONTRADICTIONS = {  # as INTRINSICS, and what the error says
     "rolling shutter": ({**BLENDER, "rolling_shutter": [0, 0, 0.1]}, {}, "rolling_shutter"),
     "masks": (BLENDER, {"mask_path": "masks/0.png"}, "mask_path"),
     "focal length and angle": ({**BLENDER, "fl_x": 2 * FOCAL}, {}, "fl_x .*camera_angle_x .*contradict"),
-    "vertical": ({**BLENDER, "fl_y": 20, "camera_angle_y": 0.7}, {}, "fl_y .*camera_angle_y .*contradict"),
     "of a frame's own": (BLENDER, {"fl_x": 30, "camera_angle_x": 0.6}, "fl_x .*camera_angle_x .*contradict"),
     "shape": ({**BLENDER, "w": 20, "h": 20}, {}, "20 × 20, the picture 14 × 10"),
     "turned": ({**BLENDER, "w": 10, "h": 14}, {}, "10 × 14, the picture 14 × 10"),
@@ -82,7 +85,9 @@ CONTRADICTIONS = {  # as INTRINSICS, and what the error says
     "no focal length": ({"cx": 7}, {}, "no focal length: camera_angle_x"),
     "zero": ({"fl_x": 0}, {}, "fl_x .*not 0$"),
     "negative": ({"fl_x": -30}, {}, "fl_x .*not -30$"),
-    "text": ({"fl_x": "30"}, {}, "fl_x .*not '30'$"),
+    "text": ({"fl_x": "wide"}, {}, "fl_x .*not 'wide'$"),
+    "distortion as text": ({**BLENDER, "k1": "-0.3"}, {}, "k1 '-0.3' .*undistort them first"),
+    "transparent white": ({**BLENDER, "white_transparent": True}, {}, "white_transparent True"),
     "yes": ({"fl_x": True}, {}, "fl_x .*not True$"),
     "nothing": ({**BLENDER, "fl_x": None}, {}, "fl_x .*not None$"),
     "huge": ({"fl_x": 10**400}, {}, "fl_x .*not 1000"),
@@ -127,6 +132,7 @@ def sheared(pose):
 
 
 DAMAGE = {  # what is done to transforms_train.json, and what the error has to say beside its name
+    "times": (lambda c: [f.update(time=i / 2) for i, f in enumerate(c["frames"])], "3 times; a scene that moves"),
     "no angle": (lambda c: c.pop("camera_angle_x"), "camera_angle_x"),
     "twice": (lambda c: c["frames"][1].update(file_path="train\\r_0"), "train/r_0.png more than once"),
     "drive": (lambda c: c["frames"][1].update(file_path="C:\\train\\r_1"), "frame 1: .*leaves"),
@@ -164,6 +170,19 @@ def test_damaged_transforms_are_named(folder, change, said):
         load_scene(str(folder), folder)
     assert str(folder / "transforms_train.json") in str(error.value) or said == "not there"
     assert "\n" not in str(error.value) and len(str(error.value)) < len(str(folder)) + 350
+
+
+def test_one_time_is_a_still_scene(folder):
+    edit(folder, lambda c: [f.update(time=0.5) for f in c["frames"]])
+    assert len(load_scene(str(folder), folder).train.names) == 3
+
+
+@pytest.mark.parametrize("name, said", [("transforms.json", "one transforms.json: divide them"), ("sparse", "COLMAP"),
+                                        ("poses_bounds.npy", "LLFF"), ("pose", "NSVF")])
+def test_the_layouts_of_others_are_named(tmp_path, name, said):
+    (tmp_path / name).write_text("")
+    with pytest.raises(UserError, match=f"transforms_train.json is not there .*{said}"):
+        load_scene(str(tmp_path), tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\xfd", b"[1, 2]", b"[" * 100_000, None])

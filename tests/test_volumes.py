@@ -20,15 +20,17 @@ BLOB[4, 3, 4] = 0
 def test_the_box_is_kept_whole(tmp_path):
     np.save(tmp_path / "blob.npy", BLOB)
     scipy.io.savemat(tmp_path / "blob.mat", {"other": np.ones(3), "hypercube": BLOB})
-    for name in ("blob.npy", "blob.mat"):
+    scipy.io.savemat(tmp_path / "packed.mat", {"blob": BLOB.astype(float)}, do_compression=True)
+    for name in ("blob.npy", "blob.mat", "packed.mat"):
         case, volume = load_volume(str(tmp_path / name), tmp_path)
-        assert case == "blob" and volume.dtype == bool and np.array_equal(volume, BLOB[2:7, 1:5, 3:6] > 0)
+        assert case == name[:-4] and volume.dtype == bool and np.array_equal(volume, BLOB[2:7, 1:5, 3:6] > 0)
 
 
-@pytest.mark.parametrize("values", [BLOB / 255, BLOB.astype(np.float32) / 300, (BLOB > 0), (BLOB > 0).astype(np.int64)])
-def test_any_scale_of_values(values, tmp_path):
+@pytest.mark.parametrize("values", [BLOB / 255, BLOB.astype(np.float32) / 300, BLOB > 0, (BLOB > 0).astype(np.int64),
+                                    np.asfortranarray(BLOB), 7.5 * (BLOB > 0)])
+def test_one_value_beside_0_is_full(values, tmp_path):
     np.save(tmp_path / "blob.npy", values)
-    assert load_volume(str(tmp_path / "blob.npy"), tmp_path)[1].sum() == (BLOB > 0).sum()
+    assert np.array_equal(load_volume(str(tmp_path / "blob.npy"), tmp_path)[1], BLOB[2:7, 1:5, 3:6] > 0)
 
 
 def test_an_archive_is_read_without_being_extracted(tmp_path, monkeypatch):
@@ -77,30 +79,39 @@ def test_shortening_takes_the_nearest_voxel_and_crops():
         shorten(volume, 0.3, "a")
 
 
-def test_the_only_volume_of_a_mat_file_beside_anything_else(tmp_path):
+def test_the_only_volume_of_a_mat_file_beside_anything_else(tmp_path, recwarn):
     others = {"name": "blob", "spacing": 0.5, "table": np.ones((3, 4)), "about": {"voxels": BLOB},
               "texts": np.full((2, 2, 2), "a"), "cells": np.full((2, 2, 2), 1, object)}
     scipy.io.savemat(tmp_path / "a.mat", {**others, "voxels": BLOB, "mask": BLOB[0]})
     assert np.array_equal(load_volume(str(tmp_path / "a.mat"), tmp_path)[1], BLOB[2:7, 1:5, 3:6] > 0)
+    assert not recwarn.list
 
 
-def test_fractions_are_full_from_half_of_the_largest(tmp_path):
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_fractions_are_full_from_one_half(order, tmp_path):
     values = np.random.default_rng(0).random((4, 5, 6))
-    values[0, 0, 0] = 0
-    values[3, 4, 5] = 1
-    for scale in (1, 0.3, 255):
-        np.save(tmp_path / "chances.npy", scale * values)
-        found = load_volume(str(tmp_path / "chances.npy"), tmp_path)[1]
-        assert np.array_equal(found, values >= 0.5)
+    values[0, 0, 0], values[3, 4, 5], values[0, 4, 5] = 0, 1, 0.5
+    np.save(tmp_path / "chances.npy", np.array(values, order=order))
+    assert np.array_equal(load_volume(str(tmp_path / "chances.npy"), tmp_path)[1], values >= 0.5)
+    np.save(tmp_path / "chances.npy", 0.4 * values)
+    with pytest.raises(UserError, match="empty: no voxel is full"):
+        load_volume(str(tmp_path / "chances.npy"), tmp_path)
 
 
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int64, np.float32, np.float64])
-@pytest.mark.parametrize("labels, said", [((0, 1, 3), "1, 3;"), ((1, 3), "1, 3;"), ((0, 1, 2), "1, 2;"),
-                                          (range(200), "1, 2, 3, 4, …;")])
-def test_labels_are_refused(dtype, labels, said, tmp_path):
-    np.save(tmp_path / "labels.npy", np.resize(np.array(labels, dtype), (6, 6, 6)))
-    with pytest.raises(UserError, match=rf"labels.npy has more than one whole value beside 0: {said}"):
-        load_volume(str(tmp_path / "labels.npy"), tmp_path)
+PLACES = np.stack(np.meshgrid(*[np.linspace(-1, 1, 12)] * 3, indexing="ij"))
+DENSITY = np.exp(6 - 20 * (PLACES**2).sum(axis=0))  # as of a radiance field
+DISTANCE = np.abs(np.linalg.norm(PLACES, axis=0) - 0.6) * 2
+
+
+@pytest.mark.parametrize("values, said", [
+    *[(np.resize(np.array(labels, kind), (6, 6, 6)), said) for kind in (np.uint8, np.int64, np.float32)
+      for labels, said in (((0, 1, 3), "1 and 3"), ((1, 3), "1 and 3"), (range(200), "and 199"))],
+    (DENSITY, "and 245"), (DENSITY.astype(np.float16), "density or a distance"), (DISTANCE, "density or a distance"),
+    (np.where(BLOB > 0, 1.02, 0.1), "density or a distance")])
+def test_labels_densities_and_distances_are_refused(values, said, tmp_path):
+    np.save(tmp_path / "values.npy", values)
+    with pytest.raises(UserError, match=f"values.npy has more than one value beside 0, .*{said}"):
+        load_volume(str(tmp_path / "values.npy"), tmp_path)
 
 
 def test_a_volume_in_one_line():
@@ -112,28 +123,29 @@ def test_a_volume_in_one_line():
 def broken(path):
     """Files that are no volume, by what the message must say."""
     cases = {"three dimensions": BLOB[0], "empty": np.zeros((4, 4, 4)), "nothing to learn": np.ones((4, 4, 4)),
-             "not finite": np.where(BLOB > 0, np.nan, 1.0),
-             "negative": -1.0 * BLOB, "between 1 and": np.zeros((0, 4, 4)),
-             "at least 2": BLOB[4:5], "of shape": np.full((3, 3, 3), "text")}
+             "or not finite": np.where(BLOB > 0, np.nan, 1.0),
+             "negative or": -1.0 * BLOB, "between 1 and": np.zeros((0, 4, 4)),
+             "2 a side": BLOB[4:5], "of type": np.full((3, 3, 3), "text")}
     for number, (said, array) in enumerate(cases.items()):
         np.save(path / f"{number}.npy", array)
         yield path / f"{number}.npy", said
     np.save(path / "objects.npy", np.array([[[{}]]], dtype=object), allow_pickle=True)
-    yield path / "objects.npy", "objects"
+    yield path / "objects.npy", "Python objects"
     cells = np.empty((2, 2, 2), dtype=object)
     cells[:] = 1
     scipy.io.savemat(path / "cells.mat", {"hypercube": cells})
-    yield path / "cells.mat", "numbers"
+    yield path / "cells.mat", "0 arrays"
     scipy.io.savemat(path / "two.mat", {"a": BLOB, "b": BLOB})
-    yield path / "two.mat", "hypercube; it has a (9 × 8 × 7), b (9 × 8 × 7)"
+    yield path / "two.mat", "2 arrays"
     scipy.io.savemat(path / "none.mat", {"a": BLOB[0], "name": "blob"})
-    yield path / "none.mat", "three dimensions of numbers, or one of the name hypercube; it has a (8 × 7), name (1)"
+    yield path / "none.mat", "0 arrays of three dimensions of numbers, and must have one"
     hdf5 = b"\x89HDF\r\n\x1a\n".ljust(200, b"\0")
     head = b"MATLAB 7.3 MAT-file".ljust(124) + b"\0\2IM".ljust(388, b"\0")
     for name, content in {"matlab.mat": head + hdf5, "h5py.mat": hdf5}.items():
         (path / name).write_bytes(content)
         yield path / name, "version 7.3"
     for name, content in {"junk.mat": b"junk" * 50, "junk.npy": b"junk", "junk.ply": b"junk", "empty.stl": b"",
+                          "scene.glb": b"glTF", "scan.nii": b"",
                           "points.ply": b"ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\n"
                                         b"property float z\nend_header\n0 0 0\n", "text.txt": b"hello"}.items():
         (path / name).write_bytes(content)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import record_function
 
-from models.encodings import SphericalHarmonics
 from models.checks import as_count
+from models.encodings import SphericalHarmonics
 from models.nerf.color_mlp import color_mlp
 from models.nerf.hash_grid import HashGrid
 from models.nerf.occupancy_grid import OccupancyGrid
