@@ -7,16 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiment import cli
-from experiment.device import choose_device
+from harness import cli
+from harness.device import choose_device
 
 # The arguments of each on a CPU, and on a GPU.
 ARGUMENTS = {"ntk_1d": ("", ""),
-             "step_1d": ("--rounds 5 --block 20", ""),
-             "step_2d": ("--side 48 --rounds 3", ""),
-             "step_3d": ("--side 24 --chunk 4096 --rounds 2", ""),
-             "radiance_parts": ("--points 20000 --voxels 64", ""),
-             "radiance_fields": ("", "--full")}
+             "step": ("--rounds 3 --block 10", "--full"),
+             "radiance_fields": ("--small --rounds 3", "")}
 
 
 def main() -> None:

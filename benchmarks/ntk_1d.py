@@ -12,8 +12,8 @@ import torch
 
 from benchmarks.common import device_name, paper_network
 from data.signals import square_like_wave
-from experiment import cli
-from experiment.device import choose_device
+from harness import cli
+from harness.device import choose_device
 from models import build_inr, empirical_ntk
 
 
