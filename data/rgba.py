@@ -5,7 +5,7 @@ import os
 import re
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -104,8 +104,7 @@ def read_picture(image: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
         pixels = np.array((image.convert("LA") if image.mode == "La" else image).convert("RGBA"))
     else:
         raise UserError(f"{path} has pixels of the kind {image.mode}; save it as gray or RGB of 8 bits")
-    profile = image.info.get("icc_profile")
-    if profile:
+    if profile := image.info.get("icc_profile"):
         pixels = in_srgb(pixels, profile, path)
     pixels = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))
     return pixels, before != TURNS[1]
@@ -116,12 +115,14 @@ def check_tiff(image: TiffImagePlugin.TiffImageFile, path: Path) -> None:
     def tag(number: int, default: int) -> list[int]:
         return np.atleast_1d(image.tag_v2.get(number, default)).tolist()
 
-    if tag(254, 0)[0] & 5:
-        raise UserError(f"{path} begins with a thumbnail or a mask, as a camera's raw file does; save it as PNG")
-    bits, signs = tag(258, 1), tag(339, 1)
-    if set(signs) != {1} or max(bits) > 8 and (bits, tag(262, 1)) != ([16], [1]):
-        raise UserError(f"{path} has {len(bits)} samples of {max(bits)} bits a pixel; of a TIFF whole numbers of 8 "
-                        "bits are read, and gray of 16 with black at 0; save it so")
+    bits, planes = tag(258, 1), len(tag(258, 1)) if tag(284, 1) == [2] else 1
+    if tag(254, 0)[0] & 5 or {*tag(339, 1)} != {1} or max(bits) > 8 and (bits, tag(262, 1)) != ([16], [1]):
+        raise UserError(f"{path} has {len(bits)} samples of {max(bits)} bits a pixel, or first a thumbnail; of a TIFF "
+                        "whole numbers of 8 bits are read, and gray of 16 with black at 0; save it so")
+    tiles: Any = image.tile  # of what is compressed libtiff sees to it that all are there
+    area = sum((box[2] - box[0]) * (box[3] - box[1]) for codec, box, *_ in tiles if codec == "raw")
+    if area not in (0, image.width * image.height * planes):
+        raise ValueError("it is cut off")
 
 
 def in_srgb(pixels: np.ndarray, profile: bytes, path: Path) -> np.ndarray:

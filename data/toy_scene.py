@@ -3,8 +3,7 @@
 A round slab carries a box and three balls, all opaque, finely textured and glossy: the highlights move with the camera,
 so that no field without view dependence can fit them. One directional light casts hard shadows. Everything lies within
 1.33 of the origin. The cameras stand as those of NeRF's Blender scenes do. Points and directions have shape (3, rays)
-here, directions have length 1.
-"""
+here, directions have length 1."""
 
 import math
 from dataclasses import dataclass

@@ -2,8 +2,8 @@
 
     python tests/damage.py --seconds 3600 --seed 1    says how many files were tried, and ends with status 1 on a fault
 
-They are read in a process that may take 10 seconds a file, and 2 GB. A fault is any other end than that the file is
-read, or a UserError of one line.
+They are read in a process that may take 10 seconds of computing a file, and 2 GB. A fault is any other end than that
+the file is read, or a UserError of one line.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import random
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -141,6 +142,7 @@ def worker(seed: int, start: int, folder: Path, results: Connection) -> None:
         (folder / "transforms_test.json").write_bytes(files["transforms_train.json"])
         (folder / name).write_bytes(damaged(files[name], rng))
         results.send(name)
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # which ends the process
         try:
             read(folder / name)
             fault = ""
@@ -170,7 +172,7 @@ def try_files(seed: int, seconds: float, keep: Path | None = None) -> tuple[int,
             try:
                 while time.monotonic() < end and not fault:
                     name = ours.recv()
-                    fault = ours.recv() if ours.poll(SECONDS) else f"nothing for {SECONDS} seconds"
+                    fault = ours.recv() if ours.poll(10 * SECONDS) else "it waits for something"
                     index += 1
             except EOFError:
                 child.join()

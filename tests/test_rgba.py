@@ -292,6 +292,10 @@ REFUSED = {
     "truncated tiff": (lambda path: truncated(path, lambda p: tifffile.imwrite(p, NOISE, photometric="rgb")),
                        "cannot be read"),
     "truncated deep tiff": (lambda path: truncated(path, lambda p: tifffile.imwrite(p, DEEP_GRAY)), "cannot be read"),
+    "tiles that are not there": (lambda path: (tifffile.imwrite(path, RGB, photometric="rgb", tile=(16, 16)),
+                                               path.write_bytes(path.read_bytes().replace(
+                                                   struct.pack("<HHII", 256, 4, 1, 17),
+                                                   struct.pack("<HHII", 256, 4, 1, 170)))), "cut off"),
     "thumbnail": (lambda path: tifffile.imwrite(path, RGB, photometric="rgb", subfiletype=1), "thumbnail"),
     "animated png": (lambda path: Image.fromarray(RGB).save(path, "PNG", save_all=True,
                                                             append_images=[Image.fromarray(255 - RGB)]), "2 frames"),
