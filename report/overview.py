@@ -6,11 +6,14 @@ Draws from the records and arrays below results/ that the commands of reproduce.
 figures/overview.png.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import SubFigure
 
 from data.errors import UserError
 from data.images import load_image
@@ -73,7 +76,7 @@ def draw_errors(axis: Axes, results: Path) -> None:
 def draw(results: Path, data: Path, path: Path) -> None:
     """Curves on the left, and a column an experiment and backbone: the truth, the baseline, FR."""
     figure = figures.Figure(figsize=(13, 8.2))
-    curves, grid = figure.subfigures(1, 2, width_ratios=[1, 3])
+    curves, grid = cast(Sequence[SubFigure], figure.subfigures(1, 2, width_ratios=[1, 3]))
     draw_errors(curves.subplots(), results)
     for axes, (folder, *names) in zip(grid.subplots(3, len(COLUMNS)).T, COLUMNS):
         runs = [finished(results, folder, name) for name in names]

@@ -187,7 +187,7 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
     jobs = [Job(run, partial(getattr(script, "train_fine", None) or script.train, run, *data_of(run, data), ours))
             for run in runs]
     coarse = {run.seed: script.coarse_run(run) for run in runs if experiment.script == "dvgo"}
-    sweep([[Job(run, partial(script.train_coarse, run, *data, ours)) for run in coarse.values()], jobs], ours,
+    sweep([Job(run, partial(script.train_coarse, run, *data, ours)) for run in coarse.values()], jobs, args=ours,
           parallel=True)
 
 
