@@ -3,7 +3,6 @@ Radiance Fields Reconstruction", CVPR 2022): densities and features on dense vox
 """
 
 import math
-from functools import partial
 from typing import cast
 
 import torch
@@ -19,7 +18,6 @@ from models.nerf.rays import (
     points_along,
     uniform_samples,
 )
-from models.nerf.selection import BoundedSelection, ExactSelection, select
 from models.nerf.volume_rendering import (
     Rendering,
     composite,
@@ -67,7 +65,6 @@ class DVGOField(nn.Module):
     Attributes:
         density, features: VoxelGrids of 1 channel and of 3 or 12.
         mask: a MaskGrid that tells where there may be something. It only ever loses nodes.
-        bounds: of the numbers of samples, while a GPU trains.
         act_shift: b.
     """
 
@@ -82,7 +79,6 @@ class DVGOField(nn.Module):
         self.density = VoxelGrid(1, shape, lower, upper)
         self.features = VoxelGrid(3 if mode is None else 12, shape, lower, upper)
         self.mask = MaskGrid(torch.ones(shape, dtype=torch.bool, device=lower.device), lower, upper)
-        self.bounds = BoundedSelection()
         self.color: nn.Sequential | None = None
         if mode is not None:
             self.direction_encoding = PositionalEncoding(3, 4, base=1.0)
@@ -106,8 +102,7 @@ class DVGOField(nn.Module):
         return -self.log_transmittance(self.density.values[0].detach(), 1.0).expm1()
 
     @record_function("sampling")
-    def samples(self, origins: Tensor, directions: Tensor,
-                selection: ExactSelection) -> tuple[Tensor, Tensor, Tensor]:
+    def samples(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Samples half a voxel apart along rays (R, 3), where the mask has something.
 
         Returns:
@@ -115,29 +110,23 @@ class DVGOField(nn.Module):
             long.
         """
         t_min, t_max = box_intersection(origins, directions, self.density.lower, self.density.upper, self.near)
-        t, ray_index, _ = uniform_samples(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1),
-                                          selection.along_rays)
+        t, ray_index, _ = uniform_samples(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1))
         where = in_box(points_along(origins, directions, t, ray_index), self.density.lower, self.density.upper)
-        kept = selection.nonzero((where.abs() <= 1).all(-1) & self.mask.at(where))
+        kept = ((where.abs() <= 1).all(-1) & self.mask.at(where)).nonzero().squeeze(1)
         return where.index_select(0, kept), t.index_select(0, kept), ray_index.index_select(0, kept)
 
     def forward(self, origins: Tensor, directions: Tensor) -> Rendering:
         """What rays (R, 3) see; `directions` advance by 1 in depth, see `pixel_rays`."""
-        return select(self.bounds, partial(self.render, origins, directions), origins)
-
-    def render(self, origins: Tensor, directions: Tensor, selection: ExactSelection) -> Rendering:
-        """The same with the given way to choose samples."""
         rays = len(origins)
-        where, t, ray_index = self.samples(origins, directions, selection)
+        where, t, ray_index = self.samples(origins, directions)
         with torch.no_grad():  # a first pass over all samples; the graph is built over those that count
             raw = self.density.interpolate(where)[:, 0]
-            kept = selection.nonzero(contributing(self.log_transmittance(raw, STEP), ray_index, rays, STOP,
-                                                  self.threshold))
+            kept = contributing(self.log_transmittance(raw, STEP), ray_index, rays, STOP,
+                                self.threshold).nonzero().squeeze(1)
         where, t, ray_index = (values.index_select(0, kept) for values in (where, t, ray_index))
         raw = self.density.interpolate(where)[:, 0] if torch.is_grad_enabled() else raw.index_select(0, kept)
-        weights, final_transmittance = render_weights(selection.visible(self.log_transmittance(raw, STEP)), ray_index,
-                                                      rays)
-        kept = selection.nonzero(weights.detach() > self.threshold)
+        weights, final_transmittance = render_weights(self.log_transmittance(raw, STEP), ray_index, rays)
+        kept = (weights.detach() > self.threshold).nonzero().squeeze(1)
         where, t, ray_index, weights = (values.index_select(0, kept) for values in (where, t, ray_index, weights))
 
         features = self.features.interpolate(where)
@@ -234,7 +223,7 @@ def pixels_in_sight(field: DVGOField, dataset: RayDataset) -> Tensor:
     seen = []
     for pixels in torch.arange(dataset.pixels, device=dataset.poses.device).split(2**16):
         origins, directions, _ = dataset.rays(pixels)
-        _, _, ray_index = field.samples(origins, directions, ExactSelection())
+        _, _, ray_index = field.samples(origins, directions)
         seen.append(pixels[torch.zeros_like(pixels, dtype=torch.bool).index_fill(0, ray_index, True)])
     return torch.cat(seen)
 

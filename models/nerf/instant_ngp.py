@@ -4,7 +4,6 @@ Müller, Evans, Schied and Keller, "Instant Neural Graphics Primitives", SIGGRAP
 the marching of the ngp_pl implementation; Shi, Zhou and Gu, CVPR 2024, section 5, for the Fourier reparameterization.
 """
 
-from functools import partial
 from typing import cast
 
 import torch
@@ -17,8 +16,7 @@ from models.fourier_reparam import as_count
 from models.nerf.color_mlp import color_mlp
 from models.nerf.hash_grid import HashGrid
 from models.nerf.occupancy_grid import OccupancyGrid
-from models.nerf.rays import box_intersection, points_along
-from models.nerf.selection import BoundedSelection, ExactSelection, select
+from models.nerf.rays import box_intersection, points_along, ragged_indices
 from models.nerf.volume_rendering import (
     Rendering,
     composite,
@@ -75,7 +73,6 @@ class InstantNGPField(nn.Module):
     Attributes:
         encoding, density_mlp, direction_encoding, color, occupancy: the parts, in the order of their use; `color` maps
             (S, 32) harmonics and features to (S, 3).
-        bounds: of the numbers of samples, while a GPU trains.
 
     Raises:
         ValueError: an unknown mode, a size, count or α out of range, or one of the basis missing.
@@ -94,7 +91,6 @@ class InstantNGPField(nn.Module):
         self.color = color_mlp(mode, self.direction_encoding.out_features + DENSITY_FEATURES, hidden_features, **basis)
         nn.init.xavier_uniform_(cast(nn.Linear, self.color[-2]).weight)
         self.occupancy = OccupancyGrid(resolution, half_extent, steps)
-        self.bounds = BoundedSelection()
 
     @record_function("grids")
     def density(self, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,7 +109,7 @@ class InstantNGPField(nn.Module):
 
     @torch.no_grad()
     @record_function("sampling")
-    def march(self, origins: Tensor, directions: Tensor, offsets: Tensor | None, selection: ExactSelection,
+    def march(self, origins: Tensor, directions: Tensor, offsets: Tensor | None,
               near: float = 0.01) -> tuple[Tensor, Tensor]:
         """The samples at t_0 + k step, k = 0, 1, …, that lie in occupied cells; t_0 is where a ray enters the cube.
 
@@ -134,10 +130,10 @@ class InstantNGPField(nn.Module):
         # Only the samples between where the ray enters the box of the occupied cells and where it leaves it.
         first = ((inner_start - start) / step).floor().clamp(min=0)
         past = ((inner_end - start) / step).ceil()
-        ray_index, index = selection.along_rays((past - first).clamp(min=0).long())
+        ray_index, index = ragged_indices((past - first).clamp(min=0).long())
         t = start.index_select(0, ray_index).add(index + first.index_select(0, ray_index), alpha=step)
 
-        occupied = selection.nonzero(self.occupancy(points_along(origins, directions, t, ray_index)))
+        occupied = self.occupancy(points_along(origins, directions, t, ray_index)).nonzero().squeeze(1)
         return t.index_select(0, occupied), ray_index.index_select(0, occupied)
 
     def forward(self, origins: Tensor, directions: Tensor, jitter: bool = False) -> Rendering:
@@ -150,26 +146,21 @@ class InstantNGPField(nn.Module):
         Returns:
             Colors and the rest, see `Rendering`, of the samples with more than 10⁻⁴ transmittance in front of them.
         """
-        offsets = torch.rand_like(origins[:, 0]) if jitter else None
-        return select(self.bounds, partial(self.render, origins, directions, offsets), origins)
-
-    def render(self, origins: Tensor, directions: Tensor, offsets: Tensor | None,
-               selection: ExactSelection) -> Rendering:
-        """The same with the given offsets, as for `march`, and the given way to choose samples."""
         rays = len(origins)
-        t, ray_index = self.march(origins, directions, offsets, selection)
+        offsets = torch.rand_like(origins[:, 0]) if jitter else None
+        t, ray_index = self.march(origins, directions, offsets)
         points = points_along(origins, directions, t, ray_index)
         with torch.no_grad():
             sigma, features = self.density(points)
             # Whatever the opacity, as the gradient of `truncated_exp` does not vanish with it.
-            seen = selection.nonzero(contributing(sigma * -self.occupancy.step, ray_index, rays, STOP))
+            seen = contributing(sigma * -self.occupancy.step, ray_index, rays, STOP).nonzero().squeeze(1)
         t, ray_index = t.index_select(0, seen), ray_index.index_select(0, seen)
         if torch.is_grad_enabled():
             sigma, features = self.density(points.index_select(0, seen))
         else:
             sigma, features = sigma.index_select(0, seen), features.index_select(0, seen)
 
-        weights, final_transmittance = render_weights(selection.visible(sigma * -self.occupancy.step), ray_index, rays)
+        weights, final_transmittance = render_weights(sigma * -self.occupancy.step, ray_index, rays)
         with record_function("color"):
             harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
             color = self.color(torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)
