@@ -15,7 +15,6 @@ import InstantNGP
 from data.scenes import load_scene, near_far
 from experiment import training
 from models import fold
-from models.nerf import masked_adam
 from models.nerf.dvgo import coarse_field, fine_field, pixels_in_sight
 from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import render_image
@@ -124,14 +123,6 @@ def test_both_stages_of_dvgo(scene):
                                            contextlib.nullcontext()).isfinite()
             assert not field.features.values.equal(before)
     assert_renders(field, scene.test)
-
-
-@pytest.mark.parametrize("with_size", [False, True])
-def test_the_places_of_what_is_not_zero(monkeypatch, with_size):
-    monkeypatch.setattr(masked_adam, "takes_size", lambda device: with_size)
-    numbers = [torch.randn(500) * (torch.rand(500) < share) for share in (0.1, 0.0, 1.0)]
-    for places, expected in zip(masked_adam.places_of_nonzero([values.to(DEVICE) for values in numbers]), numbers):
-        assert places.tolist() == expected.nonzero().squeeze(1).tolist()
 
 
 def instant_ngp(scene):
