@@ -36,7 +36,7 @@ from harness.results import print_results
 from harness.sweep import Job, in_ranks, sweep
 from models import fold
 from models.nerf.color_mlp import COLOR_MODES
-from models.nerf.dvgo import FILLED, SEEN_BY, DVGOField, coarse_field, fine_field, objective, pixels_in_sight
+from models.nerf.dvgo import MIN_OPACITY, MIN_VIEWS, DVGOField, coarse_field, fine_field, objective, pixels_in_sight
 from models.nerf.masked_adam import MaskedAdam
 from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import render_image
@@ -109,7 +109,7 @@ def training_step(field: DVGOField, optimizer: MaskedAdam, scheduler: Exponentia
     loss.backward()
     for grid, weight in ((field.density, config.get("tv_density")), (field.features, config.get("tv_features"))):
         if weight:  # not for Blender's scenes; 128 and 6 neighbors are the released code's unit
-            add_total_variation_(grid.values, weight / len(pixels) * max(grid.values.shape[1:]) / 128 / 6)
+            add_total_variation_(grid.values, weight / len(pixels) * max(grid.shape) / 128 / 6)
     optimizer.step()
     scheduler.step()
     return error.detach()
@@ -118,7 +118,7 @@ def training_step(field: DVGOField, optimizer: MaskedAdam, scheduler: Exponentia
 def make_optimizer(field: DVGOField, config: dict, factors: Tensor | None) -> tuple[MaskedAdam, ExponentialLR]:
     """Adam that leaves alone the voxels that a step did not touch; in the coarse stage with a factor for each."""
     density, features = field.density.values, field.features.values
-    groups: list[dict] = ([{"params": [density, features], "skip_zero_grad": True}] if factors is None else
+    groups: list[dict] = ([{"params": [density, features]}] if factors is None else
                           [{"params": [density], "lr_factor": factors}, {"params": [features]}])
     if field.color is not None:
         groups += training.parameter_groups(field.color, config["lr"], config["hidden_lr"])
@@ -149,7 +149,7 @@ def train_coarse(run: Run, scene: Scene, args: argparse.Namespace) -> str:
 
     opacity = field.node_opacity().cpu().numpy()
     recent = losses[-min(100, max(1, len(losses) // 20)):].mean().item()
-    run.finish(metrics={"training_psnr": float(metrics.psnr(recent)), "filled": float((opacity > FILLED).mean())},
+    run.finish(metrics={"training_psnr": float(metrics.psnr(recent)), "filled": float((opacity > MIN_OPACITY).mean())},
                arrays={"mse": losses.cpu().numpy(), "opacity": opacity, "lower": field.density.lower.cpu().numpy(),
                        "upper": field.density.upper.cpu().numpy()}, seconds=clock.seconds, steps=len(losses))
     return f"{metrics.psnr(recent):.2f} dB on training rays in {clock.seconds:.1f} s{peak_memory(device)}"
@@ -161,7 +161,7 @@ def train_fine(run: Run, scene: Scene, args: argparse.Namespace) -> str:
     device, autocast = training.prepare(args, run.seed)
     dataset = RayDataset.from_views(scene.train, nerf_views.bg_color(config), device)
     found = coarse_run(run).arrays()
-    if not (found["opacity"] > FILLED).any():
+    if not (found["opacity"] > MIN_OPACITY).any():
         raise UserError("the coarse field is empty, so that there is nothing to refine; "
                         "are the cameras right, and the --background?")
     opacity, lower, upper = (torch.from_numpy(found[name]).to(device) for name in ("opacity", "lower", "upper"))
@@ -248,8 +248,8 @@ def main() -> None:
     args = parse()
     scene = nerf_views.load(args, {**PAPER, **nerf_views.size_settings(args, MEDIUM, QUICK)})
     print(describe(scene))
-    if (views := len(scene.train.images)) < SEEN_BY:
-        raise UserError(f"{scene.name} has {views} training views; DVGO needs {SEEN_BY} or more, as it takes for empty "
+    if (views := len(scene.train.images)) < MIN_VIEWS:
+        raise UserError(f"{scene.name} has {views} training views; DVGO needs {MIN_VIEWS} or more, as it takes for empty "
                         "what fewer see")
     runs = plan(args, scene)
     if args.render_only:

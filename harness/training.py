@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.errors import UserError
+from harness.allocator import keep_freed_memory
 from harness.device import Stopwatch, choose_device, set_precision
 from harness.records import Run
 from harness.sweep import progress
@@ -25,6 +26,8 @@ def prepare(args: argparse.Namespace, seed: int) -> tuple[torch.device, contextl
     autocast = set_precision(args.precision, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    else:
+        keep_freed_memory()
     torch.manual_seed(seed)
     return device, autocast
 

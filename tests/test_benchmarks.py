@@ -8,9 +8,12 @@ import torch
 from conftest import ROOT
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import common
+from benchmarks import common, radiance_fields
 from benchmarks.__main__ import ARGUMENTS
 from models import FourierReparamLinear, build_inr
+from models.nerf.hash_grid import HashGrid
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("experiment, script", [("1d", "1d_function_fitting"), ("2d", "2d_image_fitting"),
@@ -43,9 +46,42 @@ def test_full_products_are_the_same_network():
     assert counter.get_total_flops() == 2 * 2 * 16 * (8 * 4) * 16  # layers, operations, rows, M, columns
 
 
+def test_the_plain_encoding_is_the_same_function():
+    grid = HashGrid(levels=4, log2_size=10, coarsest=4, finest=32)
+    assert 0 < grid.dense_levels < grid.levels
+    x, above, found = torch.rand(50, 3), torch.rand(50, grid.out_features), []
+    for kind in (HashGrid, radiance_fields.PlainHashGrid):
+        grid.__class__, grid.table.grad = kind, None
+        encoded = grid(x)
+        encoded.backward(above)
+        found.append((encoded.detach(), grid.table.grad))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("fine", [False, True])
+def test_the_plain_dvgo_does_the_same_steps(fine):
+    torch.manual_seed(0)
+    field = radiance_fields.make_dvgo(16**3, fine, CPU)
+    other = radiance_fields.PlainDVGOField(field)
+    losses = [[advance(1) for _ in range(4)] for advance in (radiance_fields.dvgo_steps(one, fine, 40)
+                                                             for one in (field, other))]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(set(losses[0])) == 4
+    torch.testing.assert_close(field.features.values.permute(3, 0, 1, 2), other.features, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_every_benchmark_can_be_imported(name):
     assert callable(import_module(f"benchmarks.{name}").main)
+
+
+def test_the_radiance_fields_are_timed(monkeypatch, capsys):
+    size = {"rays": 20, "coarse": 8**3, "fine": 8**3, "levels": 2, "log2_size": 8, "finest": 32, "resolution": 8,
+            "steps": 32}
+    monkeypatch.setattr(radiance_fields, "SMALL", size)
+    monkeypatch.setattr("sys.argv", "radiance_fields --small --rounds 1 --no-keep --device cpu".split())
+    radiance_fields.main()
+    output = capsys.readouterr().out
+    assert all(f"\n{name} " in output for name in ("DVGO coarse", "DVGO fine", "Instant-NGP"))
 
 
 def test_one_of_them_runs(monkeypatch, capsys):

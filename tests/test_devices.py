@@ -15,7 +15,6 @@ import dvgo
 import InstantNGP
 from data.scenes import load_scene
 from harness import nerf_views, training
-from models.nerf import masked_adam
 
 CPU = torch.device("cpu")
 
@@ -107,14 +106,6 @@ def test_both_stages_of_dvgo(scene, tmp_path):
     dvgo.train_fine(run, scene, args)
     arrays = run.arrays(images=(*scene.test.images.shape[:3], 3))
     assert np.isfinite(arrays["mse"]).all() and arrays["mse"].all() and arrays["images"].any()
-
-
-def test_the_places_of_what_is_not_zero(monkeypatch):
-    numbers = [torch.randn(500) * (torch.rand(500) < share) for share in (0.1, 0.0, 1.0)]
-    for with_size in (False, True):
-        monkeypatch.setattr(masked_adam, "takes_size", lambda device, answer=with_size: answer)
-        for places, values in zip(masked_adam.places_of_nonzero([values.to(DEVICE) for values in numbers]), numbers):
-            assert places.tolist() == values.nonzero().squeeze(1).tolist()
 
 
 @pytest.fixture

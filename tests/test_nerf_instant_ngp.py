@@ -8,7 +8,6 @@ import torch
 
 from models import FourierReparamLinear, fold
 from models.nerf.instant_ngp import InstantNGPField, truncated_exp
-from models.nerf.selection import ExactSelection
 
 SIZES = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "hidden_features": 16}
 FR = {"low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
@@ -67,7 +66,7 @@ def test_marching_is_testing_every_lattice_point(jitter, half_extent):
     field = small_field(half_extent=half_extent).double()
     origins, directions = some_rays(60, torch.float64, half_extent)
     offsets = torch.rand(60, dtype=torch.float64) if jitter else None
-    t, ray_index = field.march(origins, directions, offsets, ExactSelection(), near=0.3)
+    t, ray_index = field.march(origins, directions, offsets, near=0.3)
     expected = marched_by_definition(field, origins, directions, offsets.tolist() if jitter else [0.0] * 60, near=0.3)
     assert ray_index.tolist() == [ray for _, ray in expected] and len(expected) > 300
     assert torch.allclose(t, torch.tensor([t for t, _ in expected], dtype=torch.float64), atol=1e-12)
@@ -81,10 +80,10 @@ def test_clipping_to_the_occupied_cells_moves_no_sample(monkeypatch):
     whole = tuple(torch.full((3,), h) for h in (-0.5, 0.5))
     assert not torch.equal(field.occupancy.bounds()[0], whole[0])
     for offsets in (None, torch.rand(400)):
-        clipped = field.march(origins, directions, offsets, ExactSelection())
+        clipped = field.march(origins, directions, offsets)
         with monkeypatch.context() as patch:
             patch.setattr(field.occupancy, "bounds", lambda: whole)
-            for got, expected in zip(clipped, field.march(origins, directions, offsets, ExactSelection())):
+            for got, expected in zip(clipped, field.march(origins, directions, offsets)):
                 assert torch.equal(got, expected) and len(got) > 1000
 
 
@@ -109,16 +108,16 @@ def test_a_constant_density_has_the_transparency_of_beer_and_lambert():
 
 def test_the_cube_is_encoded_from_corner_to_corner():
     field, points = small_field(half_extent=1.3), 2.6 * torch.rand(50, 3) - 1.3
-    sigma, features = field.density(points)
+    sigma, features, _ = field.density(points)
     assert torch.allclose(features, field.density_mlp(field.encoding((points + 1.3) / 2.6)), atol=1e-4)
     assert torch.allclose(sigma, features[:, 0].exp()) and features.shape == (50, 16)
 
 
 def rendered_by_definition(field, origins, directions):
     """Colors, depths, remaining transmittance and the number of samples that count, all samples with a graph."""
-    t, ray_index = field.march(origins, directions, None, ExactSelection())
+    t, ray_index = field.march(origins, directions, None)
     points = origins[ray_index] + t[:, None] * directions[ray_index]
-    sigma, features = field.density(points)
+    sigma, features, _ = field.density(points)
     unit = directions / directions.norm(dim=1, keepdim=True)
     sample_color = field.color(torch.cat([field.direction_encoding(unit[ray_index]), features], dim=1))
     opacity = 1 - (-sigma * field.occupancy.step).exp()
@@ -164,7 +163,7 @@ def test_samples_that_do_not_count_are_evaluated_once_and_without_a_graph_all_ar
     origins, directions = some_rays(40)
     field.encoding.register_forward_hook(lambda *call: counts.append((len(call[2]), call[2].requires_grad)))
     kept = len(field(origins, directions).weights)
-    marched = len(field.march(origins, directions, None, ExactSelection())[0])
+    marched = len(field.march(origins, directions, None)[0])
     assert counts == [(marched, False), (kept, True)] and kept < marched / 2
     with torch.no_grad():
         field(origins, directions)
@@ -205,7 +204,7 @@ def test_occupancy_follows_the_density():
     field.update_occupancy(everywhere=True)
     assert 0.05 < field.occupancy.occupied.float().mean() < 0.95
     points = torch.rand(5000, 3) - 0.5
-    sigma, _ = field.density(points)
+    sigma, *_ = field.density(points)
     assert sigma[field.occupancy(points)].mean() > 2 * sigma[~field.occupancy(points)].mean()
     before = field.occupancy.density.clone()
     field.update_occupancy(everywhere=False)
@@ -291,7 +290,7 @@ def test_the_same_on_a_gpu():
     on_gpu = copy.deepcopy(field).cuda()
     renderings = field(origins, directions), on_gpu(origins.cuda(), directions.cuda())
     for got, expected in zip(renderings[1], renderings[0]):
-        assert torch.allclose(got[:len(expected)].cpu(), expected, atol=1e-9)  # behind it there is filling
+        assert torch.allclose(got.cpu(), expected, atol=1e-9)
     for rendering in renderings:
         rendering.color.square().sum().backward()
     for got, expected in zip(on_gpu.parameters(), field.parameters()):

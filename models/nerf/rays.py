@@ -4,8 +4,6 @@ A batch of R rays takes S samples in all, a different number for each. They lie 
 back, beside `ray_index`, the ray that each sample belongs to.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -98,20 +96,16 @@ def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
     return ray_index, torch.arange(len(ray_index), device=counts.device) - starts.index_select(0, ray_index)
 
 
-def uniform_samples(t_min: Tensor, t_max: Tensor, step: Tensor,
-                    number: Callable[[Tensor], tuple[Tensor, Tensor]] = ragged_indices,
-                    ) -> tuple[Tensor, Tensor, Tensor]:
+def uniform_samples(t_min: Tensor, t_max: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Evenly spaced samples t_min + k step < t_max for k = 0, 1, …, of each ray.
 
     Args:
         t_min, t_max, step: (R,), in units of the rays' directions. Where t_max ≤ t_min there are no samples.
-        number: `ragged_indices`, or a function in its place.
 
     Returns:
         t, (S,); ray_index and step_index k, (S,) long each.
     """
-    counts = ((t_max - t_min) / step).ceil().clamp(min=0).long()
-    ray_index, step_index = number(counts)
+    ray_index, step_index = ragged_indices(((t_max - t_min) / step).ceil().clamp(min=0).long())
     return t_min.index_select(0, ray_index) + step_index * step.index_select(0, ray_index), ray_index, step_index
 
 
