@@ -249,8 +249,8 @@ def main() -> None:
     scene = nerf_views.load(args, {**PAPER, **nerf_views.size_settings(args, MEDIUM, QUICK)})
     print(describe(scene))
     if (views := len(scene.train.images)) < MIN_VIEWS:
-        raise UserError(f"{scene.name} has {views} training views; DVGO needs {MIN_VIEWS} or more, as it takes for empty "
-                        "what fewer see")
+        raise UserError(f"{scene.name} has {views} training views; DVGO needs {MIN_VIEWS} or more, as it takes for "
+                        "empty what fewer see")
     runs = plan(args, scene)
     if args.render_only:
         nerf_views.render_only(runs, lambda run: render_again(run, scene, args))
