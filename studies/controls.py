@@ -125,7 +125,7 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
             if step_size.key_of(of_control) in left:
                 jobs.append(Job(of_control, partial(script.train, of_control, *step_size.data_of(run, data), ours,
                                                     build=control.build)))
-    sweep([jobs], ours, parallel=True)
+    sweep(jobs, args=ours, parallel=True)
 
 
 def row(experiment: Experiment, backbone: str, step: float, where: str, args: argparse.Namespace) -> list[str]:

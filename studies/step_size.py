@@ -187,7 +187,7 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
     jobs = [Job(run, partial(getattr(script, "train_fine", None) or script.train, run, *data_of(run, data), ours))
             for run in runs]
     coarse = {run.seed: script.coarse_run(run) for run in runs if experiment.script == "dvgo"}
-    sweep([[Job(run, partial(script.train_coarse, run, *data, ours)) for run in coarse.values()], jobs], ours,
+    sweep([Job(run, partial(script.train_coarse, run, *data, ours)) for run in coarse.values()], jobs, args=ours,
           parallel=True)
 
 
@@ -211,7 +211,7 @@ def measured(experiment: Experiment, args: argparse.Namespace) -> list[Pair]:
     """The pairs of an experiment, as far as there are records of all seeds."""
     found, pairs = records(experiment, args), []
     for backbone in experiment.backbones:
-        values, config = {}, {}
+        values, config = {}, dict[str, Any]()
         for step in steps(experiment, backbone):
             for with_fr, network in at_step(experiment, backbone, step).items():
                 of_seeds = [found[of_seed] for seed in args.seeds or experiment.seeds
