@@ -211,7 +211,7 @@ def measured(experiment: Experiment, args: argparse.Namespace) -> list[Pair]:
     """The pairs of an experiment, as far as there are records of all seeds."""
     found, pairs = records(experiment, args), []
     for backbone in experiment.backbones:
-        values, config = {}, {}
+        values, config = {}, dict[str, Any]()
         for step in steps(experiment, backbone):
             for with_fr, network in at_step(experiment, backbone, step).items():
                 of_seeds = [found[of_seed] for seed in args.seeds or experiment.seeds
