@@ -227,8 +227,9 @@ def read_views(folder: Path, split: str, downscale: int) -> Views:
 
 def view_file(path: Path) -> Path:
     """The image that a file_path means, whether it is there or not."""
-    found = find_file(path, () if path.name.endswith(SUFFIXES) else SUFFIXES)
-    return found if os.path.isfile(found) or found.name.endswith(SUFFIXES) else path.with_name(f"{path.name}.png")
+    has_suffix = path.name.lower().endswith(SUFFIXES)
+    found = find_file(path, () if has_suffix else SUFFIXES)
+    return found if has_suffix or os.path.isfile(found) else path.with_name(f"{path.name}.png")
 
 
 def unique_names(files: list[Path]) -> list[str]:
