@@ -29,8 +29,7 @@ NEAR, FAR = 2.0, 6.0  # between which a Blender scene lies, in units of camera d
 SUFFIXES = (*".png .PNG .jpg .JPG .jpeg .JPEG .webp .tif .tiff .gif .bmp .ppm .exr .hdr .tga .avif .heic .jxl".split(),)
 THREADS = 8  # each holds one image being read, so that more cost memory
 SUPERSAMPLING = 3  # rays across a pixel of the toy scene
-AXES = ("each transform_matrix has to be camera-to-world (not its inverse), in OpenGL's axes: x right, y up, looking "
-        "along −z (OpenCV's y and z are the other way round)")
+AXES = "each transform_matrix has to be camera-to-world, in OpenGL's axes: x right, y up, looking along −z"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +92,8 @@ def load_scene(source: str, folder: Path, downscale: int = 1) -> Scene:
         warnings.simplefilter("ignore")  # Pillow's: it reads on, or what stops it is an error
         scene = Scene(path.resolve().name, read_views(path, "train", downscale), read_views(path, "test", downscale))
     found = looked_at(scene.train.poses)
+    if not found and not are_parallel(scene.train.poses):
+        raise UserError(f"the cameras of {path} do not look at one place from around it; {AXES}")
     if found and in_view(found[0], scene.test.poses).mean() < 0.5:
         raise UserError(f"most test cameras of {path} do not look where the training cameras do; {AXES}")
     return scene
@@ -116,17 +117,17 @@ def describe(scene: Scene) -> str:
 
 def looked_at(poses: np.ndarray) -> tuple[np.ndarray, float] | None:
     """The point (3,) nearest to the optical axes of all cameras (N, 3, 4), and their mean distance in front of it; None
-    where the axes are parallel. UserError where the point is not in view of three quarters of the cameras."""
+    where the axes are parallel, or the point is not in view of three quarters of the cameras."""
     back, centers = poses[:, :, 2].astype(np.float64), poses[:, :, 3].astype(np.float64)
     across = np.eye(3) - back[:, :, None] * back[:, None, :]  # projects along the axis of each camera
-    total = across.sum(axis=0)
-    along_one_line = np.linalg.eigvalsh(total)[0] < 1e-3 * len(poses)
-    if along_one_line and np.linalg.norm(back.mean(axis=0)) > 0.9:
+    point = np.linalg.lstsq(across.sum(axis=0), (across @ centers[:, :, None]).sum(axis=0)[:, 0], rcond=1e-6)[0]
+    if are_parallel(poses) or in_view(point, poses).mean() < 0.75:
         return None
-    point = np.linalg.lstsq(total, (across @ centers[:, :, None]).sum(axis=0)[:, 0], rcond=1e-6)[0]
-    if along_one_line or in_view(point, poses).mean() < 0.75:
-        raise UserError(f"the cameras do not look at one place from around it; {AXES}")
     return point, float(((centers - point) * back).sum(axis=-1).mean())
+
+
+def are_parallel(poses: np.ndarray) -> bool:
+    return bool(np.linalg.norm(poses[:, :, 2].mean(axis=0)) > 0.9995)
 
 
 def in_view(point: np.ndarray, poses: np.ndarray) -> np.ndarray:
@@ -138,7 +139,7 @@ def in_view(point: np.ndarray, poses: np.ndarray) -> np.ndarray:
 
 def near_far(poses: np.ndarray) -> tuple[float, float]:
     """The depths between which a scene lies: NEAR and FAR in proportion to the training cameras' (N, 3, 4) distance,
-    which is taken to be a Blender scene's up to 0.1 % off. Of parallel cameras they are in the units of the scene."""
+    which is taken to be a Blender scene's up to 0.1 % off. Where these look at no point they are the scene's units."""
     found = looked_at(poses)
     scale = found[1] / BLENDER_DISTANCE if found else 1.0
     return (NEAR, FAR) if abs(scale - 1) < 1e-3 else (NEAR * scale, FAR * scale)
@@ -226,8 +227,9 @@ def read_views(folder: Path, split: str, downscale: int) -> Views:
 
 def view_file(path: Path) -> Path:
     """The image that a file_path means, whether it is there or not."""
-    found = find_file(path, () if path.name.endswith(SUFFIXES) else SUFFIXES)
-    return found if os.path.isfile(found) or found.name.endswith(SUFFIXES) else path.with_name(f"{path.name}.png")
+    has_suffix = path.name.lower().endswith(SUFFIXES)
+    found = find_file(path, () if has_suffix else SUFFIXES)
+    return found if has_suffix or os.path.isfile(found) else path.with_name(f"{path.name}.png")
 
 
 def unique_names(files: list[Path]) -> list[str]:
