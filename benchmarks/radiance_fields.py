@@ -14,6 +14,7 @@ import argparse
 import copy
 import statistics
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +31,7 @@ from models.nerf.masked_adam import MaskedAdam
 from models.nerf.volume_rendering import Rendering, composite, contributing, render_weights
 from models.nerf.voxel_grid import grid_points
 
-FR = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
+FR: dict = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
 PAPER = {"rays": 8192, "coarse": 1_024_000, "fine": 160**3, "levels": 16, "log2_size": 19, "finest": 1024,
          "resolution": 128, "steps": 1024}
 SMALL = {"rays": 2048, "coarse": 64**3, "fine": 100**3, "levels": 8, "log2_size": 17, "finest": 256, "resolution": 64,
@@ -189,7 +190,7 @@ def plain_ngp(field: InstantNGPField) -> InstantNGPField:
     return field
 
 
-def measure(label: str, steps: dict[str, Callable[[int], float]], args: argparse.Namespace) -> None:
+def measure(label: str, steps: dict[str, Callable[[int], Any]], args: argparse.Namespace) -> None:
     """Time the two in turn and print a line."""
     first = {name: advance(1) for name, advance in steps.items()}
     times = interleaved(steps, args.device, args.rounds, block=1)

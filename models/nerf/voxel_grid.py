@@ -54,6 +54,12 @@ def coordinates_along(origins: Tensor, directions: Tensor, t: Tensor, ray_index:
     return torch.addcmul(origins.index_select(1, ray_index), t, directions.index_select(1, ray_index))
 
 
+def place(node: Sequence[Tensor] | Tensor, shape: Sequence[int]) -> Tensor:
+    """The place in a flattened grid of nodes given by their three indices."""
+    x, y, z = node
+    return (x * shape[1] + y) * shape[2] + z
+
+
 class Corners(NamedTuple):
     """The nodes around S points, and what each counts in trilinear interpolation.
 
@@ -68,17 +74,16 @@ class Corners(NamedTuple):
     @classmethod
     def around(cls, coordinates: Tensor, shape: Sequence[int]) -> "Corners":
         """Of points (3, S) within the box of a grid of (X, Y, Z) nodes."""
-        # The corner's place in the cell along each axis, 0 or 1: (3, 8).
+        # Of each corner, whether it is the upper one along an axis: (3, 8).
         upper = torch.cartesian_prod(*[torch.arange(2, dtype=torch.int32, device=coordinates.device)] * 3).T
-        node, offsets, weights = torch.zeros_like(upper[0, :1]), torch.zeros_like(upper[0]), coordinates.new_ones(1, 8)
+        cell, weights = [], []
         for axis, nodes, is_upper in zip(coordinates, shape, upper):
             position = axis * (nodes - 1)
-            cell = position.int().clamp_(0, nodes - 2)
-            node, offsets = cell + node * nodes, is_upper + offsets * nodes
+            cell.append(position.int().clamp_(0, nodes - 2))
             # 1 − f for the lower corner and f for the upper one
-            along = torch.addcmul((1 - is_upper).to(axis), (2 * is_upper - 1).to(axis), (position - cell)[:, None])
-            weights = along * weights
-        return cls(node[:, None] + offsets, weights)
+            weights.append(torch.addcmul((1 - is_upper).to(axis), (2 * is_upper - 1).to(axis),
+                                         position.sub_(cell[-1])[:, None]))
+        return cls(place(cell, shape)[:, None] + place(upper, shape), weights[0].mul_(weights[1]).mul_(weights[2]))
 
     def take(self, kept: Tensor) -> "Corners":
         """Those of the points with the indices (K,)."""
@@ -224,13 +229,10 @@ class MaskGrid(nn.Module):
 
     def at(self, coordinates: Tensor) -> Tensor:
         """The same of points with the coordinates (3, S)."""
-        place = torch.zeros(1, dtype=torch.int32, device=coordinates.device)
-        inside = torch.ones_like(place, dtype=torch.bool)
-        for axis, nodes in zip(coordinates, self.mask.shape):
-            nearest = (axis * (nodes - 1)).add_(0.5).floor_().int()
-            inside = inside & (nearest >= 0) & (nearest < nodes)
-            place = nearest.clamp_(0, nodes - 1) + place * nodes
-        return self.mask.flatten().index_select(0, place) & inside
+        nearest = [(axis * (nodes - 1)).add_(0.5).floor_().int() for axis, nodes in zip(coordinates, self.mask.shape)]
+        inside = [(node >= 0) & (node < nodes) for node, nodes in zip(nearest, self.mask.shape)]
+        nodes = place([node.clamp_(0, last - 1) for node, last in zip(nearest, self.mask.shape)], self.mask.shape)
+        return self.mask.flatten().index_select(0, nodes) & inside[0] & inside[1] & inside[2]
 
 
 def count_views(poses: Tensor, intrinsics: Tensor, height: int, width: int, lower: Tensor, upper: Tensor,
