@@ -34,8 +34,8 @@ from experiment.sweep import sweep, unfinished
 from models import fold, parameter_groups
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import (
-    FILLED,
-    SEEN_BY,
+    MIN_OPACITY,
+    MIN_VIEWS,
     DVGOField,
     coarse_field,
     fine_field,
@@ -80,7 +80,7 @@ def training_iteration(field: DVGOField, optimizer: MaskedAdam, dataset: RayData
     loss.backward()
     for grid, weight in ((field.density, config.get("tv_density")), (field.features, config.get("tv_features"))):
         if weight:  # not for Blender's scenes; 128 and 6 neighbors are the released code's unit
-            add_total_variation_(grid.values, weight / len(pixels) * max(grid.values.shape[1:]) / 128 / 6)
+            add_total_variation_(grid.values, weight / len(pixels) * max(grid.shape) / 128 / 6)
     optimizer.step()
     for group in optimizer.param_groups:
         group["lr"] *= 0.1 ** (1 / config["decay_steps"])  # torch.optim.lr_scheduler.ExponentialLR, a step at a time
@@ -90,7 +90,7 @@ def training_iteration(field: DVGOField, optimizer: MaskedAdam, dataset: RayData
 def make_optimizer(field: DVGOField, config: dict, factors: Tensor | None) -> MaskedAdam:
     """Adam that leaves alone the voxels that a step did not touch; in the coarse stage with a factor for each."""
     density, features = field.density.values, field.features.values
-    groups: list[dict] = ([{"params": [density, features], "skip_zero_grad": True}] if factors is None else
+    groups: list[dict] = ([{"params": [density, features]}] if factors is None else
                           [{"params": [density], "lr_factor": factors}, {"params": [features]}])
     if field.color is not None:
         groups += parameter_groups(field.color, config["lr"], config.get("hidden_lr", 1.0))
@@ -121,7 +121,7 @@ def train_coarse(run: Run, args: argparse.Namespace) -> str:
 
     opacity = field.node_opacity().cpu().numpy()
     recent = mse[-min(100, max(1, len(mse) // 20)):].mean().item()
-    run.finish(metrics={"training_psnr": float(metrics.psnr(recent)), "filled": float((opacity > FILLED).mean())},
+    run.finish(metrics={"training_psnr": float(metrics.psnr(recent)), "filled": float((opacity > MIN_OPACITY).mean())},
                arrays={"mse": mse.cpu().numpy(), "opacity": opacity, "lower": field.density.lower.cpu().numpy(),
                        "upper": field.density.upper.cpu().numpy()}, seconds=clock.seconds, steps=len(mse))
     return f"{metrics.psnr(recent):.2f} dB on training rays in {clock.seconds:.1f} s{training.peak_memory(device)}"
@@ -133,7 +133,7 @@ def train_fine(run: Run, args: argparse.Namespace) -> str:
     scene, config = load(args), run.config
     dataset = RayDataset.from_views(scene.train, args.bg_color, device)
     found = coarse_run(run).arrays()
-    if not (found["opacity"] > FILLED).any():
+    if not (found["opacity"] > MIN_OPACITY).any():
         raise UserError("the coarse field is empty, so that there is nothing to refine; "
                         "are the cameras right, and the --background?")
     opacity, lower, upper = (torch.from_numpy(found[name]).to(device) for name in ("opacity", "lower", "upper"))
@@ -232,9 +232,9 @@ def main() -> None:
     args = parse()
     scene = load(args)
     print(describe(scene))
-    if (views := len(scene.train.images)) < SEEN_BY:
-        raise UserError(f"{scene.name} has {views} training views; DVGO needs {SEEN_BY} or more, as it takes for empty "
-                        "what fewer see")
+    if (views := len(scene.train.images)) < MIN_VIEWS:
+        raise UserError(f"{scene.name} has {views} training views; DVGO needs {MIN_VIEWS} or more, as it takes for "
+                        "empty what fewer see")
     runs = plan(args)
     if args.render_only:
         radiance_fields.render_only(runs, partial(render_again, args=args))

@@ -15,8 +15,7 @@ ARGUMENTS = {"ntk_1d": ("", ""),
              "step_1d": ("--rounds 5 --block 20", ""),
              "step_2d": ("--side 48 --rounds 3", ""),
              "step_3d": ("--side 24 --chunk 4096 --rounds 2", ""),
-             "radiance_parts": ("--points 20000 --voxels 64", ""),
-             "radiance_fields": ("", "--full")}
+             "radiance_fields": ("--small --rounds 3", "")}
 
 
 def main() -> None:

@@ -1,156 +1,224 @@
-"""Rays a second of the radiance fields' training, and where the time goes.
+"""Training iterations of the radiance fields against the plain way of the same.
 
-    python -m benchmarks.radiance_fields              the sizes of --quick, for a CPU
-    python -m benchmarks.radiance_fields --full       the paper's sizes, for a GPU
+    python -m benchmarks.radiance_fields            the paper's sizes
+    python -m benchmarks.radiance_fields --small    about those of --medium, a quarter of the rays
 
-Trains DVGO's coarse field, then with either color network the fine one, in the box that the coarse one finds, and
-Instant-NGP; on the toy scene, until they are no longer fog and the fine grid has its final size. Then times iterations
-of the two color networks in turn, and after that profiles some more. The shares are those of the labels in models/nerf
-and of PyTorch's own: of the time of the thread on a CPU, of that of the kernels on a GPU; what has no label, the loss
-above all, is `other`. `samples` are those that a ray's color is made of, `dB` is the PSNR of the training views; two
-networks' fields differ in both, and so in more than the cost of the color network.
+The plain way, below, is what DirectVoxGO's and other pure PyTorch code has: grids (C, X, Y, Z) that F.grid_sample looks
+up, once to find the samples that count and once more for these; Adam in passes over whole grids; the hash encoding
+level after level, left to autograd. Both do the same steps from the same state, of a ball with a soft surface seen from
+all around, in turn; `difference` is that of their first losses. DVGO's fields are full of fog in the coarse stage, and
+in the fine one some 40 samples a ray count, as in a trained field. `--no-keep` leaves the allocator as it is.
 """
 
-import functools
-import itertools
+import argparse
+import copy
 import statistics
 from collections.abc import Callable
-from importlib import import_module
-from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmarks.common import device_name, interleaved, ratio
-from data.scenes import load_scene, near_far
 from experiment import cli
-from experiment.device import choose_device, set_precision
-from experiment.metrics import psnr
-from models.nerf.color_mlp import COLOR_MODES
-from models.nerf.dvgo import DVGOField, coarse_field, fine_field, pixels_in_sight
+from experiment.device import choose_device
+from harness.allocator import keep_freed_memory
+from models.nerf.dvgo import MIN_TRANSMITTANCE, STEP, DVGOField, objective
+from models.nerf.hash_grid import PRIMES, HashGrid
 from models.nerf.instant_ngp import InstantNGPField
-from models.nerf.rays import RayDataset
+from models.nerf.masked_adam import MaskedAdam
+from models.nerf.volume_rendering import Rendering, composite, contributing, render_weights
+from models.nerf.voxel_grid import grid_points
 
-dvgo, ngp = import_module("dvgo"), import_module("InstantNGP")
-
-# How the names of each stage's events in a profile begin.
-STAGES = {"sampling": "sampling", "grids": "grids", "color": "color", "compositing": "compositing",
-          "backward": "autograd::engine::evaluate_function", "optimizer": "Optimizer.", "occupancy": "occupancy"}
-BLOCK = 16  # iterations: whole intervals between two updates of Instant-NGP's occupancy grid
-
-
-def shares_of_stages(advance: Callable[[int], None], count: int, device: torch.device) -> dict[str, float]:
-    """The part of the time of `count` iterations that each stage takes."""
-    on_gpu = device.type == "cuda"
-    with profile(activities=[ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * on_gpu]) as profiler:
-        with record_function("other"):
-            advance(count)
-    times = dict.fromkeys([*STAGES, "other"], 0.0)
-    for event in profiler.events():
-        around, stage = event, "other"
-        while around:  # the outermost label counts
-            stage = next((name for name, start in STAGES.items() if around.name.startswith(start)), stage)
-            around = around.cpu_parent
-        if not on_gpu:
-            times[stage] += event.self_cpu_time_total
-        elif not event.is_user_annotation:  # a label launches nothing itself
-            times[stage] += sum(kernel.duration for kernel in event.kernels)
-    return {stage: time / sum(times.values()) for stage, time in times.items()}
+FR: dict = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
+PAPER = {"rays": 8192, "coarse": 1_024_000, "fine": 160**3, "levels": 16, "log2_size": 19, "finest": 1024,
+         "resolution": 128, "steps": 1024}
+SMALL = {"rays": 2048, "coarse": 64**3, "fine": 100**3, "levels": 8, "log2_size": 17, "finest": 256, "resolution": 64,
+         "steps": 512}
 
 
-def dvgo_iterations(field: DVGOField, dataset: RayDataset, config: dict, autocast,
-                    factors: torch.Tensor | None = None) -> Callable[[int], None]:
-    """A function that does n iterations of one stage of dvgo.py; `factors` are those of the coarse one."""
-    pool, optimizer = pixels_in_sight(field, dataset), dvgo.make_optimizer(field, config, factors)
-    steps = itertools.count()
+class PlainDVGOField(nn.Module):
+    """A DVGOField's grids as (C, X, Y, Z), and its rendering by F.grid_sample; the rest is the field's."""
 
-    def advance(count: int) -> None:
-        nonlocal optimizer
-        for step in itertools.islice(steps, count):
-            if dvgo.mask_renewal_due(step, config):
-                field.renew_mask()
-            if step + 1 in config.get("scale_at", []):
-                field.resize(config["voxels"] // 2 ** sum(at > step + 1 for at in config["scale_at"]))
-                optimizer = dvgo.make_optimizer(field, config, None)
-            pixels = pool[torch.randint(len(pool), (config["rays"],), device=pool.device)]
-            dvgo.training_iteration(field, optimizer, dataset, pixels, config, autocast)
+    def __init__(self, field: DVGOField):
+        super().__init__()
+        self.field = copy.deepcopy(field)
+        self.density, self.features = (nn.Parameter(grid.values.detach().permute(3, 0, 1, 2).contiguous())
+                                       for grid in (field.density, field.features))
+
+    def forward(self, origins: Tensor, directions: Tensor) -> Rendering:
+        field, rays = self.field, len(origins)
+        coordinates, t, ray_index = field.samples(origins, directions)
+        with torch.no_grad():
+            log_transmittance = field.log_transmittance(grid_sample(self.density, coordinates)[:, 0], STEP)
+            kept = contributing(log_transmittance, ray_index, rays, MIN_TRANSMITTANCE, field.threshold).nonzero()[:, 0]
+        coordinates, t, ray_index = coordinates[:, kept], t[kept], ray_index[kept]
+        log_transmittance = field.log_transmittance(grid_sample(self.density, coordinates)[:, 0], STEP)
+        weights, final_transmittance = render_weights(log_transmittance, ray_index, rays)
+        kept = (weights.detach() > field.threshold).nonzero()[:, 0]
+        t, ray_index, weights = t[kept], ray_index[kept], weights[kept]
+        features = grid_sample(self.features, coordinates[:, kept])
+        if field.color is None:
+            colors = features.sigmoid()
+        else:
+            seen_from = field.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
+            colors = field.color(torch.cat([features, seen_from], dim=-1))
+        return composite(weights, colors, t, ray_index, final_transmittance, field.bg_color)
+
+
+def grid_sample(values: Tensor, coordinates: Tensor) -> Tensor:
+    """The features (S, C) of a grid (C, X, Y, Z) at points (3, S)."""
+    places = (2 * coordinates - 1).flip(0).T
+    return F.grid_sample(values[None], places[None, None, None], align_corners=True)[0, :, 0, 0].T
+
+
+class PlainAdam(MaskedAdam):
+    """MaskedAdam in passes over all elements, whether a step touched them or not."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                if not state:
+                    state.update(step=0, m=torch.zeros_like(p), v=torch.zeros_like(p))
+                state["step"] += 1
+                (beta1, beta2), t = group["betas"], state["step"]
+                touched = p.grad != 0 if group["skip"] else torch.ones_like(p, dtype=torch.bool)
+                state["m"] = torch.where(touched, beta1 * state["m"] + (1 - beta1) * p.grad, state["m"])
+                state["v"] = torch.where(touched, beta2 * state["v"] + (1 - beta2) * p.grad.square(), state["v"])
+                size = group["lr"] * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
+                p.sub_(torch.where(touched, size * state["m"] / (state["v"].sqrt() + group["eps"]), 0))
+
+
+class PlainHashGrid(HashGrid):
+    """What HashGrid computes, a level after the other, twice where it is asked twice; the gradient is autograd's."""
+
+    def forward(self, x01: Tensor, encoded: Tensor | None = None) -> Tensor:
+        corners = torch.cartesian_prod(*[torch.arange(2, device=x01.device)] * 3)[:, None]  # (8, 1, 3)
+        of_levels = []
+        for level, (scale, points, size) in enumerate(zip(self.scales, self.resolutions, self.sizes)):
+            position = x01 * scale + 0.5
+            cell = position.floor()
+            weights = torch.where(corners == 1, position - cell, 1 - position + cell).prod(2)  # (8, S)
+            x, y, z = (cell.long() + corners).clamp(0, points - 1).unbind(2)
+            if level < self.dense_levels:
+                rows = x + points * (y + points * z)
+            else:
+                rows = (x * PRIMES[0] ^ y * PRIMES[1] ^ z * PRIMES[2]) % size
+            table = self.table.narrow(0, sum(self.sizes[:level]), size)
+            of_levels.append((weights[:, :, None] * table[rows]).sum(0))
+        return torch.cat(of_levels, dim=1)
+
+
+def camera_rays(count: int, distance: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Rays from all around at a ball of radius 1/2 and its surroundings, and colors for them."""
+    origins = distance * F.normalize(torch.randn(count, 3, device=device), dim=-1)
+    return origins, torch.rand(count, 3, device=device) - 0.5 - origins, torch.rand(count, 3, device=device)
+
+
+def dvgo_steps(field: DVGOField | PlainDVGOField, fine: bool, rays: int) -> Callable[[int], float]:
+    """A function that does n iterations of either stage and returns the last loss."""
+    if isinstance(field, DVGOField):
+        grids, color, adam = [field.density.values, field.features.values], field.color, MaskedAdam
+    else:
+        grids, color, adam = [field.density, field.features], field.field.color, PlainAdam
+    optimizer = adam([{"params": grids, "skip": fine}, {"params": color.parameters() if color else [], "skip": False}],
+                     lr=1e-3)
+    generator = torch.Generator().manual_seed(0)
+
+    def advance(count: int) -> float:
+        for _ in range(count):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            origins, directions, target = camera_rays(rays, 4.0, grids[0].device)
+            _, loss = objective(field(origins, directions), target, *((0.001, 0.01) if fine else (0.01, 0.1)))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
 
     return advance
 
 
-def ngp_iterations(field: InstantNGPField, dataset: RayDataset, config: dict, autocast) -> Callable[[int], None]:
-    """A function that does n iterations of InstantNGP.py, at the first epoch's learning rate."""
-    optimizer = torch.optim.Adam(field.parameters(), lr=config["lr"], eps=config["eps"], fused=True)
-    steps = itertools.count()
+def ngp_steps(field: InstantNGPField, rays: int) -> Callable[[int], float]:
+    """The same of Instant-NGP, between two updates of the occupancy grid."""
+    optimizer = torch.optim.Adam(field.parameters(), lr=1e-4, eps=1e-15, fused=True)
+    generator = torch.Generator().manual_seed(0)
 
-    def advance(count: int) -> None:
-        for step in itertools.islice(steps, count):
-            ngp.training_iteration(field, optimizer, dataset, step, config, autocast)
+    def advance(count: int) -> float:
+        for _ in range(count):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            origins, directions, target = camera_rays(rays, 1.5, field.encoding.table.device)
+            loss = F.mse_loss(field(origins, directions, jitter=True).color, target)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
 
     return advance
 
 
-@torch.no_grad()
-def quality(field: DVGOField | InstantNGPField, dataset: RayDataset) -> tuple[float, float]:
-    """Samples that a ray's color is made of, and PSNR in dB, on a large batch of pixels of the training views."""
-    origins, directions, target = dataset.rays(torch.randint(dataset.pixels, (8192,), device=dataset.poses.device))
-    rendering = field(origins, directions)
-    return len(rendering.weights) / len(target), float(psnr(F.mse_loss(rendering.color, target).item()))
+def make_dvgo(voxels: int, fine: bool, device: torch.device) -> DVGOField:
+    """A field of a ball: fog in its box before the coarse stage is trained, or a surface of some voxels' depth."""
+    box = torch.full((3,), 0.6, device=device)
+    field = DVGOField(-box, box, voxels, final_voxels=voxels, alpha_init=1e-2 if fine else 1e-6, near=2.0,
+                      threshold=1e-4 if fine else 1e-7, mode="relu+fr" if fine else None, **(FR if fine else {}))
+    if fine:
+        depth = 0.5 - grid_points(field.density.shape, -box, box).norm(dim=-1)  # below the surface
+        field.density.values.data[..., 0] = (200 * depth).clamp(-10, 2)
+        nn.init.normal_(field.features.values, std=0.1)
+        field.renew_mask()
+    return field
+
+
+def make_ngp(size: dict, device: torch.device) -> InstantNGPField:
+    """A field of fog in a ball."""
+    field = InstantNGPField("relu+fr", levels=size["levels"], log2_size=size["log2_size"], finest=size["finest"],
+                            resolution=size["resolution"], steps=size["steps"], **FR)
+    nn.init.constant_(field.density_mlp.get_parameter("2.bias"), 1.0)
+    axis = torch.linspace(-0.5, 0.5, size["resolution"])
+    radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
+    field.occupancy.occupied.copy_((radius < 0.35) & (radius > 0.25))
+    return field.to(device)
+
+
+def plain_ngp(field: InstantNGPField) -> InstantNGPField:
+    """The same field in the plain way."""
+    field = copy.deepcopy(field)
+    field.encoding.__class__ = PlainHashGrid
+    return field
+
+
+def measure(label: str, steps: dict[str, Callable[[int], Any]], args: argparse.Namespace) -> None:
+    """Time the two in turn and print a line."""
+    first = {name: advance(1) for name, advance in steps.items()}
+    times = interleaved(steps, args.device, args.rounds, block=1)
+    print(f"{label:<14}{1e3 * statistics.median(times['ours']):>10.0f}{1e3 * statistics.median(times['plain']):>12.0f}"
+          f"{ratio(times['plain'], times['ours']):>15.2f}{abs(first['ours'] / first['plain'] - 1):>13.0e}", flush=True)
 
 
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", choices=("fp32", "tf32", "bf16"), default="fp32")
-    parser.add_argument("--full", action="store_true", help="the paper's sizes")
-    parser.add_argument("--steps", type=cli.whole(1), help="iterations before those that are timed "
-                                                           "(default: 250, with --full 4,500)")
-    parser.add_argument("--rounds", type=cli.whole(1), default=3)
+    parser.add_argument("--small", action="store_true", help="about the sizes of --medium")
+    parser.add_argument("--rounds", type=cli.whole(1), default=5)
+    parser.add_argument("--no-keep", action="store_true", help="let the C library give freed memory back")
     args = parser.parse_args()
-    device = choose_device(args.device)
-    autocast = set_precision(args.precision, device)
-    if device.type == "cpu" and not args.full:
-        torch.set_num_threads(1)  # as the scripts do
+    args.device = choose_device(args.device)
+    if not args.no_keep:
+        keep_freed_memory()
+    size = SMALL if args.small else PAPER
     torch.manual_seed(0)
-
-    def config(script, mode: str) -> dict:
-        return {**script.PAPER[mode], **({} if args.full else script.QUICK)}
-
-    def measure(label: str, dataset: RayDataset, fields: dict, configs: dict, iterations: Callable) -> None:
-        """Train fields, time them in turn, and print a line for each."""
-        trainings = {mode: iterations(field, dataset, configs[mode], autocast) for mode, field in fields.items()}
-        for training in trainings.values():
-            training(args.steps or (4_500 if args.full else 250))
-        times = interleaved(trainings, device, args.rounds, BLOCK)
-        for mode, training in trainings.items():
-            shares = shares_of_stages(training, BLOCK, device)
-            samples, decibels = quality(fields[mode], dataset)
-            print(f"{f'{label} {mode}':<20}{configs[mode]['rays'] / statistics.median(times[mode]):>11,.0f}"
-                  f"{ratio(times[mode], next(iter(times.values()))):>8.2f}{samples:>9.1f}{decibels:>6.1f}"
-                  + "".join(f"{share:>13.0%}" for share in shares.values()), flush=True)
-
-    scene = load_scene("toy", Path("data"), 1 if args.full else 2)
-    dataset = RayDataset.from_views(scene.train, 1.0, device)
-    print(f"{device_name(device)}, {dataset.count} views of {dataset.height} × {dataset.width} pixels, "
-          f"{args.precision}")
-    print(f"{'training of':<20}{'rays/s':>11}{'/ relu':>8}{'samples':>9}{'dB':>6}"
-          + "".join(f"{stage:>13}" for stage in (*STAGES, "other")))
-
-    coarse = config(dvgo, "relu")["coarse"]
-    near, far = near_far(scene.train.poses)
-    field, factors = coarse_field(dataset, coarse, near, far)
-    measure("DVGO coarse", dataset, {"": field}, {"": coarse}, functools.partial(dvgo_iterations, factors=factors))
-
-    configs = {mode: config(dvgo, mode) for mode in COLOR_MODES}
-    found = field.node_opacity(), field.density.lower, field.density.upper
-    fine = {mode: fine_field(*found, mode, configs[mode], near, dataset.bg_color) for mode in COLOR_MODES}
-    measure("DVGO fine", dataset, fine, configs, dvgo_iterations)
-
-    dataset = RayDataset.from_views(ngp.normalize_poses(scene).train, 1.0, device)
-    configs = {mode: config(ngp, mode) for mode in COLOR_MODES}
-    hashed = {mode: ngp.make_field(mode, configs[mode], dataset) for mode in COLOR_MODES}
-    measure("Instant-NGP", dataset, hashed, configs, ngp_iterations)
+    print(f"{device_name(args.device)}, {size['rays']:,} rays")
+    print(f"{'iteration':<14}{'ms':>10}{'plain, ms':>12}{'plain / ours':>15}{'difference':>13}")
+    for stage in ("coarse", "fine"):
+        field = make_dvgo(size[stage], stage == "fine", args.device)
+        measure(f"DVGO {stage}", {name: dvgo_steps(one, stage == "fine", size["rays"])
+                                  for name, one in (("ours", field), ("plain", PlainDVGOField(field)))}, args)
+    hashed = make_ngp(size, args.device)
+    measure("Instant-NGP", {name: ngp_steps(one, size["rays"])
+                            for name, one in (("ours", hashed), ("plain", plain_ngp(hashed)))}, args)
 
 
 if __name__ == "__main__":

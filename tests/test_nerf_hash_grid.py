@@ -151,6 +151,23 @@ def test_levels_at_once_as_on_a_gpu_give_the_same_numbers(monkeypatch, settings)
         assert torch.allclose(found, expected, rtol=0, atol=1e-6)  # sums of 8 numbers below 1, in another order
 
 
+@pytest.mark.parametrize("features", [2, 3])
+def test_what_was_found_before_and_more_threads_change_no_bit(features):
+    grid, x01, outcomes, threads = small_grid(features=features), torch.rand(300, 3), [], torch.get_num_threads()
+    upstream = torch.randn(300, grid.out_features)
+    with torch.no_grad():
+        found = grid(x01)
+    try:
+        for count, before in ((1, None), (1, found), (3, None), (3, found)):
+            torch.set_num_threads(count)
+            encoded = grid(x01, before)
+            outcomes.append((encoded.detach(), *torch.autograd.grad(encoded, grid.table, upstream)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(*pair) for other in outcomes[1:] for pair in zip(other, outcomes[0]))
+    assert grid(x01, torch.zeros_like(found)).eq(0).all()  # it is not computed again
+
+
 def test_few_calls_whatever_the_number_of_levels(monkeypatch):
     """Each call is a kernel or more on a GPU, whose launch takes longer than what it computes."""
     calls = []

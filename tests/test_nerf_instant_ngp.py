@@ -108,7 +108,7 @@ def test_a_constant_density_has_the_transparency_of_beer_and_lambert():
 
 def test_the_cube_is_encoded_from_corner_to_corner():
     field, points = small_field(half_extent=1.3), 2.6 * torch.rand(50, 3) - 1.3
-    sigma, features = field.density(points)
+    sigma, features, _ = field.density(points)
     assert torch.allclose(features, field.density_mlp(field.encoding((points + 1.3) / 2.6)), atol=1e-4)
     assert torch.allclose(sigma, features[:, 0].exp()) and features.shape == (50, 16)
 
@@ -117,7 +117,7 @@ def rendered_by_definition(field, origins, directions):
     """Colors, depths, remaining transmittance and the number of samples that count, all samples with a graph."""
     t, ray_index = field.march(origins, directions, None)
     points = origins[ray_index] + t[:, None] * directions[ray_index]
-    sigma, features = field.density(points)
+    sigma, features, _ = field.density(points)
     unit = directions / directions.norm(dim=1, keepdim=True)
     sample_color = field.color(torch.cat([field.direction_encoding(unit[ray_index]), features], dim=1))
     opacity = 1 - (-sigma * field.occupancy.step).exp()
@@ -204,7 +204,7 @@ def test_occupancy_follows_the_density():
     field.update_occupancy(everywhere=True)
     assert 0.05 < field.occupancy.occupied.float().mean() < 0.95
     points = torch.rand(5000, 3) - 0.5
-    sigma, _ = field.density(points)
+    sigma, *_ = field.density(points)
     assert sigma[field.occupancy(points)].mean() > 2 * sigma[~field.occupancy(points)].mean()
     before = field.occupancy.density.clone()
     field.update_occupancy(everywhere=False)

@@ -28,25 +28,29 @@ def parameters_and_gradients(steps=30):
     return torch.randn(5, 4).double(), gradients
 
 
-@pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("with_factor", [False, True])
-def test_it_follows_the_definition(skip, with_factor):
+@pytest.mark.parametrize("kind", ["dense", "dense with factor", "sparse", "sparse in disorder"])
+def test_it_follows_the_definition(kind):
     start, gradients = parameters_and_gradients()
-    factor = torch.rand(5, 4) if with_factor else None
+    factor = torch.rand(5, 4) if kind == "dense with factor" else None
     p = torch.nn.Parameter(start.clone())
-    optimizer = MaskedAdam([{"params": [p], "skip_zero_grad": skip, "lr_factor": factor}], lr=0.1)
+    optimizer = MaskedAdam([{"params": [p], "lr_factor": factor}], lr=0.1)
     lrs = [0.1 * 0.97**i for i in range(len(gradients))]
     for g, lr in zip(gradients, lrs):
         optimizer.param_groups[0]["lr"] = lr
         before, moments = p.detach().clone(), {k: v.clone() for k, v in optimizer.state[p].items() if k != "step"}
         p.grad = g.clone()
+        if "sparse" in kind:
+            rows = ((g != 0).any(1) | (torch.arange(5) == 2)).nonzero().squeeze(1)  # the third always
+            halves = [rows, rows.flip(0)] if "disorder" in kind else [rows]
+            where = torch.cat(halves)
+            p.grad = torch.sparse_coo_tensor(where[None], g[where] / len(halves), g.shape, check_invariants=True)
         optimizer.step()
-        if skip and moments:
+        if "sparse" in kind and moments:
             still = g == 0
             assert torch.equal(p[still], before[still])
             assert all(torch.equal(optimizer.state[p][name][still], old[still]) for name, old in moments.items())
     expected = [[masked_adam_by_definition(start[i, j].item(), gradients[:, i, j].tolist(), lrs,
-                                           factor[i, j].item() if with_factor else 1.0, skip)
+                                           1.0 if factor is None else factor[i, j].item(), "sparse" in kind)
                  for j in range(4)] for i in range(5)]
     assert torch.allclose(p.detach(), torch.tensor(expected, dtype=torch.float64), rtol=1e-10, atol=1e-12)
     assert p[0, 0] == start[0, 0] and not torch.equal(p, start)
@@ -70,12 +74,11 @@ def test_it_goes_on_from_a_file(tmp_path):
 
     def setup(values):
         p, q = torch.nn.Parameter(values.clone()), torch.nn.Parameter(values.clone())
-        return p, q, MaskedAdam([{"params": [p], "skip_zero_grad": True, "lr_factor": torch.rand(5, 4)},
-                                 {"params": [q], "lr": 0.5}], lr=0.1)
+        return p, q, MaskedAdam([{"params": [p], "lr_factor": torch.rand(5, 4)}, {"params": [q], "lr": 0.5}], lr=0.1)
 
     def train(p, q, optimizer, steps):
         for g in steps:
-            p.grad, q.grad = g.clone(), -g
+            p.grad, q.grad = g.clone(), (-g).to_sparse(1)
             optimizer.step()
 
     p, q, optimizer = setup(start)
@@ -102,6 +105,6 @@ def test_it_passes_over_what_has_no_gradient_and_takes_a_closure():
         loss.backward()
         return loss
 
-    MaskedAdam([{"params": [q], "skip_zero_grad": True}], lr=0.1).step()
+    MaskedAdam([q], lr=0.1).step()
     assert optimizer.step(closure) == 2
     assert torch.allclose(p, torch.full((2,), 0.9)) and torch.equal(q, torch.ones(2))

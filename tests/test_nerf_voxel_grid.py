@@ -8,16 +8,26 @@ import torch
 
 from models.nerf.rays import pixel_rays
 from models.nerf.voxel_grid import (
+    Corners,
     MaskGrid,
     VoxelGrid,
     add_total_variation_,
     count_views,
+    grid_coordinates,
     grid_points,
     grid_shape,
+    interpolate,
 )
 
 LOWER, UPPER = torch.tensor([-1, -0.5, 2]).double(), torch.tensor([1, 0.7, 5]).double()
 SHAPE = (4, 6, 3)
+
+
+@pytest.fixture(autouse=True)
+def threads_as_they_were():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def random_points(count, margin=0.0):
@@ -66,7 +76,7 @@ def test_nodes_lie_on_the_faces_and_evenly_between():
 
 
 def ramp(points):
-    return torch.stack([1 + 2 * points[..., 0] - 3 * points[..., 1] + 0.5 * points[..., 2], points[..., 1]])
+    return torch.stack([1 + 2 * points[..., 0] - 3 * points[..., 1] + 0.5 * points[..., 2], points[..., 1]], dim=-1)
 
 
 def ramp_grid(shape=SHAPE):
@@ -78,35 +88,49 @@ def ramp_grid(shape=SHAPE):
 
 def test_a_linear_field_is_interpolated_exactly_with_its_axes_in_place():
     points = torch.cat([random_points(100), grid_points(SHAPE, LOWER, UPPER).flatten(0, 2)])
-    assert torch.allclose(ramp_grid()(points), ramp(points).T)
+    assert torch.allclose(ramp_grid()(points), ramp(points))
 
 
-def test_interpolation_and_its_gradient_follow_the_definition():
-    grid = VoxelGrid(3, SHAPE, LOWER, UPPER)
-    assert not grid.values.any()
-    torch.nn.init.normal_(grid.values)
-    points = random_points(60, margin=0.1)
-    expected, scale = torch.zeros(60, 3).double(), torch.randn(60, 3).double()
-    gradient = torch.zeros_like(grid.values)
-    for i, point in enumerate(points):
-        for node, weight in corners_by_definition(point.tolist(), SHAPE):
-            if all(0 <= n < size for n, size in zip(node, SHAPE)):
-                x, y, z = node
-                expected[i] += weight * grid.values.detach()[:, x, y, z]
-                gradient[:, x, y, z] += weight * scale[i]
-    found = grid(points)
-    assert found.shape == (60, 3) and torch.allclose(found, expected)
-    (found * scale).sum().backward()
-    assert torch.allclose(grid.values.grad, gradient)
-    grid.values.grad = None
-    grid(points[:0]).sum().backward()
-    assert grid(points[:0]).shape == (0, 3) and not grid.values.grad.any()
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_interpolation_and_its_gradient_follow_the_definition(sparse, threads):
+    """Of two grids at once, the features of the first looked up before."""
+    torch.set_num_threads(threads)
+    grids = [VoxelGrid(channels, SHAPE, LOWER, UPPER) for channels in (1, 3)]
+    assert not any(grid.values.any() for grid in grids)
+    points = torch.cat([random_points(60), LOWER[None], UPPER[None], (LOWER + UPPER)[None] / 2])
+    corners = Corners.around(grid_coordinates(points, LOWER, UPPER), SHAPE)
+    for grid in grids:
+        torch.nn.init.normal_(grid.values)
+    found = interpolate(grids, corners, [grids[0].look_up(corners), None], sparse)
+    for grid, features in zip(grids, found):
+        expected, scale = torch.zeros_like(features), torch.randn_like(features)
+        gradient = torch.zeros_like(grid.values)
+        for i, point in enumerate(points):
+            for node, weight in corners_by_definition(point.tolist(), SHAPE):
+                if all(0 <= n < size for n, size in zip(node, SHAPE)):
+                    expected[i] += weight * grid.values.detach()[node]
+                    gradient[node] += weight * scale[i]
+        assert torch.allclose(features, expected)
+        (features * scale).sum().backward(retain_graph=True)
+        assert grid.values.grad.is_sparse == sparse
+        assert torch.allclose(grid.values.grad.to_dense(), gradient)
+        if sparse:  # each node once, in order, and those alone that have a point near
+            place = torch.tensor(SHAPE[1:]).prod() * grid.values.grad._indices()[0] + SHAPE[2] * (
+                grid.values.grad._indices()[1]) + grid.values.grad._indices()[2]
+            assert torch.equal(place, corners.nodes.unique().long())
 
 
-def test_what_no_point_is_near_has_a_gradient_of_exactly_zero():
+def test_no_points_and_points_beyond_the_box():
     grid = ramp_grid()
-    grid(LOWER + 0.01 * random_points(10)[:, :1] ** 2).sum().backward()
-    assert grid.values.grad[:, :2, :2, :2].all() and grid.values.grad.count_nonzero() == 2 * 8
+    beyond = random_points(60, margin=0.4)
+    assert torch.allclose(grid(beyond), ramp(beyond.clamp(LOWER, UPPER)))
+    for sparse in (False, True):
+        corners = Corners.around(torch.zeros(3, 0).double(), SHAPE)
+        nothing, = interpolate([grid], corners, sparse=sparse)
+        nothing.sum().backward()
+        assert nothing.shape == (0, 2) and not grid.values.grad.to_dense().any()
+        grid.values.grad = None
 
 
 def test_resizing_keeps_a_linear_field():
@@ -115,9 +139,10 @@ def test_resizing_keeps_a_linear_field():
         old = grid.values
         grid.resize(shape)
         assert isinstance(grid.values, torch.nn.Parameter) and grid.values is not old and grid.values.is_leaf
-        assert grid.values.shape == (2, *shape) and grid.values.dtype == torch.float64 and grid.values.grad is None
+        assert grid.values.shape == (*shape, 2) and grid.values.is_contiguous()
+        assert grid.values.dtype == torch.float64 and grid.values.grad is None
         points = random_points(50)
-        assert torch.allclose(grid(points), ramp(points).T)
+        assert torch.allclose(grid(points), ramp(points))
 
 
 def test_resizing_keeps_the_nodes_values_where_the_grids_share_them():
@@ -125,7 +150,8 @@ def test_resizing_keeps_the_nodes_values_where_the_grids_share_them():
     torch.nn.init.normal_(grid.values)
     old = grid.values.detach()
     grid.resize((7, 11, 5))
-    assert torch.allclose(grid.values[:, ::2, ::2, ::2], old)
+    assert grid.values.stride() == (55, 5, 1, 1)
+    assert torch.allclose(grid.values[::2, ::2, ::2], old)
 
 
 def test_a_mask_is_looked_up_at_the_nearest_node():
@@ -199,19 +225,19 @@ def test_every_fourth_pixel_counts_about_what_all_do(cameras):
 
 def test_total_variation_adds_the_gradient_of_a_huber_loss():
     torch.manual_seed(3)
-    values = torch.nn.Parameter(torch.randn(2, 4, 5, 3).double())
+    values = torch.nn.Parameter(torch.randn(4, 5, 3, 2).double())
     loss = 0
     for node in itertools.product(*map(range, (4, 5, 3))):
         for axis in range(3):
             neighbor = tuple(n + (i == axis) for i, n in enumerate(node))
-            if neighbor[axis] < values.shape[1 + axis]:
-                here, there = (values[(slice(None), *place)] for place in (node, neighbor))
-                loss = loss + torch.nn.functional.huber_loss(here, there, reduction="sum")
+            if neighbor[axis] < values.shape[axis]:
+                loss = loss + torch.nn.functional.huber_loss(values[node], values[neighbor], reduction="sum")
     (expected,) = torch.autograd.grad(0.3 * loss, values)
-    before = torch.randn_like(values) * (torch.rand_like(values) < 0.6)
-    values.grad = before.clone()
+    before = torch.randn_like(values) * (torch.rand_like(values) < 0.6) * (torch.rand(4, 5, 3, 1) < 0.7)
+    values.grad = before.to_sparse(3)
     add_total_variation_(values, 0.3)
-    assert torch.allclose(values.grad, before + expected * (before != 0)) and (values.grad == 0).sum() > 20
+    after = values.grad.to_dense()
+    assert torch.allclose(after, before + expected * (before != 0)) and (after == 0).sum() > 20
 
 
 @pytest.mark.gpu

@@ -3,19 +3,17 @@ Radiance Fields Reconstruction", CVPR 2022): densities and features on dense vox
 """
 
 import math
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import record_function
 
 from models.encodings import PositionalEncoding
 from models.nerf.color_mlp import color_mlp
+from models.nerf.cpu import in_chunks
 from models.nerf.rays import (
     RayDataset,
     box_intersection,
-    points_along,
     uniform_samples,
 )
 from models.nerf.volume_rendering import (
@@ -25,19 +23,21 @@ from models.nerf.volume_rendering import (
     render_weights,
 )
 from models.nerf.voxel_grid import (
+    Corners,
     MaskGrid,
     VoxelGrid,
+    coordinates_along,
     count_views,
     grid_points,
     grid_shape,
-    in_box,
+    interpolate,
 )
 
 STEP = 0.5  # between samples, in voxels
-FILLED = 1e-3  # opacity of the coarse field at which there is something
-SEEN_BY = 3  # images at least: what two see or fewer could be anything (released code, dvgo.py)
+MIN_OPACITY = 1e-3  # opacity of the coarse field at which there is something
+MIN_VIEWS = 3  # images: what two see or fewer could be anything (released code, dvgo.py)
 WORLD_BOUND_SCALE = 1.05  # of the fine field's box, against that of what the coarse one found
-STOP = 1e-3  # the transmittance at which a ray ends
+MIN_TRANSMITTANCE = 1e-3  # the transmittance at which a ray ends
 
 
 class DVGOField(nn.Module):
@@ -84,13 +84,13 @@ class DVGOField(nn.Module):
             self.direction_encoding = PositionalEncoding(3, 4, base=1.0)
             self.color = color_mlp(mode, 12 + self.direction_encoding.out_features, hidden_features,
                                    **basis).to(lower.device)
-            nn.init.zeros_(cast(nn.Linear, self.color[-2]).bias)
+            nn.init.zeros_(self.color.get_parameter("4.bias"))
 
-    def get_extra_state(self) -> dict[str, float]:
-        return {"act_shift": self.act_shift, "voxel_size": self.voxel_size}
+    def get_extra_state(self) -> Tensor:
+        return torch.tensor([self.act_shift, self.voxel_size], dtype=torch.float64, device="cpu")
 
-    def set_extra_state(self, state: dict[str, float]) -> None:
-        self.act_shift, self.voxel_size = state["act_shift"], state["voxel_size"]
+    def set_extra_state(self, state: Tensor) -> None:
+        self.act_shift, self.voxel_size = state.tolist()
 
     def log_transmittance(self, raw: Tensor, step: float) -> Tensor:
         """log(1 − α) of raw densities over `step` voxels of the current grid."""
@@ -99,53 +99,51 @@ class DVGOField(nn.Module):
 
     def node_opacity(self) -> Tensor:
         """α over one voxel at each node of the grid, (X, Y, Z)."""
-        return -self.log_transmittance(self.density.values[0].detach(), 1.0).expm1()
+        return -self.log_transmittance(self.density.values.detach()[..., 0], 1.0).expm1()
 
-    @record_function("sampling")
     def samples(self, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Samples half a voxel apart along rays (R, 3), where the mask has something.
 
         Returns:
-            Where in the box they are (S, 3), see `in_box`, their t (S,) in units of the directions, and ray_index (S,)
-            long.
+            Their coordinates in the box (3, S), their t (S,) in units of the directions, and ray_index (S,) long.
         """
-        t_min, t_max = box_intersection(origins, directions, self.density.lower, self.density.upper, self.near)
+        lower, upper = self.density.lower, self.density.upper
+        t_min, t_max = box_intersection(origins, directions, lower, upper, self.near)
         t, ray_index, _ = uniform_samples(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1))
-        where = in_box(points_along(origins, directions, t, ray_index), self.density.lower, self.density.upper)
-        kept = ((where.abs() <= 1).all(-1) & self.mask.at(where)).nonzero().squeeze(1)
-        return where.index_select(0, kept), t.index_select(0, kept), ray_index.index_select(0, kept)
+        coordinates = coordinates_along(origins, directions, t, ray_index, lower, upper)
+        inside = (coordinates - 0.5).abs_().amax(0) <= 0.5  # but for rounding all are
+        kept = (self.mask.at(coordinates) & inside).nonzero().squeeze(1)
+        return coordinates.index_select(1, kept), t.index_select(0, kept), ray_index.index_select(0, kept)
 
     def forward(self, origins: Tensor, directions: Tensor) -> Rendering:
-        """What rays (R, 3) see; `directions` advance by 1 in depth, see `pixel_rays`."""
-        rays = len(origins)
-        where, t, ray_index = self.samples(origins, directions)
-        with torch.no_grad():  # a first pass over all samples; the graph is built over those that count
-            raw = self.density.interpolate(where)[:, 0]
-            kept = contributing(self.log_transmittance(raw, STEP), ray_index, rays, STOP,
-                                self.threshold).nonzero().squeeze(1)
-        where, t, ray_index = (values.index_select(0, kept) for values in (where, t, ray_index))
-        raw = self.density.interpolate(where)[:, 0] if torch.is_grad_enabled() else raw.index_select(0, kept)
-        weights, final_transmittance = render_weights(self.log_transmittance(raw, STEP), ray_index, rays)
-        kept = (weights.detach() > self.threshold).nonzero().squeeze(1)
-        where, t, ray_index, weights = (values.index_select(0, kept) for values in (where, t, ray_index, weights))
+        """What rays (R, 3) see; `directions` advance by 1 in depth, see `pixel_rays`.
 
-        features = self.features.interpolate(where)
+        Samples of a weight of at most `threshold` are left out: theirs in the Rendering is 0.
+        """
+        rays = len(origins)
+        coordinates, t, ray_index = self.samples(origins, directions)
+        with torch.no_grad():  # a first pass over all samples; the graph is built over those that count
+            corners = Corners.around(coordinates, self.density.shape)
+            raw = self.density.look_up(corners)
+            kept = contributing(self.log_transmittance(raw[:, 0], STEP), ray_index, rays, MIN_TRANSMITTANCE,
+                                self.threshold).nonzero().squeeze(1)
+        corners = corners.take(kept)
+        t, ray_index, raw = (values.index_select(0, kept) for values in (t, ray_index, raw))
+        raw, features = interpolate([self.density, self.features], corners, [raw, None], self.color is not None)
+        weights, final_transmittance = render_weights(self.log_transmittance(raw[:, 0], STEP), ray_index, rays)
+        weights = weights.where(weights > self.threshold, 0)
+
         if self.color is None:
             colors = features.sigmoid()
         else:
-            with record_function("color"):
-                seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
-                colors = self.color(torch.cat([features, seen_from], dim=-1)).to(features.dtype)
+            seen_from = self.direction_encoding(F.normalize(directions, dim=-1)).index_select(0, ray_index)
+            colors = in_chunks(self.color, torch.cat([features, seen_from], dim=-1)).to(features.dtype)
         return composite(weights, colors, t, ray_index, final_transmittance, self.bg_color)
 
     @torch.no_grad()
-    @record_function("occupancy")
     def renew_mask(self) -> None:
         """Drop from the mask what has become empty, with all its neighbors."""
-        points = grid_points(self.mask.mask.shape, self.mask.lower, self.mask.upper)
-        raw = self.density(points.reshape(-1, 3)).reshape(self.mask.mask.shape)
-        opacity = -self.log_transmittance(raw, 1.0).expm1()
-        self.mask.mask &= F.max_pool3d(opacity[None], 3, 1, 1)[0] > self.threshold
+        self.mask.mask &= F.max_pool3d(self.node_opacity()[None], 3, 1, 1)[0] > self.threshold
 
     @torch.no_grad()
     def resize(self, voxels: int, act_shift_decay: float = 1.0) -> None:
@@ -170,8 +168,14 @@ def frustum_bounds(dataset: RayDataset, near: float, far: float) -> tuple[Tensor
     return torch.stack(lower).amin(0), torch.stack(upper).amax(0)
 
 
+def pixels_per_voxel(field: DVGOField, dataset: RayDataset) -> float:
+    """How wide a voxel of the grid's present size is in the images, on the average."""
+    distance = (dataset.poses[:, :, 3] - (field.density.lower + field.density.upper) / 2).norm(dim=-1).mean().item()
+    return dataset.intrinsics[:, 0].median().item() * field.voxel_size / distance
+
+
 def coarse_field(dataset: RayDataset, config: dict, near: float, far: float) -> tuple[DVGOField, Tensor]:
-    """The coarse field before training, and the factors (1, X, Y, Z) of its densities' learning rate (section 4.1).
+    """The coarse field before training, and the factors (X, Y, Z, 1) of its densities' learning rate (section 4.1).
 
     Args:
         config: the stage's settings, with `voxels`, `alpha_init` and `threshold`.
@@ -185,13 +189,12 @@ def coarse_field(dataset: RayDataset, config: dict, near: float, far: float) -> 
     centers = dataset.poses[:, :, 3]
     for center in centers:
         # Nothing is nearer than `near`: a density that stays empty whatever is added to it (released code, dvgo.py).
-        field.density.values.data[0, (nodes - center).norm(dim=-1) <= near] = -100
-    pixels_per_voxel = dataset.intrinsics[:, 0].median().item() * field.voxel_size / centers.norm(dim=-1).mean().item()
+        field.density.values.data[(nodes - center).norm(dim=-1) <= near] = -100
     # At least 4 rays across a voxel, and no fewer than every 4th, as far as `count_views` was compared with all rays.
     views = count_views(dataset.poses, dataset.intrinsics, dataset.height, dataset.width, lower, upper, shape, near,
-                        STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel / 4))))
-    field.mask.mask &= views >= SEEN_BY
-    return field, (views / views.max().clamp(min=1))[None]
+                        STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel(field, dataset) / 4))))
+    field.mask.mask &= views >= MIN_VIEWS
+    return field, (views / views.max().clamp(min=1))[..., None]
 
 
 def fine_field(opacity: Tensor, lower: Tensor, upper: Tensor, mode: str, config: dict, near: float,
@@ -199,12 +202,12 @@ def fine_field(opacity: Tensor, lower: Tensor, upper: Tensor, mode: str, config:
     """The fine field before training, in the box that the coarse one found something in.
 
     Args:
-        opacity: of the coarse field's nodes, (X, Y, Z), not everywhere at most `FILLED`.
+        opacity: of the coarse field's nodes, (X, Y, Z), not everywhere at most `MIN_OPACITY`.
         lower, upper: the corners (3,) of the coarse field's box.
         mode: of the color network, relu or relu+fr.
         config: the stage's settings, with `network`, `voxels`, `scale_at`, `alpha_init` and `threshold`.
     """
-    full = opacity > FILLED
+    full = opacity > MIN_OPACITY
     nodes = grid_points(tuple(full.shape), lower, upper)
     voxel = (upper - lower) / (torch.tensor(full.shape, device=lower.device) - 1)
     corners = nodes[full].amin(0), nodes[full].amax(0).maximum(nodes[full].amin(0) + voxel)
@@ -212,20 +215,43 @@ def fine_field(opacity: Tensor, lower: Tensor, upper: Tensor, mode: str, config:
     field = DVGOField(corners[0] - margin, corners[1] + margin, config["voxels"] // 2 ** len(config["scale_at"]),
                       final_voxels=config["voxels"], alpha_init=config["alpha_init"], threshold=config["threshold"],
                       near=near, bg_color=bg_color, mode=mode, **config["network"])
-    around = MaskGrid(F.max_pool3d(opacity[None], 3, 1, 1)[0] >= FILLED, lower, upper)
+    around = MaskGrid(F.max_pool3d(opacity[None], 3, 1, 1)[0] >= MIN_OPACITY, lower, upper)
     nodes = grid_points(tuple(field.mask.mask.shape), field.density.lower, field.density.upper).reshape(-1, 3)
     field.mask.mask &= around(nodes).reshape(field.mask.mask.shape)
     return field
 
 
+@torch.no_grad()
 def pixels_in_sight(field: DVGOField, dataset: RayDataset) -> Tensor:
-    """The pixels whose rays have a sample where the mask has something; the others are background for good."""
-    seen = []
-    for pixels in torch.arange(dataset.pixels, device=dataset.poses.device).split(2**16):
-        origins, directions, _ = dataset.rays(pixels)
-        _, _, ray_index = field.samples(origins, directions)
-        seen.append(pixels[torch.zeros_like(pixels, dtype=torch.bool).index_fill(0, ray_index, True)])
-    return torch.cat(seen)
+    """The pixels (P,) whose rays have a sample where the mask has something; the others are background for good.
+
+    Tested is every fourth pixel along either axis, or as many as half a voxel is wide, and all between four that do not
+    agree: what is overlooked has to be smaller than a voxel of the mask.
+    """
+    stride = max(1, min(4, int(pixels_per_voxel(field, dataset) / 2)))
+
+    def seen(pixels: Tensor) -> Tensor:
+        found = [torch.zeros(0, dtype=torch.bool, device=pixels.device)]
+        for part in pixels.split(2**16):
+            origins, directions, _ = dataset.rays(part)
+            _, _, ray_index = field.samples(origins, directions)
+            found.append(torch.zeros_like(part, dtype=torch.bool).index_fill_(0, ray_index, True))
+        return torch.cat(found)
+
+    height, width, device = dataset.height, dataset.width, dataset.poses.device
+    row, column = torch.arange(height, device=device), torch.arange(width, device=device)
+    rows, columns = (torch.arange(0, length + stride, stride, device=device).clamp(max=length - 1)
+                     for length in (height, width))
+    in_sight = []
+    for view in range(dataset.count):
+        first = view * height * width
+        corners = seen((first + rows[:, None] * width + columns).flatten()).view(1, len(rows), len(columns)).float()
+        every, some = (-F.max_pool2d(-corners, 2, 1)[0] > 0, F.max_pool2d(corners, 2, 1)[0] > 0)
+        every, some = (block[row // stride][:, column // stride].flatten() for block in (every, some))
+        between = (some & ~every).nonzero().squeeze(1)
+        every[between] = seen(first + between)
+        in_sight.append(first + every.nonzero().squeeze(1))
+    return torch.cat(in_sight)
 
 
 def objective(rendering: Rendering, target: Tensor, entropy_weight: float,

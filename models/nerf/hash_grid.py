@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.fourier_reparam import as_count
+from models.nerf.cpu import share_out
 
 PRIMES = (1, 2654435761, 805459861)  # Eq. 4
 
@@ -102,16 +103,17 @@ class HashGrid(nn.Module):
         """Draw the table from U(−1e-4, 1e-4) (section 4)."""
         nn.init.uniform_(self.table, -1e-4, 1e-4)
 
-    def forward(self, x01: Tensor) -> Tensor:
+    def forward(self, x01: Tensor, encoded: Tensor | None = None) -> Tensor:
         """Encode points.
 
         Args:
             x01: shape (S, 3), in the unit cube; S may be 0. A point outside gets the value of one on its face.
+            encoded: what they were encoded to before, with the same table. Only the gradient is then computed.
 
         Returns:
             The features, coarsest level first, shape (S, L F), in the dtype of the table.
         """
-        return _Interpolate.apply(x01.to(self.table.dtype), self.table, self)
+        return _Interpolate.apply(x01.to(self.table.dtype), self.table, self, encoded)
 
     def batches(self) -> list[slice]:
         """The levels that are encoded at once: on a GPU all, on a CPU each by itself.
@@ -174,11 +176,14 @@ class _Interpolate(torch.autograd.Function):
     """Keeps only the points for the backward pass: rows and weights would be 44 bytes a level and sample more."""
 
     @staticmethod
-    def forward(ctx, x01: Tensor, table: Tensor, grid: HashGrid) -> Tensor:
+    def forward(ctx, x01: Tensor, table: Tensor, grid: HashGrid, found: Tensor | None) -> Tensor:
         ctx.save_for_backward(x01)
         ctx.grid = grid
+        if found is not None:
+            return found.view_as(found)
         encoded = table.new_empty(len(x01), grid.levels, grid.features)
-        for levels in grid.batches():
+
+        def encode(levels: slice) -> None:
             cell, upper = grid.cells(x01, levels)
             # A weight for each number of a pair: all is contiguous then, and the interpolation fast.
             upper = upper.unsqueeze(-1).repeat(1, 1, 1, 2 - grid.features % 2)
@@ -190,6 +195,8 @@ class _Interpolate(torch.autograd.Function):
                     for weight in upper[:, part]:  # along x, y and z
                         corners = corners[0].lerp(corners[1], weight)
                     target.copy_(_columns(corners)[0].T)
+
+        share_out(encode, grid.batches(), x01.device)
         return encoded.flatten(1)
 
     @staticmethod
@@ -198,11 +205,14 @@ class _Interpolate(torch.autograd.Function):
         (x01,), grid = ctx.saved_tensors, ctx.grid
         table_gradient = gradient.new_zeros(sum(grid.sizes), grid.features)
         gradient = gradient.contiguous().view(len(x01), grid.levels, grid.features).transpose(0, 1)  # (L, S, F)
-        for levels in grid.batches():
+
+        def scatter(levels: slice) -> None:
             cell, upper = grid.cells(x01, levels)
             x, y, z = torch.addcmul(grid._weight.to(upper), grid._weight_slope.to(upper), upper.unsqueeze(1)).unbind(0)
             weights = ((x[:, None] * y)[:, :, None] * z).flatten(0, 2)
             for part, start, rows in grid.rows(cell, levels):
                 for target, column in zip(_columns(table_gradient[start:]), _columns(gradient[levels][part])):
                     target.index_add_(0, rows.flatten(), (weights[:, part] * column).flatten())
-        return None, table_gradient, None
+
+        share_out(scatter, grid.batches(), x01.device)
+        return None, table_gradient, None, None

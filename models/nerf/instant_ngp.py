@@ -4,16 +4,14 @@ Müller, Evans, Schied and Keller, "Instant Neural Graphics Primitives", SIGGRAP
 the marching of the ngp_pl implementation; Shi, Zhou and Gu, CVPR 2024, section 5, for the Fourier reparameterization.
 """
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.profiler import record_function
 
 from models.encodings import SphericalHarmonics
 from models.fourier_reparam import as_count
 from models.nerf.color_mlp import color_mlp
+from models.nerf.cpu import in_chunks
 from models.nerf.hash_grid import HashGrid
 from models.nerf.occupancy_grid import OccupancyGrid
 from models.nerf.rays import box_intersection, points_along, ragged_indices
@@ -25,7 +23,7 @@ from models.nerf.volume_rendering import (
 )
 
 DENSITY_FEATURES = 16  # the outputs of the density network, of which the first is log σ
-STOP = 1e-4  # the transmittance at which a ray ends
+MIN_TRANSMITTANCE = 1e-4  # the transmittance at which a ray ends
 
 
 class _TruncatedExp(torch.autograd.Function):
@@ -89,26 +87,26 @@ class InstantNGPField(nn.Module):
                                          nn.Linear(hidden_features, DENSITY_FEATURES))
         self.direction_encoding = SphericalHarmonics()
         self.color = color_mlp(mode, self.direction_encoding.out_features + DENSITY_FEATURES, hidden_features, **basis)
-        nn.init.xavier_uniform_(cast(nn.Linear, self.color[-2]).weight)
+        nn.init.xavier_uniform_(self.color.get_parameter("4.weight"))
         self.occupancy = OccupancyGrid(resolution, half_extent, steps)
 
-    @record_function("grids")
-    def density(self, points: Tensor) -> tuple[Tensor, Tensor]:
+    def density(self, points: Tensor, encoded: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """The density and what the color network is told of it.
 
         Args:
             points: (S, 3), in world units, in the cube; S may be 0.
+            encoded: (S, L F), if they were encoded before.
 
         Returns:
-            σ (S,), per world unit, and the features (S, 16). Not subject to autocast: log σ with the 8 bits of
-            bfloat16 would be a density wrong by per cents.
+            σ (S,), per world unit, the features (S, 16) and the encoding (S, L F). Not subject to autocast: log σ with
+            the 8 bits of bfloat16 would be a density wrong by per cents.
         """
         with torch.autocast(points.device.type, enabled=False):
-            features = self.density_mlp(self.encoding(points / (2 * self.occupancy.half_extent) + 0.5))
-            return truncated_exp(features[:, 0]), features
+            encoded = self.encoding(points / (2 * self.occupancy.half_extent) + 0.5, encoded)
+            features = in_chunks(self.density_mlp, encoded)
+            return truncated_exp(features[:, 0]), features, encoded
 
     @torch.no_grad()
-    @record_function("sampling")
     def march(self, origins: Tensor, directions: Tensor, offsets: Tensor | None,
               near: float = 0.01) -> tuple[Tensor, Tensor]:
         """The samples at t_0 + k step, k = 0, 1, …, that lie in occupied cells; t_0 is where a ray enters the cube.
@@ -151,22 +149,20 @@ class InstantNGPField(nn.Module):
         t, ray_index = self.march(origins, directions, offsets)
         points = points_along(origins, directions, t, ray_index)
         with torch.no_grad():
-            sigma, features = self.density(points)
+            sigma, features, encoded = self.density(points)
             # Whatever the opacity, as the gradient of `truncated_exp` does not vanish with it.
-            seen = contributing(sigma * -self.occupancy.step, ray_index, rays, STOP).nonzero().squeeze(1)
+            seen = contributing(sigma * -self.occupancy.step, ray_index, rays, MIN_TRANSMITTANCE).nonzero().squeeze(1)
         t, ray_index = t.index_select(0, seen), ray_index.index_select(0, seen)
         if torch.is_grad_enabled():
-            sigma, features = self.density(points.index_select(0, seen))
+            sigma, features, _ = self.density(points.index_select(0, seen), encoded.index_select(0, seen))
         else:
             sigma, features = sigma.index_select(0, seen), features.index_select(0, seen)
 
         weights, final_transmittance = render_weights(sigma * -self.occupancy.step, ray_index, rays)
-        with record_function("color"):
-            harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
-            color = self.color(torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)
+        harmonics = self.direction_encoding(F.normalize(directions, dim=-1))
+        color = in_chunks(self.color, torch.cat([harmonics.index_select(0, ray_index), features], dim=-1)).to(sigma)
         return composite(weights, color, t, ray_index, final_transmittance, self.bg_color)
 
-    @record_function("occupancy")
     def update_occupancy(self, everywhere: bool) -> None:
         """Look at the density anew in all cells of the occupancy grid or in some, see `OccupancyGrid.update`."""
         self.occupancy.update(lambda points: self.density(points)[0], everywhere)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.profiler import record_function
 
 from models.nerf.rays import pixel_rays
 
@@ -65,7 +64,6 @@ def _opaque_at_most(log_transmittance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-@record_function("compositing")
 def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: float,
                  threshold: float | None = None) -> Tensor:
     """Which samples enter the picture: α > threshold, and T in front > stop among those that pass the first test.
@@ -89,7 +87,6 @@ def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: 
     return reached if visible is None else reached & visible
 
 
-@record_function("compositing")
 def render_weights(log_transmittance: Tensor, ray_index: Tensor, rays: int) -> tuple[Tensor, Tensor]:
     """w_i = T_i α_i of each sample and the transmittance that remains of each ray; differentiable.
 
@@ -123,7 +120,6 @@ def accumulate(weights: Tensor, values: Tensor, ray_index: Tensor, rays: int) ->
     return products.new_zeros(rays, values.shape[1]).index_add_(0, ray_index, products)
 
 
-@record_function("compositing")
 def composite(weights: Tensor, colors: Tensor, t: Tensor, ray_index: Tensor, final_transmittance: Tensor,
               bg_color: float) -> Rendering:
     """The picture that weighted samples make on a background.

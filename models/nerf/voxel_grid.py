@@ -1,17 +1,21 @@
 """The voxel grids of DirectVoxGO (Sun, Sun and Chen, "Direct Voxel Grid Optimization", CVPR 2022).
 
 A grid's nodes lie on the faces of its box and evenly between; its axes are x, y, z in that order. Boxes are given by
-their corners `lower` and `upper`, (3,) each.
+their corners `lower` and `upper`, (3,) each. Coordinates (3, S) are those of S points in the unit cube that the box
+becomes, axis by axis.
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-from torch.profiler import record_function
 
-from models.nerf.rays import box_intersection, pixel_rays, points_along, uniform_samples
+from models.nerf.cpu import share_out
+from models.nerf.rays import box_intersection, pixel_rays, uniform_samples
 
 
 def grid_shape(lower: Tensor, upper: Tensor, voxels: int) -> tuple[tuple[int, int, int], float]:
@@ -32,15 +36,58 @@ def grid_shape(lower: Tensor, upper: Tensor, voxels: int) -> tuple[tuple[int, in
     return (x, y, z), size
 
 
-def grid_points(shape: tuple[int, ...], lower: Tensor, upper: Tensor) -> Tensor:
+def grid_points(shape: Sequence[int], lower: Tensor, upper: Tensor) -> Tensor:
     """The positions of a grid's nodes, (X, Y, Z, 3)."""
     axes = [torch.linspace(0, 1, nodes, dtype=lower.dtype, device=lower.device) for nodes in shape]
     return torch.lerp(lower, upper, torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1))
 
 
-def in_box(points: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Where points (S, 3) lie in a box, as grid_sample has it: from −1 to 1, z first."""
-    return ((points - lower) / (upper - lower) * 2 - 1).flip(-1)
+def grid_coordinates(points: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The coordinates (3, S) in a box of points (S, 3), from 0 to 1 within it."""
+    return ((points - lower) / (upper - lower)).T.contiguous()
+
+
+def coordinates_along(origins: Tensor, directions: Tensor, t: Tensor, ray_index: Tensor, lower: Tensor,
+                      upper: Tensor) -> Tensor:
+    """The coordinates (3, S) in a box of the points o + t d, samples at `t` (S,) along the rays `ray_index` (S,)."""
+    origins, directions = grid_coordinates(origins, lower, upper), (directions / (upper - lower)).T.contiguous()
+    return torch.addcmul(origins.index_select(1, ray_index), t, directions.index_select(1, ray_index))
+
+
+def place(node: Sequence[Tensor] | Tensor, shape: Sequence[int]) -> Tensor:
+    """The place in a flattened grid of nodes given by their three indices."""
+    x, y, z = node
+    return (x * shape[1] + y) * shape[2] + z
+
+
+class Corners(NamedTuple):
+    """The nodes around S points, and what each counts in trilinear interpolation.
+
+    Attributes:
+        nodes: (S, 8) int32, by their place in the grid.
+        weights: (S, 8), with the sum 1.
+    """
+
+    nodes: Tensor
+    weights: Tensor
+
+    @classmethod
+    def around(cls, coordinates: Tensor, shape: Sequence[int]) -> "Corners":
+        """Of points (3, S) within the box of a grid of (X, Y, Z) nodes."""
+        # Of each corner, whether it is the upper one along an axis: (3, 8).
+        upper = torch.cartesian_prod(*[torch.arange(2, dtype=torch.int32, device=coordinates.device)] * 3).T
+        cell, weights = [], []
+        for axis, nodes, is_upper in zip(coordinates, shape, upper):
+            position = axis * (nodes - 1)
+            cell.append(position.int().clamp_(0, nodes - 2))
+            # 1 − f for the lower corner and f for the upper one
+            weights.append(torch.addcmul((1 - is_upper).to(axis), (2 * is_upper - 1).to(axis),
+                                         position.sub_(cell[-1])[:, None]))
+        return cls(place(cell, shape)[:, None] + place(upper, shape), weights[0].mul_(weights[1]).mul_(weights[2]))
+
+    def take(self, kept: Tensor) -> "Corners":
+        """Those of the points with the indices (K,)."""
+        return Corners(self.nodes.index_select(0, kept), self.weights.index_select(0, kept))
 
 
 class VoxelGrid(nn.Module):
@@ -52,33 +99,40 @@ class VoxelGrid(nn.Module):
         lower, upper: (3,), the box.
 
     Attributes:
-        values: Parameter of shape (C, X, Y, Z).
+        values: Parameter of shape (X, Y, Z, C).
     """
 
     lower: Tensor
     upper: Tensor
 
-    def __init__(self, channels: int, shape: tuple[int, ...], lower: Tensor, upper: Tensor):
+    def __init__(self, channels: int, shape: Sequence[int], lower: Tensor, upper: Tensor):
         super().__init__()
-        self.values = nn.Parameter(torch.zeros(channels, *shape, dtype=lower.dtype, device=lower.device))
+        self.values = nn.Parameter(torch.zeros(*shape, channels, dtype=lower.dtype, device=lower.device))
         self.register_buffer("lower", lower.clone())
         self.register_buffer("upper", upper.clone())
 
-    def forward(self, points: Tensor) -> Tensor:
-        """Map points (S, 3) to features (S, C). Beyond the box they fall to zero within one voxel."""
-        return self.interpolate(in_box(points, self.lower, self.upper))
+    @property
+    def shape(self) -> torch.Size:
+        """(X, Y, Z)."""
+        return self.values.shape[:3]
 
-    @record_function("grids")
-    def interpolate(self, where: Tensor) -> Tensor:
-        """The features (S, C) at the places (S, 3) that `in_box` gives."""
-        found = F.grid_sample(self.values[None], where[None, None, None], align_corners=True)  # (1, C, 1, 1, S)
-        return found[0, :, 0, 0].T
+    def forward(self, points: Tensor) -> Tensor:
+        """Map points (S, 3) to features (S, C); beyond the box to those of its face."""
+        coordinates = grid_coordinates(points, self.lower, self.upper).clamp_(0, 1)
+        return interpolate([self], Corners.around(coordinates, self.shape))[0]
+
+    def look_up(self, corners: Corners) -> Tensor:
+        """The features (S, C) at S points, without a graph."""
+        return F.embedding_bag(corners.nodes, self.values.detach().flatten(0, 2), per_sample_weights=corners.weights,
+                               mode="sum")
 
     @torch.no_grad()
-    def resize(self, shape: tuple[int, ...]) -> None:
+    def resize(self, shape: Sequence[int]) -> None:
         """Go over to `shape` nodes by interpolation. `values` becomes a new Parameter; optimizers hold the old one."""
-        finer = F.interpolate(self.values[None], size=shape, mode="trilinear", align_corners=True)
-        self.values = nn.Parameter(finer[0])
+        finer = F.interpolate(self.values.permute(3, 0, 1, 2)[None], size=tuple(shape), mode="trilinear",
+                              align_corners=True)
+        # Not .contiguous(), which leaves a single channel its stride, with which embedding_bag is slow.
+        self.values = nn.Parameter(finer[0].movedim(0, -1).clone(memory_format=torch.contiguous_format))
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         # The number of nodes changes during training; that of what is loaded is taken over, the Parameter kept.
@@ -87,8 +141,63 @@ class VoxelGrid(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
-        channels, *shape = self.values.shape
-        return f"channels={channels}, shape={tuple(shape)}"
+        return f"channels={self.values.shape[-1]}, shape={tuple(self.shape)}"
+
+
+def interpolate(grids: Sequence[VoxelGrid], corners: Corners, found: Sequence[Tensor | None] = (None, None),
+                sparse: bool = False) -> tuple[Tensor, ...]:
+    """The features (S, C) of one or two grids of the same nodes, at S points; differentiable in the grids' values.
+
+    Args:
+        found: features of a grid that were looked up before, and are not again.
+        sparse: give the gradients as sparse tensors of the nodes around the points alone, as nn.Embedding does.
+    """
+    return _Interpolate.apply(corners, [grid.look_up(corners) if features is None else features
+                                        for grid, features in zip(grids, found)],
+                              sparse, *(grid.values for grid in grids))
+
+
+class _Interpolate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, corners: Corners, features: list[Tensor], sparse: bool, *values: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(*corners)
+        ctx.shape, ctx.sparse = values[0].shape[:3], sparse
+        return tuple(of_grid.detach() for of_grid in features)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):
+        scatter = scatter_sparse if ctx.sparse else scatter_dense
+        return None, None, None, *scatter(Corners(*ctx.saved_tensors), gradients, ctx.shape)
+
+
+def scatter_sparse(corners: Corners, gradients: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
+    """What gradients (S, C) of features are of a grid's values, sparse (X, Y, Z, C) tensors; the nodes ascending."""
+    # Sorted by node a sum is that over a stretch of the points. What the sort costs, the number of nodes does not
+    # enter, it uses all cores, and the sums come out the same on a GPU whatever the order of its threads.
+    nodes, order = corners.nodes.flatten().sort()
+    is_first = torch.ones_like(nodes, dtype=torch.bool)
+    torch.ne(nodes[1:], nodes[:-1], out=is_first[1:])
+    first = is_first.nonzero().squeeze(1)
+    points, weights = (order >> 3).int(), corners.weights.flatten().index_select(0, order)
+    indices = torch.stack(torch.unravel_index(nodes.index_select(0, first).long(), shape))
+    return [torch.sparse_coo_tensor(indices, F.embedding_bag(
+        points, gradient.contiguous(), first.int(), per_sample_weights=weights, mode="sum"),
+        (*shape, gradient.shape[1]), check_invariants=False) for gradient in gradients]
+
+
+def scatter_dense(corners: Corners, gradients: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
+    """The same, dense."""
+    nodes, of_channels = corners.nodes.flatten(), [column for gradient in gradients for column in gradient.unbind(1)]
+    sums = [corners.weights.new_zeros(math.prod(shape)) for _ in of_channels]
+
+    def add(channel: int) -> None:
+        sums[channel].index_add_(0, nodes, (corners.weights * of_channels[channel][:, None]).flatten())
+
+    share_out(add, range(len(sums)), nodes.device)
+    columns = iter(sums)
+    return [torch.stack([next(columns) for _ in gradient.unbind(1)], dim=-1).view(*shape, -1)
+            for gradient in gradients]
 
 
 class MaskGrid(nn.Module):
@@ -102,45 +211,32 @@ class MaskGrid(nn.Module):
     mask: Tensor
     lower: Tensor
     upper: Tensor
-    last: Tensor
-    half_last: Tensor
-    middle: Tensor
 
     def __init__(self, mask: Tensor, lower: Tensor, upper: Tensor):
         super().__init__()
         self.register_buffer("mask", mask.clone())
         self.register_buffer("lower", lower.clone())
         self.register_buffer("upper", upper.clone())
-        self._keep_shape()
-
-    def _keep_shape(self) -> None:
-        """Of the last node, z first: its index, and half of that with what rounds to the nearest one."""
-        # Kept on the device: made anew at each call it would make the host wait for the GPU.
-        last = torch.tensor(self.mask.shape[::-1], device=self.mask.device) - 1
-        for name, buffer in (("last", last), ("half_last", last / 2), ("middle", last / 2 + 0.5)):
-            self.register_buffer(name, buffer, persistent=False)
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         if (prefix + "mask") in state_dict:
             self.mask = self.mask.new_empty(state_dict[prefix + "mask"].shape)
-            self._keep_shape()
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def forward(self, points: Tensor) -> Tensor:
         """Map points (S, 3) to bool (S,); False further than half a voxel outside the box."""
-        return self.at(in_box(points, self.lower, self.upper))
+        return self.at(grid_coordinates(points, self.lower, self.upper))
 
-    def at(self, where: Tensor) -> Tensor:
-        """The same of places (S, 3) that `in_box` gives."""
-        nearest = torch.addcmul(self.middle, where, self.half_last).floor().long()
-        inside = ((nearest >= 0) & (nearest <= self.last)).all(-1)
-        z, y, x = nearest.clamp(min=0).minimum(self.last).unbind(-1)
-        place = z.add(y.add(x, alpha=self.mask.shape[1]), alpha=self.mask.shape[2])
-        return self.mask.flatten().index_select(0, place) & inside
+    def at(self, coordinates: Tensor) -> Tensor:
+        """The same of points with the coordinates (3, S)."""
+        nearest = [(axis * (nodes - 1)).add_(0.5).floor_().int() for axis, nodes in zip(coordinates, self.mask.shape)]
+        inside = [(node >= 0) & (node < nodes) for node, nodes in zip(nearest, self.mask.shape)]
+        nodes = place([node.clamp_(0, last - 1) for node, last in zip(nearest, self.mask.shape)], self.mask.shape)
+        return self.mask.flatten().index_select(0, nodes) & inside[0] & inside[1] & inside[2]
 
 
 def count_views(poses: Tensor, intrinsics: Tensor, height: int, width: int, lower: Tensor, upper: Tensor,
-                shape: tuple[int, ...], near: float, step: float, stride: int = 4) -> Tensor:
+                shape: Sequence[int], near: float, step: float, stride: int = 4) -> Tensor:
     """How many images see each voxel, for the paper's "view-count-based learning rate".
 
     An image sees a voxel if the samples of its pixels' rays, each shared out among the 8 nodes around it by the
@@ -159,23 +255,23 @@ def count_views(poses: Tensor, intrinsics: Tensor, height: int, width: int, lowe
     Returns:
         (X, Y, Z) long.
     """
-    grid = VoxelGrid(1, shape, lower, upper)
+    # A sample up to a voxel outside the box still reaches the nodes on its face: so a grid that is wider by a voxel.
     margin = (upper - lower) / (torch.tensor(shape, device=lower.device) - 1)
+    wider, wider_lower, wider_upper = [nodes + 2 for nodes in shape], lower - margin, upper + margin
     rows, columns = torch.meshgrid(torch.arange(0, height, stride, device=poses.device),
                                    torch.arange(0, width, stride, device=poses.device), indexing="ij")
     rows, columns = rows.flatten(), columns.flatten()
-    seen = torch.zeros(shape, dtype=torch.long, device=poses.device)
+    seen = torch.zeros(*shape, dtype=torch.long, device=poses.device)
+
     for view in range(len(poses)):
         origins, directions = pixel_rays(poses, intrinsics, torch.full_like(rows, view), rows, columns)
         t_min, _ = box_intersection(origins, directions, lower, upper, near)
-        # A sample up to a voxel behind the box still reaches the nodes on its face.
-        _, t_max = box_intersection(origins, directions, lower - margin, upper + margin, near)
+        _, t_max = box_intersection(origins, directions, wider_lower, wider_upper, near)
         t, ray_index, _ = uniform_samples(t_min, t_max, step / directions.norm(dim=-1))
-        # What a sum of interpolated values owes to each node is the sum of the trilinear weights there.
-        with torch.enable_grad():
-            total = grid(points_along(origins, directions, t, ray_index)).sum()
-        weight, = torch.autograd.grad(total, grid.values)
-        seen += weight[0] > 1 / stride**2
+        coordinates = coordinates_along(origins, directions, t, ray_index, wider_lower, wider_upper)
+        nodes, weights = Corners.around(coordinates.clamp_(0, 1), wider)
+        total = weights.new_zeros(math.prod(wider)).index_add_(0, nodes.flatten(), weights.flatten())
+        seen += total.view(wider)[1:-1, 1:-1, 1:-1] > 1 / stride**2
     return seen
 
 
@@ -186,14 +282,14 @@ def add_total_variation_(values: nn.Parameter, weight: float) -> None:
     Each difference to one of the 6 neighbors, clamped to ±1, times `weight`.
 
     Args:
-        values: (C, X, Y, Z), with a gradient.
+        values: (X, Y, Z, C), with a sparse gradient.
     """
-    slope = torch.zeros_like(values)
-    for axis in (1, 2, 3):
-        difference = values.diff(dim=axis).clamp(-1, 1)
-        count = difference.shape[axis]
-        slope.narrow(axis, 1, count).add_(difference)
-        slope.narrow(axis, 0, count).sub_(difference)
-    gradient = values.grad
-    assert gradient is not None, "a backward pass comes first"
+    assert values.grad is not None, "a backward pass comes first"
+    indices, gradient = values.grad._indices(), values.grad._values()
+    here, slope = values[tuple(indices)], torch.zeros_like(gradient)
+    for axis, nodes in enumerate(values.shape[:3]):
+        for step in (-1, 1):
+            neighbor = indices.clone()
+            neighbor[axis].add_(step).clamp_(0, nodes - 1)  # on a face the node itself, with no difference
+            slope += (here - values[tuple(neighbor)]).clamp_(-1, 1)
     gradient.add_(slope * (gradient != 0), alpha=weight)

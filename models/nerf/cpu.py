@@ -1,0 +1,40 @@
+"""How work is cut for a CPU: into parts that its caches hold, and for as many threads as PyTorch has."""
+
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.fourier_reparam import FourierReparamLinear
+
+CHUNK = 2**14  # points: 8 MB of activations of 128 features
+
+Part = TypeVar("Part")
+
+
+def in_chunks(network: nn.Sequential, x: Tensor) -> Tensor:
+    """network(x) for x (S, in); on a CPU `CHUNK` points at a time, each layer's weight, W = Λ B of one, made once."""
+    if not x.is_cpu or len(x) <= CHUNK:
+        return network(x)
+    layers = [functools.partial(F.linear, weight=layer.weight, bias=layer.bias)
+              if isinstance(layer, (nn.Linear, FourierReparamLinear)) else layer for layer in network]
+    return torch.cat([functools.reduce(lambda values, layer: layer(values), layers, part) for part in x.split(CHUNK)])
+
+
+@functools.cache
+def _workers(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+def share_out(work: Callable[[Part], None], parts: Sequence[Part], device: torch.device) -> None:
+    """Do work(part) for each part, in any order; on a CPU on as many threads as PyTorch has, each with one of its own.
+
+    For parts that write to different places, without a graph. PyTorch's operations let other threads run meanwhile.
+    """
+    work = torch.no_grad()(work)  # a thread does not know that of another
+    threads = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" else 1
+    list(map(work, parts) if threads <= 1 else _workers(threads).map(work, parts))
