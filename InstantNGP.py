@@ -35,10 +35,9 @@ from harness.results import print_results
 from harness.sweep import Job, in_ranks, sweep
 from models import fold
 from models.nerf.color_mlp import COLOR_MODES
-from models.nerf.instant_ngp import InstantNGPField
-from models.nerf.occupancy_grid import visible_cells
+from models.nerf.instant_ngp import InstantNGPField, make_field, objective
 from models.nerf.rays import RayDataset
-from models.nerf.volume_rendering import Rendering, render_image
+from models.nerf.volume_rendering import render_image
 
 # Where no other source is named: ngp_pl's defaults for Blender scenes, with their names there. ngp_pl is an
 # implementation of Instant-NGP in PyTorch and CUDA.
@@ -80,27 +79,9 @@ QUICK = {"epochs": 10, "iterations": 65, "batch": 512, "lr": 1.4e-2, "warm_up": 
 LAST_LR = 1 / 30  # of the first (ngp_pl: CosineAnnealingLR with eta_min = lr / 30)
 
 
-def make_field(mode: str, config: dict, dataset: RayDataset) -> InstantNGPField:
-    """The field of a run before training, without the cells that no camera sees."""
-    field = InstantNGPField(mode, bg_color=dataset.bg_color, **config["field"], **config["network"])
-    field = field.to(dataset.poses.device)
-    cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, dataset.poses, dataset.intrinsics,
-                          dataset.height, dataset.width)
-    field.occupancy.exclude(~cells)
-    return field
-
-
 def cosine(epoch: int, epochs: int) -> float:
     """The factor on every learning rate, from 1 to LAST_LR. (CosineAnnealingLR has one last rate for all groups.)"""
     return LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * epoch / epochs)) / 2
-
-
-def objective(rendering: Rendering, target: torch.Tensor, opacity_weight: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sums over the rays (R, 3) of the squared error, and of the whole objective."""
-    error = (rendering.color - target).square().sum() / 3
-    opacity = 1 - rendering.final_transmittance + 1e-10  # its logarithm is finite where there is nothing
-    # −o log o: a ray should end in something or in nothing
-    return error, error + opacity_weight * torch.special.entr(opacity).sum()
 
 
 def train(run: Run, scene: Scene, args: argparse.Namespace) -> str:

@@ -13,8 +13,8 @@ from models.encodings import SphericalHarmonics
 from models.nerf.color_mlp import color_mlp
 from models.nerf.cpu import in_chunks
 from models.nerf.hash_grid import HashGrid
-from models.nerf.occupancy_grid import OccupancyGrid
-from models.nerf.rays import box_intersection, points_along, ragged_indices
+from models.nerf.occupancy_grid import OccupancyGrid, visible_cells
+from models.nerf.rays import RayDataset, box_intersection, points_along, ragged_indices
 from models.nerf.volume_rendering import (
     Rendering,
     composite,
@@ -166,3 +166,21 @@ class InstantNGPField(nn.Module):
     def update_occupancy(self, everywhere: bool) -> None:
         """Look at the density anew in all cells of the occupancy grid or in some, see `OccupancyGrid.update`."""
         self.occupancy.update(lambda points: self.density(points)[0], everywhere)
+
+
+def make_field(mode: str, config: dict, dataset: RayDataset) -> InstantNGPField:
+    """The field of a run before training, without the cells that no camera sees."""
+    field = InstantNGPField(mode, bg_color=dataset.bg_color, **config["field"], **config["network"])
+    field = field.to(dataset.poses.device)
+    cells = visible_cells(field.occupancy.resolution, field.occupancy.half_extent, dataset.poses, dataset.intrinsics,
+                          dataset.height, dataset.width)
+    field.occupancy.exclude(~cells)
+    return field
+
+
+def objective(rendering: Rendering, target: Tensor, opacity_weight: float) -> tuple[Tensor, Tensor]:
+    """The sums over the rays (R, 3) of the squared error, and of the whole objective."""
+    error = (rendering.color - target).square().sum() / 3
+    opacity = 1 - rendering.final_transmittance + 1e-10  # its logarithm is finite where there is nothing
+    # −o log o: a ray should end in something or in nothing
+    return error, error + opacity_weight * torch.special.entr(opacity).sum()
