@@ -1,6 +1,6 @@
 """How far Adam's first step moves the hidden W of each network, beside κ, which is of a gradient without structure.
 
-    python -m studies.first_step        1D, and Kodak 05 and the dragon at the sizes of the step-size study; seconds
+    python -m studies.first_step        1D, and Kodak 05 and the dragon at the sizes of studies.step_size; seconds
 
 Prints, for each hidden-to-hidden layer of the networks at their start (seed 0), the root mean square of what the first
 step on the script's own loss adds to an element of W, in units of the learning rate, and the share of the layer's
