@@ -20,6 +20,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -135,7 +136,8 @@ def row(experiment: Experiment, backbone: str, step: float, where: str, args: ar
 
     def cell(network: Network) -> str:
         of_seeds = [found.get(step_size.key(*network, seed)) for seed in args.seeds or experiment.seeds]
-        return ", ".join(f"{record['metrics'][experiment.metric]:.{digits}f}" for record in of_seeds if record) or "–"
+        values = [record["metrics"][experiment.metric] for record in of_seeds if record]
+        return f"{np.mean(values):.{digits}f}" if values else "–"
 
     return [experiment.title, LABELS[backbone], where,
             *map(cell, [pair[False], *controls_at(experiment, backbone, step), pair[True]])]
