@@ -100,77 +100,43 @@ def test_step_scale_is_that_of_adam_s_first_step_and_near_the_rule(name, measure
 @pytest.mark.parametrize("omega", [1.0, 30.0])
 def test_initial_coefficients(settings, omega):
     torch.manual_seed(1)
-    layer = FourierReparamLinear(out_features=512, omega=omega, **settings)
+    layer = FourierReparamLinear(out_features=20, omega=omega, **settings)
     norms = basis_by_definition(**settings).norm(dim=1)
-    bound = math.sqrt(6 / len(norms)) / norms / omega
-    vanishing = norms < 1e-6 * settings["alpha"]
-    largest = layer.coefficients.detach().double().abs().amax(dim=0)
-    assert (largest[~vanishing] <= bound[~vanishing] * (1 + 1e-6)).all()
-    assert (largest[~vanishing] > 0.95 * bound[~vanishing]).all()
-    assert (largest[vanishing] == 0).all()
-    assert layer.bias.eq(0).all()
-    assert layer.coefficients.shape == (512, len(norms))
+    assert (norms.min() < 1e-9) == (settings is PAPER["3D sin"])  # cos(255 x_j ± π/2), zero but for rounding
+    bounds = (math.sqrt(6 / len(norms)) / norms / omega).masked_fill(norms < 1e-6 * settings["alpha"], 0).float()
+    torch.manual_seed(1)
+    for column, bound in zip(layer.coefficients.T, bounds):  # as if drawn one after another
+        assert torch.allclose(column, bound * torch.empty(20).uniform_(-1, 1), rtol=1e-5)
+    assert layer.coefficients.shape == (20, len(norms)) and not layer.bias.any()
 
 
-def test_a_basis_row_that_vanishes_at_every_point_does_not_blow_up_the_coefficients():
-    layer = layer_of({"in_features": 256, "low_freq_num": 256, "high_freq_num": 256, "phase_num": 8, "alpha": 0.01})
-    norms = basis_by_definition(256, 256, 256, 8, 0.01).norm(dim=1)
-    assert norms.min() < 1e-9  # cos(255 x_j ± π/2), zero but for rounding
-    assert layer.coefficients.abs().max() < 1
-
-
-def test_same_coefficients_as_columns_drawn_one_after_another():
-    settings = SETTINGS[0]
-    layer = layer_of(settings, out_features=20)
-    norms = basis_by_definition(**settings).norm(dim=1)
-    torch.manual_seed(0)
-    for i, norm in enumerate(norms):
-        bound = math.sqrt(6 / len(norms)) / norm.item()
-        assert torch.allclose(layer.coefficients[:, i], torch.empty(20).uniform_(-bound, bound), rtol=1e-5, atol=1e-7)
-
-
-def test_forward_is_x_times_weight_plus_bias_for_any_leading_shape():
-    layer = layer_of(SETTINGS[0])
+def test_forward_and_gradient_are_those_of_the_full_product_for_any_leading_shape():
+    layer = layer_of(SETTINGS[0]).double()
     layer.bias.data.uniform_()
+    coefficients = layer.coefficients.detach().clone().requires_grad_()
     for shape in [(7,), (5, 7), (2, 3, 7), (0, 7)]:
-        x = torch.randn(shape)
-        expected = x @ layer.weight.T + layer.bias
-        assert layer(x).shape == (*shape[:-1], 6)
-        assert torch.allclose(layer(x), expected, atol=1e-6)
+        x = torch.randn(shape, dtype=torch.float64)
+        expected = x @ (coefficients @ basis_by_definition(**SETTINGS[0])).T + layer.bias.detach()
+        assert layer(x).shape == (*shape[:-1], 6) and torch.allclose(layer(x), expected)
+        found = torch.autograd.grad(layer(x).square().sum(), layer.coefficients)
+        assert torch.allclose(*found, *torch.autograd.grad(expected.square().sum(), coefficients))
 
 
-def test_only_coefficients_and_bias_are_trained_and_saved():
+@pytest.mark.parametrize("changes", [
+    {"in_features": 8}, {"phase_num": 7}, {"alpha": 0.01}, {"omega": 30.0}, {"alpha": 0.05 * (1 + 1e-6)},
+    {"low_freq_num": 4, "high_freq_num": 3}])  # of which the last three fit in shape
+def test_a_state_of_another_basis_is_refused_by_name(changes):
     layer = layer_of(SETTINGS[0])
-    assert {name for name, _ in layer.named_parameters()} == {"coefficients", "bias"}
-    assert set(layer.state_dict()) == {"coefficients", "bias", "_extra_state"}
-    other = FourierReparamLinear(out_features=6, **SETTINGS[0])
-    assert not torch.equal(other.coefficients, layer.coefficients)
-    other.load_state_dict(copy.deepcopy(layer.state_dict()))
-    x = torch.randn(4, 7)
-    assert torch.equal(other(x), layer(x))
-
-
-@pytest.mark.parametrize("name, value", [
-    ("in_features", 8), ("low_freq_num", 4), ("high_freq_num", 3), ("phase_num", 7), ("alpha", 0.01), ("omega", 30.0)])
-def test_a_state_of_another_basis_is_refused_by_name(name, value):
-    layer = layer_of(SETTINGS[0])
-    other = torch.nn.Sequential(layer_of({**SETTINGS[0], name: value}))
+    other = torch.nn.Sequential(layer_of({**SETTINGS[0], **changes}))
     torch.nn.init.zeros_(other[0].coefficients)
-    state = torch.nn.Sequential(layer).state_dict()
-    message = rf"0\.coefficients: {name} is {getattr(layer, name):g} in the state_dict and {value:g} here"
+    message = "; ".join(f"{name} is {getattr(layer, name):.9g} in the state_dict and {value:.9g} here"
+                        for name, value in changes.items())
     for strict in (True, False):
-        with pytest.raises(RuntimeError, match=message):
-            other.load_state_dict(state, strict=strict)
+        with pytest.raises(RuntimeError, match=r"0\.coefficients: " + message):
+            other.load_state_dict(torch.nn.Sequential(layer).state_dict(), strict=strict)
     assert other[0].coefficients.eq(0).all()  # nothing of it was taken
-    with pytest.raises(ValueError, match=f"{name} is"):
+    with pytest.raises(ValueError, match=message):
         other[0].set_extra_state(layer.get_extra_state())
-
-
-def test_all_that_differs_is_named_also_where_the_shape_fits():
-    settings = {"in_features": 7, "low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
-    other = layer_of({**settings, "low_freq_num": 4, "high_freq_num": 3, "alpha": 0.05 * (1 + 1e-6)})
-    with pytest.raises(RuntimeError, match="low_freq_num is 3 .* and 4 here; high_freq_num is 4 .*; alpha is 0.05 "):
-        other.load_state_dict(layer_of(settings).state_dict())
 
 
 @pytest.mark.parametrize("strict", [True, False])
@@ -189,36 +155,28 @@ def test_parameters_load_without_the_extra_state(strict, assign):
     assert other.load_state_dict(state, strict=False).missing_keys == ["0.bias"]
 
 
-def model_of(settings=SETTINGS[0]):
-    return torch.nn.Sequential(torch.nn.Linear(2, 7), torch.nn.ReLU(), layer_of(settings), torch.nn.Linear(6, 1))
-
-
 def test_every_value_of_a_state_dict_is_a_tensor_that_tools_can_change_and_load():
-    for build in (model_of, lambda: torch.nn.Sequential(FourierReparamLinear(7, 6, low_freq_num=3, high_freq_num=4,
-                                                                            phase_num=5, alpha=0.05, device="meta"))):
-        state = build().state_dict()
-        assert all(isinstance(value, torch.Tensor) for value in state.values())
-        numbers, = (value for name, value in state.items() if name.endswith("_extra_state"))
-        assert numbers.dtype == torch.float64 and numbers.device.type == "cpu" and not numbers.is_meta
-        assert numbers.tolist() == [7, 3, 4, 5, 0.05, 1]
     with torch.device("meta"):
-        assert layer_of(SETTINGS[0]).state_dict()["_extra_state"].tolist() == numbers.tolist()
+        on_meta = layer_of(SETTINGS[0])
+    for layer in (layer_of(SETTINGS[0]), on_meta, FourierReparamLinear(out_features=6, **SETTINGS[0], device="meta")):
+        state = layer.state_dict()
+        assert set(state) == {"coefficients", "bias", "_extra_state"}
+        assert all(isinstance(value, torch.Tensor) for value in state.values())
+        assert state["_extra_state"].dtype == torch.float64 and state["_extra_state"].device.type == "cpu"
+        assert state["_extra_state"].tolist() == [7, 3, 4, 5, 0.05, 1]
 
-    model, other, x = model_of(), model_of(), torch.randn(5, 2)
-    assert sum(value.numel() for value in model.state_dict().values()) == 14 + 7 + 6 * 35 + 6 + 6 + 6 + 1
+    model, other = (FourierReparamLinear(out_features=6, **SETTINGS[0]) for _ in range(2))
     average = copy.deepcopy(model.state_dict())
+    moving = {name: value.clone() for name, value in model.state_dict().items()}
     for name, value in other.state_dict().items():
         average[name] = (average[name] + value) / 2
-    moving = {name: value.clone() for name, value in model.state_dict().items()}
-    for _ in range(1000):  # an exponential moving average, as its usual code is
-        for name, value in other.state_dict().items():
+        for _ in range(1000):  # an exponential moving average, as its usual code is
             moving[name].mul_(0.999).add_(value, alpha=0.001)
-    for state in ({name: value.clone() for name, value in model.state_dict().items()}, average, moving,
-                  {name: value.cpu() for name, value in model.state_dict().items()}):
+    for state in (model.state_dict(), average, moving):
         other.load_state_dict(state)
         assert all(other.state_dict()[name].allclose(value) for name, value in state.items())
-    assert torch.func.functional_call(model, model.state_dict(), x).equal(model(x))
-    assert torch.func.functional_call(model, moving, x).allclose(other.cpu()(x), atol=1)
+        x = torch.randn(5, 7)
+        assert torch.func.functional_call(model, state, x).equal(other(x))
 
 
 @pytest.mark.parametrize("settings", [SETTINGS[0], *PAPER.values()])
@@ -254,39 +212,23 @@ def test_the_state_survives_files_and_the_layer_copies(tmp_path):
         assert torch.equal(same(x), layer(x)) and same.get_extra_state().equal(layer.get_extra_state())
 
 
-def test_gradient_is_that_of_the_full_product():
-    layer = layer_of(SETTINGS[0]).double()
-    x = torch.randn(5, 7, dtype=torch.float64)
-    layer(x).square().sum().backward()
-    coefficients = layer.coefficients.detach().clone().requires_grad_()
-    (x @ (coefficients @ basis_by_definition(**SETTINGS[0])).T).square().sum().backward()
-    assert torch.allclose(layer.coefficients.grad, coefficients.grad, rtol=1e-10)
-
-
-def test_fold_is_a_linear_layer_with_the_same_output():
-    layer = layer_of(SETTINGS[3])
-    layer.bias.data.uniform_()
-    state = torch.get_rng_state()
-    folded = layer.fold()
-    assert type(folded) is torch.nn.Linear and torch.equal(torch.get_rng_state(), state)
-    x = torch.randn(3, 128)
-    assert torch.equal(folded(x), layer(x))
-    layer.coefficients.data.zero_()
-    assert not torch.equal(folded(x), layer(x))  # a copy, not a view
-
-
-@pytest.mark.parametrize("coefficients, bias", [(True, False), (False, True), (False, False)])
+@pytest.mark.parametrize("coefficients, bias", [(True, True), (True, False), (False, True), (False, False)])
 def test_fold_and_from_linear_keep_what_is_frozen_and_the_mode(coefficients, bias):
-    layer = layer_of(SETTINGS[0]).eval()
+    layer, x, state = layer_of(SETTINGS[0]).eval(), torch.randn(3, 7), torch.get_rng_state()
     layer.coefficients.requires_grad_(coefficients)
-    layer.bias.requires_grad_(bias)
+    layer.bias.requires_grad_(bias).data.uniform_()
+    torch.set_rng_state(state)
     for folded in (layer.fold(), fold(torch.nn.Sequential(layer))[0]):
+        assert type(folded) is torch.nn.Linear and torch.equal(folded(x), layer(x))
         assert (folded.weight.requires_grad, folded.bias.requires_grad) == (coefficients, bias)
         assert folded.weight.is_leaf and not folded.training and layer.train().fold().training
         layer.eval()
         back = reparameterize(folded, **BASIS_ARGUMENTS, where=lambda name, layer: True)
         assert (back.coefficients.requires_grad, back.bias.requires_grad) == (coefficients, bias)
         assert back.coefficients.is_leaf and not back.training
+    assert torch.equal(torch.get_rng_state(), state)
+    layer.coefficients.data.zero_()
+    assert not torch.equal(folded(x), layer(x))  # a copy, not a view
 
 
 BASIS_ARGUMENTS = {name: value for name, value in SETTINGS[0].items() if name != "in_features"}
@@ -320,13 +262,6 @@ def test_from_linear_is_the_nearest_layer_and_says_how_near(settings, bias):
     assert again.coefficients.grad.abs().sum() > 0
 
 
-def test_the_two_ranks_that_from_linear_loses_are_a_few_percent_of_an_ordinary_weight():
-    layer = FourierReparamLinear.from_linear(torch.nn.Linear(256, 256), low_freq_num=128, high_freq_num=128,
-                                             phase_num=32, alpha=0.05)
-    assert 0.05 < layer.fit_error < 0.12
-    assert layer.fold().weight.dtype == torch.float32 and layer(torch.randn(3, 256)).shape == (3, 256)
-
-
 def test_bias_device_and_dtype_are_those_of_an_ordinary_linear_layer():
     for settings in ({"bias": False}, {"dtype": torch.float64}, {"device": "meta"}, {"bias": False, "device": "meta"}):
         layer = FourierReparamLinear(out_features=6, **SETTINGS[0], **settings)
@@ -348,60 +283,29 @@ def test_a_layer_on_coordinates_is_warned_of(in_features, recwarn):
         [f"the first and last of {in_features} columns of W are equal: use an nn.Linear"] * (2 <= in_features <= 4))
 
 
-class Doubled(FourierReparamLinear):
-    def _compose(self):
-        return 2 * super()._compose()
-
-
 class Squared(FourierReparamLinear):
     def forward(self, x):
         return super().forward(x).square()
 
 
-class Called(FourierReparamLinear):
-    def __call__(self, x):
-        return super().__call__(x) + x.sum()
-
-
-def patched(layer):
-    layer.forward = lambda x: FourierReparamLinear.forward(layer, 2 * x)
-
-
-@pytest.mark.parametrize("cls, change, obstacle", [
-    (Squared, lambda layer: None, "Squared with a forward"), (Called, lambda layer: None, "Called with a forward"),
-    (FourierReparamLinear, patched, "forward of its own"),
-    (FourierReparamLinear, lambda layer: layer.register_forward_hook(lambda layer, x, y: -y), "hooks"),
-    (FourierReparamLinear, lambda layer: layer.register_forward_pre_hook(lambda layer, x: (-x[0],)), "hooks"),
-    (FourierReparamLinear, lambda layer: layer.register_full_backward_hook(lambda layer, x, y: None), "hooks"),
-    (FourierReparamLinear, lambda layer: layer.register_full_backward_pre_hook(lambda layer, y: None), "hooks"),
-    (FourierReparamLinear, lambda layer: torch.nn.utils.prune.random_unstructured(layer, "coefficients", 0.5), "hooks"),
-    (FourierReparamLinear, lambda layer: torch.nn.utils.parametrizations.weight_norm(layer, "coefficients"),
-     "parametrizations"),
+@pytest.mark.parametrize("change, obstacle", [
+    (lambda layer: setattr(layer, "__class__", Squared), "Squared with a forward"),
+    (lambda layer: setattr(layer, "forward", lambda x: 2 * x), "forward of its own"),
+    (lambda layer: layer.register_forward_hook(lambda layer, x, y: -y), "hooks"),
+    (lambda layer: layer.register_full_backward_hook(lambda layer, x, y: None), "hooks"),
+    (lambda layer: torch.nn.utils.prune.random_unstructured(layer, "coefficients", 0.5), "hooks"),
+    (lambda layer: torch.nn.utils.parametrizations.weight_norm(layer, "coefficients"), "parametrizations"),
 ])
-def test_what_does_more_than_a_linear_layer_is_not_folded(cls, change, obstacle):
-    layer = cls(out_features=6, **SETTINGS[0])
+def test_what_does_more_than_a_linear_layer_is_not_folded(change, obstacle):
+    layer = layer_of(SETTINGS[0])
     change(layer)
     for broken in (layer, torch.nn.Sequential(torch.nn.Linear(3, 7), layer)):
         with pytest.raises(ValueError, match=obstacle) as error:
             fold(broken)
         assert "cannot be replaced" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_linear_layer_with_more_than_its_forward_is_not_replaced():
-    for change, obstacle in ((lambda linear: linear.register_forward_hook(lambda layer, x, y: -y), "hooks"),
-                             (lambda linear: torch.nn.utils.parametrizations.weight_norm(linear), "parametrizations")):
-        linear = torch.nn.Linear(7, 7)
-        change(linear)
-        with pytest.raises(ValueError, match=f"Linear with {obstacle}.* cannot be replaced"):
-            reparameterize(linear, **BASIS_ARGUMENTS, where=lambda name, layer: True)
-
-
-def test_another_way_to_the_weight_is_folded_and_so_is_what_pruning_has_left():
-    layer, x = Doubled(out_features=6, **SETTINGS[0]), torch.randn(3, 7)
-    assert torch.equal(fold(layer)(x), layer(x))
-    torch.nn.utils.prune.random_unstructured(layer, "coefficients", 0.5)
-    torch.nn.utils.prune.remove(layer, "coefficients")
-    assert torch.equal(fold(layer)(x), layer(x)) and (layer.coefficients == 0).float().mean() > 0.4
+    with pytest.raises(ValueError, match="Linear with parametrizations.* cannot be replaced"):
+        reparameterize(torch.nn.utils.parametrizations.weight_norm(torch.nn.Linear(7, 7)), **BASIS_ARGUMENTS,
+                       where=lambda name, layer: True)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
@@ -414,34 +318,21 @@ def test_other_dtypes_have_the_basis_of_their_own_precision(dtype, tolerance):
     assert layer.fold().weight.dtype == dtype
 
 
-def test_a_layer_built_on_the_meta_device_gets_its_basis_with_its_memory():
-    with torch.device("meta"):
-        layer = FourierReparamLinear(out_features=6, **SETTINGS[0])
-    assert layer(torch.empty(2, 7, device="meta")).shape == (2, 6)
-    x = torch.randn(2, 7)
-    expected = layer_of(SETTINGS[0])
-    assigned = copy.deepcopy(layer)
-    assigned.load_state_dict(expected.state_dict(), assign=True)
-    assert torch.equal(assigned(x), expected(x))
-    layer = layer.to_empty(device="cpu")
-    layer.load_state_dict(expected.state_dict())
-    assert torch.equal(layer(x), expected(x))
-    layer.load_state_dict(expected.double().state_dict(), assign=True)
-    assert torch.equal(layer(x.double()), expected(x.double()))
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_coefficients_that_are_filled_in_one_by_one_find_their_basis(dtype):
+def test_a_layer_on_the_meta_device_gets_its_basis_with_its_coefficients(dtype):
     expected, x = layer_of(SETTINGS[0]).to(dtype), torch.randn(2, 7, dtype=dtype)
     with torch.device("meta"):
         built = layer_of(SETTINGS[0])
     moved = layer_of(SETTINGS[0]).to("meta")
-    with torch.nn.utils.parametrize.cached(), torch.no_grad():
-        skipped = torch.nn.utils.skip_init(FourierReparamLinear, 7, 6, **BASIS_ARGUMENTS, device="meta")
-    for layer in (built, moved, skipped):
+    assert built(torch.empty(2, 7, device="meta")).shape == (2, 6)
+    assigned, emptied = copy.deepcopy(built), copy.deepcopy(built).to_empty(device="cpu").to(dtype)
+    assigned.load_state_dict(expected.state_dict(), assign=True)
+    emptied.load_state_dict(expected.state_dict())
+    for layer in (built, moved):
         assert not any(buffer.is_meta for buffer in layer.buffers())  # what fills parameters in would not fill these
         for name, parameter in expected.named_parameters():  # as accelerate's set_module_tensor_to_device does it
             layer._parameters[name] = torch.nn.Parameter(parameter.detach().clone())
+    for layer in (built, moved, assigned, emptied):
         with torch.inference_mode():
             assert torch.equal(layer(x), expected(x))
         layer(x).sum().backward()
@@ -456,9 +347,8 @@ def test_autocast_does_not_reach_the_composition():
     assert weight.dtype == torch.float32 and torch.equal(weight, layer.weight)
 
 
-def test_func_transforms_and_compile():
-    layer = layer_of(SETTINGS[0])
-    x = torch.randn(5, 7)
+def test_func_transforms():
+    layer, x = layer_of(SETTINGS[0]), torch.randn(5, 7)
     parameters = dict(layer.named_parameters())
 
     def loss(parameters, x):
@@ -467,10 +357,6 @@ def test_func_transforms_and_compile():
     per_sample = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
     layer(x).square().sum().backward()
     assert torch.allclose(per_sample["coefficients"].sum(0), layer.coefficients.grad, rtol=1e-4, atol=1e-6)
-    _, tangent = torch.func.jvp(lambda x: layer(x), (x,), (torch.ones_like(x),))
-    assert torch.allclose(tangent, (torch.ones_like(x) @ layer.weight.T), atol=1e-5)
-    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
-    assert torch.allclose(compiled(x), layer(x), atol=1e-6)
     doubles = {name: parameter.detach().double() for name, parameter in parameters.items()}
     assert torch.func.grad(loss)(doubles, x.double())["coefficients"].dtype == torch.float64
     assert torch.equal(layer(x), layer_of(SETTINGS[0])(x))  # and the layer is again as it was
@@ -482,11 +368,7 @@ def test_func_transforms_and_compile():
     ("alpha", None),
 ])
 def test_a_bad_argument_is_named_with_its_value(name, value):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=f"{name} .*{value!r}"):
         FourierReparamLinear(**{**SETTINGS[0], "out_features": 6, name: value})
-    assert name in str(error.value) and repr(value) in str(error.value)
-
-
-def test_no_frequency_at_all_is_an_error():
-    with pytest.raises(ValueError, match="low_freq_num"):
+    with pytest.raises(ValueError, match="low_freq_num or high_freq_num"):
         FourierReparamLinear(4, 4, low_freq_num=0, high_freq_num=0, phase_num=4, alpha=1)
