@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import shutil
 import unicodedata
 from dataclasses import replace
@@ -99,15 +98,6 @@ def test_a_public_scene_lies_in_the_data_folder(tmp_path):
         assert said in str(error.value)
 
 
-def test_file_paths_with_and_without_suffix_and_images_without_alpha(folder):
-    opaque = np.random.default_rng(1).integers(0, 256, (10, 14, 3), dtype=np.uint8)
-    iio.imwrite(folder / "train" / "r_1.png", opaque)
-    edit(folder, lambda c: [f.update(file_path=f["file_path"][2:] + ".png") for f in c["frames"]])
-    views = load_scene(str(folder), folder).train
-    assert views.names == ["r_0", "r_1", "r_2"]
-    assert np.array_equal(views.images[1, ..., :3], opaque) and (views.images[1, ..., 3] == 255).all()
-
-
 def write_views(folder, split, files, **content):
     """A split of opaque views, one color each, with the content of its transforms file; returns the images."""
     views = [np.full((10, 14, 3), 20 * index, np.uint8) for index in range(len(files))]
@@ -136,25 +126,6 @@ def test_each_view_has_a_name_of_its_own_that_follows_its_path(folder, files, na
     (folder / files[0]).unlink()  # the others keep their names
     if len(files) > 1:
         assert load_scene(str(folder), folder).test.names == names[1:]
-
-
-def test_views_are_read_as_a_viewer_shows_them(folder):
-    gray = np.arange(140, dtype=np.uint8).reshape(10, 14)
-    palette = Image.fromarray(gray % 3, "P")
-    palette.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90])
-    palette.save(folder / "train" / "r_0.png", transparency=1)
-    iio.imwrite(folder / "train" / "r_1.png", gray)
-    images = load_scene(str(folder), folder).train.images
-    assert np.array_equal(images[0, ..., 3], np.where(gray % 3 == 1, 0, 255))
-    assert np.array_equal(images[0][gray % 3 == 2], [[70, 80, 90, 255]] * (gray % 3 == 2).sum())
-    assert np.array_equal(images[1], np.dstack([gray, gray, gray, np.full_like(gray, 255)]))
-
-
-@pytest.mark.parametrize("block, cx, cy", [(1, 8.25, 3), (2, 8.25 / 2, 1.5), (3, 7.25 / 3, 1), (4, 7.25 / 4, 0.5)])
-def test_downscale_moves_the_center_with_the_picture(folder, block, cx, cy):
-    edit(folder, give({"fl_x": 20, "fl_y": 15, "cx": 8.25, "cy": 3}, {}))
-    views = load_scene(str(folder), folder, block).train
-    assert np.allclose(views.intrinsics, (20 / block, 15 / block, cx, cy), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("block, top, left", [(1, 0, 0), (2, 0, 0), (3, 0, 0), (4, 0, 1), (5, 1, 0)])
@@ -223,16 +194,13 @@ def test_hand_held_and_parallel_cameras_are_good():
 
 
 def test_cameras_are_checked_before_anything_is_trained(folder):
-    expected = load_scene(str(folder), folder)
-    for split, said in (("train", "do not look at one place"), ("test", "most test cameras")):
-        def turn(content):
-            for frame in content["frames"]:
-                frame["transform_matrix"] = (np.array(frame["transform_matrix"]) * [1, -1, -1, 1]).tolist()
-        edit(folder, turn, split)
-        with pytest.raises(UserError, match=said):
-            load_scene(str(folder), folder)
-        edit(folder, turn, split)
-    assert load_scene(str(folder), folder).test.digest() == expected.test.digest()
+    def turn(content):
+        for frame in content["frames"]:
+            frame["transform_matrix"] = (np.array(frame["transform_matrix"]) * [1, -1, -1, 1]).tolist()
+
+    edit(folder, turn, "test")
+    with pytest.raises(UserError, match="most test cameras"):
+        load_scene(str(folder), folder)
 
 
 def test_a_scene_is_described_in_a_line(folder):
@@ -248,7 +216,7 @@ def test_a_scene_is_described_in_a_line(folder):
 
 
 def test_companions_that_would_hide_pixels_are_refused(folder):
-    for name in ("dynamic_mask_r_1.png", "r_1.alpha.png", "r_1.alpha.jpg"):
+    for name in ("dynamic_mask_r_1.png", "r_1.alpha.jpg"):
         (folder / "train" / name).write_bytes(b"")
         with pytest.raises(UserError, match=f"{name} is a mask, which is not used"):
             load_scene(str(folder), folder)
@@ -257,23 +225,20 @@ def test_companions_that_would_hide_pixels_are_refused(folder):
     load_scene(str(folder), folder)
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_images_of_other_suffixes_are_read_or_named(folder, split):
-    expected = getattr(load_scene(str(folder), folder), split)
-    opaque = np.dstack([expected.images[0, ..., :3], np.full((10, 14), 255)])
-    (folder / split / "r_0.png").unlink()
-    Image.fromarray(expected.images[0, ..., :3]).save(folder / split / "r_0.ppm")
-    for file_path in (f"{split}/r_0", f"{split}/r_0.ppm"):
-        edit(folder, lambda c, file_path=file_path: c["frames"][0].update(file_path=file_path), split)
-        views = getattr(load_scene(str(folder), folder), split)
-        assert np.array_equal(views.images[0], opaque) and views.names == expected.names
-    (folder / split / "r_0.ppm").unlink()
-    for name, file_path in (("r_0.exr", "r_0.exr"), ("r_0.exr", "r_0"), ("r_0.unknown", "r_0.unknown")):
-        edit(folder, lambda c, file_path=file_path: c["frames"][0].update(file_path=f"{split}/{file_path}"), split)
-        (folder / split / name).write_bytes(b"v/1\1\2\0\0\0")
+def test_images_of_other_suffixes_are_read_or_named(folder):
+    expected, train = load_scene(str(folder), folder).train, folder / "train"
+    (train / "r_0.png").unlink()
+    Image.fromarray(expected.images[0, ..., :3]).save(train / "r_0.ppm")
+    for file_path in ("train/r_0", "train/r_0.ppm"):
+        edit(folder, lambda c, file_path=file_path: c["frames"][0].update(file_path=file_path))
+        views = load_scene(str(folder), folder).train
+        assert np.array_equal(views.images[0, ..., :3], expected.images[0, ..., :3]) and views.names == expected.names
+    for name, file_path in (("r_0.exr", "train/r_0"), ("r_0.unknown", "train/r_0.unknown")):
+        (train / "r_0.ppm").unlink(missing_ok=True)
+        edit(folder, lambda c, file_path=file_path: c["frames"][0].update(file_path=file_path))
+        (train / name).write_bytes(b"v/1\1\2\0\0\0")
         with pytest.raises(UserError, match=f"{name}: EXR is not read; save it as PNG"):
             load_scene(str(folder), folder)
-        (folder / split / name).unlink()
 
 
 def test_names_composed_otherwise_are_found(folder):
@@ -283,12 +248,6 @@ def test_names_composed_otherwise_are_found(folder):
     edit(folder, lambda c: [f.update(file_path=f["file_path"].replace("train", "für").replace("r_0", "é"))
                             for f in c["frames"]])
     assert len(load_scene(str(folder), folder).train.names) == 3
-
-
-def test_test_views_are_those_whose_image_is_there(folder):
-    (folder / "test" / "r_0.png").unlink()
-    views = load_scene(str(folder), folder).test
-    assert views.names == ["r_1"] and np.allclose(views.poses[0], matrix(1)[:3], atol=1e-6)
 
 
 @pytest.mark.parametrize("block, top, left", [(2, 0, 0), (3, 0, 1), (4, 1, 1), (10, 0, 2)])
@@ -328,9 +287,6 @@ def test_composite():
 TURNED = b"MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"  # an EXIF block with an orientation
 IMAGES = {  # what is done to train/r_2.png, and what the error has to say beside its name
     "absent": (lambda path: path.unlink(), "not there"),
-    "folder": (lambda path: (path.unlink(), path.mkdir()), "not a file"),
-    "junk": (lambda path: path.write_bytes(b"not an image"), "cannot be read"),
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-200]), "cannot be read"),
     "16 bits": (lambda path: iio.imwrite(path, np.zeros((10, 14), np.uint16)), "16 bits"),
     "turned": (lambda path: iio.imwrite(path, np.zeros((10, 14), np.uint8), exif=TURNED), "EXIF turn"),
     "of another size": (lambda path: iio.imwrite(path, np.zeros((10, 13, 4), np.uint8)), "13 × 10 pixels.*14 × 10"),
@@ -361,6 +317,7 @@ def test_other_mistakes_are_named(folder):
         load_scene(str(folder), folder)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (DATA / "nerf_synthetic" / "lego").exists(), reason="the lego scene is not here")
 def test_lego():
     scene = load_scene("lego", DATA, downscale=8)
@@ -381,20 +338,15 @@ def test_the_middle_of_a_scene_is_the_origin_unless_the_cameras_look_elsewhere()
 
 def test_poses_are_normalized_about_the_middle_of_the_scene():
     scene = load_scene("toy", Path("nowhere"), 8)
-    poses = scene.train.poses.copy()
-    poses[:, :, 3] = 3 * poses[:, :, 3] + (10, -20, 5)
-    moved = normalize_poses(replace(scene, train=replace(scene.train, poses=poses)))
-    distances = np.linalg.norm(moved.train.poses[:, :, 3], axis=1)
+
+    def moved(views):
+        return replace(views, poses=place(views.poses, 3, [[10], [-20], [5]]))
+
+    found = normalize_poses(replace(scene, train=moved(scene.train), test=moved(scene.test)))
+    distances = np.linalg.norm(found.train.poses[:, :, 3], axis=1)
     assert distances.mean() == pytest.approx(1.5, abs=1e-3) and np.ptp(distances) < 0.2
-    assert np.array_equal(moved.train.poses[..., :3], scene.train.poses[..., :3])
-    with pytest.raises(UserError, match="all at one point"):
-        normalize_poses(replace(scene, train=replace(scene.train, poses=poses[:1] * [1, 1, 1, 0])))
-
-
-def test_a_digest_tells_pictures_cameras_and_names_apart(folder):
-    views = load_scene(str(folder), folder).test
-    same = load_scene(str(folder), folder).test
-    others = [replace(views, images=255 - views.images), replace(views, poses=views.poses[::-1]),
-              replace(views, intrinsics=views.intrinsics + 1), replace(views, names=["r_0", "r_2"])]
-    assert re.fullmatch("[0-9a-f]{16}", views.digest()) and same.digest() == views.digest()
-    assert len({views.digest(), *(other.digest() for other in others)}) == 5
+    for views, old in ((found.train, scene.train), (found.test, scene.test)):  # by one scale, so that rays still meet
+        assert np.array_equal(views.poses[..., :3], old.poses[..., :3]) and views.names == old.names
+        assert np.allclose(views.poses[..., 3], old.poses[..., 3] * 1.5 / 4, atol=0.1)
+    with pytest.raises(UserError, match="cameras of toy are all at one point"):
+        normalize_poses(replace(scene, train=replace(scene.train, poses=scene.train.poses[:1] * [1, 1, 1, 0])))
