@@ -22,22 +22,17 @@ INTRINSICS = {  # what the file gives, what each frame gives, and fx, fy, cx, cy
     "focal lengths": ({"fl_x": 20, "fl_y": 15.5}, {}, (20, 15.5, 7, 5)),
     "one focal length": ({"fl_y": 20}, {}, (20, 20, 7, 5)),
     "two angles": ({**BLENDER, "camera_angle_y": 0.7}, {}, (FOCAL, 5 / math.tan(0.35), 7, 5)),
-    "vertical angle": ({"camera_angle_y": 0.7}, {}, (5 / math.tan(0.35), 5 / math.tan(0.35), 7, 5)),
     "beside the angle": ({**BLENDER, "fl_x": round(FOCAL, 2), "fl_y": 15}, {}, (round(FOCAL, 2), 15, 7, 5)),
     "center": ({**BLENDER, "cx": 8.25, "cy": 3}, {}, (FOCAL, FOCAL, 8.25, 3)),
     "another size": ({**BLENDER, "w": 28, "h": 20, "fl_x": 2 * FOCAL, "fl_y": 30, "cx": 13, "cy": 11}, {},
                      (FOCAL, 15, 6.5, 5.5)),
-    "another width": ({"w": 28, "fl_x": 2 * FOCAL, "cx": 13, "cy": 11}, {}, (FOCAL, FOCAL, 6.5, 5.5)),
-    "another size, rounded": ({**BLENDER, "w": 57, "h": 42, "cx": 28.5, "cy": 21}, {}, (FOCAL, FOCAL, 7, 5)),
     "another size and the angle": ({**BLENDER, "w": 1400, "h": 1000}, {}, (FOCAL, FOCAL, 7, 5)),
     "an angle that contradicts fl_y": ({**BLENDER, "fl_x": FOCAL, "fl_y": 15, "camera_angle_y": 1.2}, {},
                                        (FOCAL, 15, 7, 5)),
     "as text": ({"fl_x": "30", "fl_y": "40.5", "w": "14", "h": "10", "k1": "0", "k2": "0.0", "p1": "", "cx": " 6"}, {},
                 (30, 40.5, 6, 5)),
     "of the frame": (BLENDER, {"fl_x": 30, "cx": 6, "camera_angle_x": 2 * math.atan(7 / 30)}, (30, 30, 6, 5)),
-    "of the frame alone": ({}, {"fl_x": 30, "fl_y": 40}, (30, 40, 7, 5)),
     "angle of the frame": (BLENDER, {"camera_angle_x": 1.0}, (7 / math.tan(0.5), 7 / math.tan(0.5), 7, 5)),
-    "the same again": ({"fl_x": FOCAL, "fl_y": 15}, BLENDER, (FOCAL, 15, 7, 5)),
     "no distortion": ({**BLENDER, "camera_model": "OPENCV", "k1": 0, "k2": 0.0, "p1": 0, "is_fisheye": False,
                        "rolling_shutter": [0, 0, 0]}, {"k1": None}, (FOCAL, FOCAL, 7, 5)),
     "what does not matter": ({**BLENDER, "aabb_scale": 4, "scale": 0.3, "offset": [1, 1, 1], "ply_file_path": "a.ply"},
@@ -51,16 +46,14 @@ def test_intrinsics_are_used(folder, shared, own, expected):
     assert np.allclose(load_scene(str(folder), folder).train.intrinsics, expected)
 
 
-def test_each_frame_may_have_its_own_intrinsics(folder):
+def test_each_frame_may_have_its_own_intrinsics_and_a_test_view_may_be_absent(folder):
     edit(folder, lambda c: c["frames"][1].update(fl_x=30, fl_y=40, cx=6))
-    views = load_scene(str(folder), folder).train
-    assert np.allclose(views.intrinsics, [(FOCAL, FOCAL, 7, 5), (30, 40, 6, 5), (FOCAL, FOCAL, 7, 5)])
-
-
-def test_intrinsics_of_the_test_views_that_are_there(folder):
     edit(folder, lambda c: c["frames"][1].update(fl_x=30), "test")
     (folder / "test" / "r_0.png").unlink()
-    assert np.allclose(load_scene(str(folder), folder).test.intrinsics, [(30, 30, 7, 5)])
+    scene = load_scene(str(folder), folder)
+    assert np.allclose(scene.train.intrinsics, [(FOCAL, FOCAL, 7, 5), (30, 40, 6, 5), (FOCAL, FOCAL, 7, 5)])
+    assert np.allclose(scene.test.intrinsics, [(30, 30, 7, 5)]) and scene.test.names == ["r_1"]
+    assert np.allclose(scene.test.poses[0], matrix(1)[:3], atol=1e-6)
 
 
 CONTRADICTIONS = {  # as INTRINSICS, and what the error says
@@ -69,31 +62,24 @@ CONTRADICTIONS = {  # as INTRINSICS, and what the error says
     "a matrix": ({**BLENDER, "intrinsics": [[9, 0, 5], [0, 9, 5], [0, 0, 1]]}, {}, "intrinsics"),
     "another focal length": (BLENDER, {"focal_length": 30}, "focal_length 30"),
     "other axes": ({**BLENDER, "camera_convention": "OPENCV"}, {}, "camera_convention"),
-    "of a frame": (BLENDER, {"p2": 0.01}, "p2 0.01"),
     "fisheye": ({**BLENDER, "camera_model": "OPENCV_FISHEYE"}, {}, "camera_model 'OPENCV_FISHEYE'"),
-    "no model": ({**BLENDER, "camera_model": 5}, {}, "camera_model 5"),
     "is fisheye": ({**BLENDER, "is_fisheye": True}, {}, "is_fisheye True"),
     "rolling shutter": ({**BLENDER, "rolling_shutter": [0, 0, 0.1]}, {}, "rolling_shutter"),
     "masks": (BLENDER, {"mask_path": "masks/0.png"}, "mask_path"),
     "focal length and angle": ({**BLENDER, "fl_x": 2 * FOCAL}, {}, "fl_x .*camera_angle_x .*contradict"),
-    "of a frame's own": (BLENDER, {"fl_x": 30, "camera_angle_x": 0.6}, "fl_x .*camera_angle_x .*contradict"),
     "shape": ({**BLENDER, "w": 20, "h": 20}, {}, "20 × 20, the picture 14 × 10"),
-    "turned": ({**BLENDER, "w": 10, "h": 14}, {}, "10 × 14, the picture 14 × 10"),
     "one axis of two": ({"fl_x": FOCAL, "fl_y": 15}, {"fl_x": 30}, "one axis"),
     "center outside": ({**BLENDER, "cx": 14}, {}, "cx .*between 0 and 14, not 14"),
     "center outside w": ({**BLENDER, "w": 28, "h": 20, "cy": 20}, {}, "cy .*between 0 and 20, not 20"),
     "no focal length": ({"cx": 7}, {}, "no focal length: camera_angle_x"),
     "zero": ({"fl_x": 0}, {}, "fl_x .*not 0$"),
-    "negative": ({"fl_x": -30}, {}, "fl_x .*not -30$"),
     "text": ({"fl_x": "wide"}, {}, "fl_x .*not 'wide'$"),
     "distortion as text": ({**BLENDER, "k1": "-0.3"}, {}, "k1 '-0.3' .*undistort them first"),
     "transparent white": ({**BLENDER, "white_transparent": True}, {}, "white_transparent True"),
     "yes": ({"fl_x": True}, {}, "fl_x .*not True$"),
     "nothing": ({**BLENDER, "fl_x": None}, {}, "fl_x .*not None$"),
-    "huge": ({"fl_x": 10**400}, {}, "fl_x .*not 1000"),
     "infinite": ({**BLENDER, "w": math.inf}, {}, "w has to be .*not inf"),
-    "not a number": ({**BLENDER, "cx": math.nan}, {}, "cx .*not nan"),
-    "list": ({**BLENDER, "h": [10]}, {}, "h has to be .*not \\[10\\]"),
+    "huge": ({"fl_x": 10**400}, {}, "fl_x .*not 1000"),
 }
 
 
@@ -133,33 +119,22 @@ def sheared(pose):
 
 DAMAGE = {  # what is done to transforms_train.json, and what the error has to say beside its name
     "times": (lambda c: [f.update(time=i / 2) for i, f in enumerate(c["frames"])], "3 times; a scene that moves"),
-    "no angle": (lambda c: c.pop("camera_angle_x"), "camera_angle_x"),
     "twice": (lambda c: c["frames"][1].update(file_path="train\\r_0"), "train/r_0.png more than once"),
     "drive": (lambda c: c["frames"][1].update(file_path="C:\\train\\r_1"), "frame 1: .*leaves"),
-    "current folder of a drive": (lambda c: c["frames"][1].update(file_path="C:r_1"), "frame 1: .*leaves"),
     "outside as windows writes it": (lambda c: c["frames"][1].update(file_path="..\\r_1"), "frame 1: .*leaves"),
     "file path empty": (lambda c: c["frames"][1].update(file_path="."), "frame 1: file_path"),
-    "a long name": (lambda c: c["frames"][1].update(file_path="r" * 300), "not there"),
     "angle zero": (lambda c: c.update(camera_angle_x=0), "camera_angle_x.* 0$"),
-    "angle pi": (lambda c: c.update(camera_angle_x=3.15), "camera_angle_x"),
-    "angle nan": (lambda c: c.update(camera_angle_x=math.nan), "camera_angle_x"),
     "angle text": (lambda c: c.update(camera_angle_x="wide" * 100), "camera_angle_x"),
     "frames absent": (lambda c: c.pop("frames"), "no frames"),
     "frames empty": (lambda c: c.update(frames=[]), "no frames"),
-    "frame no object": (lambda c: c["frames"].append(7), "frame 3 .*file_path"),
     "no file path": (lambda c: c["frames"][1].pop("file_path"), "frame 1 .*file_path"),
-    "file path a number": (lambda c: c["frames"][1].update(file_path=7), "frame 1: file_path"),
     "file path outside": (lambda c: c["frames"][1].update(file_path="train/../../r_0"), "frame 1: .*leaves"),
-    "file path absolute": (lambda c: c["frames"][1].update(file_path="/r_0"), "frame 1: .*leaves"),
     "no matrix": (lambda c: c["frames"][1].pop("transform_matrix"), "frame 1 .*transform_matrix"),
     "matrix ragged": (lambda c: c["frames"][1].update(transform_matrix=[[1, 2], [3]]), "frame 1: .*4 × 4"),
-    "matrix text": (lambda c: c["frames"][1].update(transform_matrix="eye"), "frame 1: .*4 × 4"),
     "matrix 3 x 3": (bad_matrix(lambda pose: pose[:3, :3]), "frame 1: .*4 × 4"),
     "matrix not finite": (bad_matrix(lambda pose: pose * [1, 1, 1, math.inf]), "frame 1: .*finite"),
     "matrix sheared": (bad_matrix(sheared), "frame 1: .*rotation"),
     "matrix mirrored": (bad_matrix(lambda pose: pose * [-1, 1, 1, 1]), "frame 1: .*rotation"),
-    "matrix flat": (bad_matrix(lambda pose: pose * [1, 1, 0, 1]), "frame 1: .*rotation"),
-    "matrix transposed": (bad_matrix(lambda pose: pose.T), "frame 1: .*rotation"),
 }
 
 
