@@ -46,16 +46,19 @@ def same(path, expected, within=0):
 
 @pytest.mark.parametrize("name, options", [("a.png", {}), ("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"}),
                                            ("a.webp", {"lossless": True, "exact": True}), ("a.bin", {"format": "PNG"})])
-def test_lossless_color(tmp_path, name, options):
+def test_lossless_color_whatever_trails_it(tmp_path, name, options):
     for pixels, expected in ((RGB, opaque(RGB)), (RGBA, RGBA), (GRAY, opaque(GRAY))):
         Image.fromarray(pixels).save(tmp_path / name, **options)
-        assert same(tmp_path / name, expected)
+        for content in (b"", b"junk" * 100):
+            (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + content)
+            assert same(tmp_path / name, expected)
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg(tmp_path, mode):
+@pytest.mark.parametrize("mode, options", [
+    ("RGB", {}), ("L", {}), ("RGB", {"format": "MPO", "save_all": True, "append_images": [Image.fromarray(RGB)]})])
+def test_jpeg_and_of_a_phone_s_two_pictures_the_first(tmp_path, mode, options):
     image = Image.fromarray(SMOOTH).convert(mode)
-    image.save(tmp_path / "a.jpg", quality=95)
+    image.save(tmp_path / "a.jpg", quality=95, **options)
     assert same(tmp_path / "a.jpg", np.asarray(image.convert("RGBA")), within=10)
 
 
@@ -67,16 +70,13 @@ def test_16_bits_are_kept_where_they_can_be(tmp_path):
     assert same(tmp_path / "color.png", (DEEP >> 8).astype(np.uint8), within=1)
 
 
-WIDE = 65535
-
-
 @pytest.mark.parametrize("options", [{}, {"byteorder": ">", "compression": "zlib"},
                                      {"compression": "zlib", "predictor": True}])
 def test_a_gray_tiff_of_16_bits(tmp_path, options):
     tifffile.imwrite(tmp_path / "a.tif", DEEP_GRAY, **options)
-    assert same(tmp_path / "a.tif", opaque(DEEP_GRAY, WIDE))
+    assert same(tmp_path / "a.tif", opaque(DEEP_GRAY, 65535))
     Image.fromarray(DEEP_GRAY).save(tmp_path / "lzw.tif", compression="tiff_lzw")
-    assert same(tmp_path / "lzw.tif", opaque(DEEP_GRAY, WIDE))
+    assert same(tmp_path / "lzw.tif", opaque(DEEP_GRAY, 65535))
 
 
 ALPHA_128 = np.full_like(RGBA[..., :1], 128)
@@ -91,7 +91,7 @@ ALPHA_128 = np.full_like(RGBA[..., :1], 128)
      np.dstack([GRAY, GRAY, GRAY, ALPHA_128]), 2),
     (np.dstack([RGB, GRAY]), {"photometric": "rgb", "extrasamples": (0,)}, opaque(RGB), 0),
     (GRAY, {"photometric": "palette", "colormap": np.stack([np.arange(256) * 257, np.arange(256)[::-1] * 257,
-                                                           np.full(256, WIDE)]).astype(np.uint16)},
+                                                           np.full(256, 65535)]).astype(np.uint16)},
      opaque(np.dstack([GRAY, 255 - GRAY, GRAY * 0 + 255])), 0),
     (np.asarray(Image.fromarray(SMOOTH).convert("YCbCr")), {"photometric": "ycbcr"}, opaque(SMOOTH), 4),
 ], ids=["min is white", "two colors", "planes", "premultiplied", "gray premultiplied", "no alpha", "palette", "YCbCr"])
@@ -141,7 +141,7 @@ def test_a_gif_has_a_transparent_color(tmp_path):
 def test_the_turn_that_the_file_asks_for(tmp_path, name, orientation):
     path, pixels = tmp_path / name, RGBA
     if name == "deep.tif":
-        pixels = opaque(DEEP_GRAY, WIDE)
+        pixels = opaque(DEEP_GRAY, 65535)
         tifffile.imwrite(path, DEEP_GRAY, extratags=[(274, 3, 1, orientation, True)])
     else:
         block = Image.Exif()
@@ -172,18 +172,6 @@ def test_a_photograph_with_broken_exif_is_good(tmp_path, entry):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert same(tmp_path / "a.jpg", opaque(np.rot90(SMOOTH, -1)), within=10)
-
-
-def test_of_a_phone_s_two_pictures_the_first(tmp_path):
-    Image.fromarray(SMOOTH).save(tmp_path / "a.jpg", "MPO", quality=95, save_all=True,
-                                 append_images=[Image.fromarray(255 - SMOOTH)])
-    assert same(tmp_path / "a.jpg", opaque(SMOOTH), within=10)
-
-
-def test_trailing_junk_is_passed_over(tmp_path):
-    Image.fromarray(RGBA).save(tmp_path / "a.png")
-    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes() + b"junk" * 100)
-    assert same(tmp_path / "a.png", RGBA)
 
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -221,12 +209,6 @@ def test_the_profile_of_a_gray_picture(tmp_path, channels):
     assert same(path, RGBA)
 
 
-def with_chunks(path, *chunks):
-    """Put chunks into a PNG behind its header."""
-    content = path.read_bytes()
-    path.write_bytes(content[:33] + b"".join(chunks) + content[33:])
-
-
 LONG = chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"a" * 5_000_000))
 SRGB_PRIMARIES = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
 P3_PRIMARIES = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
@@ -240,13 +222,13 @@ GAMMA, LINEAR = chunk(b"gAMA", struct.pack(">I", 45455)), chunk(b"gAMA", struct.
     ([LONG, LINEAR], False), ([GAMMA, chunk(b"cHRM", P3_PRIMARIES)], False), ([chunk(b"cHRM", P3_PRIMARIES)], False),
 ], ids=["text", "cICP", "gAMA and cHRM", "sRGB", "iCCP", "P3", "PQ", "linear", "primaries and gAMA", "primaries"])
 def test_a_png_is_read_whatever_text_it_has_and_only_in_srgb(tmp_path, chunks, read):
-    Image.fromarray(RGBA).save(tmp_path / "a.png")
-    with_chunks(tmp_path / "a.png", *chunks)
+    path = tmp_path / "a.png"
+    changed(saved(RGBA), lambda content: content[:33] + b"".join(chunks) + content[33:])(path)  # behind its header
     if read:
-        assert same(tmp_path / "a.png", RGBA)
+        assert same(path, RGBA)
     else:
         with pytest.raises(UserError, match="a.png has colors that are not sRGB's"):
-            read_rgba(tmp_path / "a.png")
+            read_rgba(path)
 
 
 OTHERS = {  # how files of other kinds begin
@@ -256,68 +238,57 @@ OTHERS = {  # how files of other kinds begin
     "DDS": b"DDS |", "CR2": b"II*\0\x10\0\0\0CR\2\0"}
 
 
-@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("kind", [*OTHERS, "TGA"])
 def test_other_kinds_are_refused_by_their_names(tmp_path, kind):
-    (tmp_path / "a.png").write_bytes(OTHERS[kind] + bytes(100))
-    with pytest.raises(UserError, match=f"a.png: {kind} is not read; save it as PNG$"):
-        read_rgba(tmp_path / "a.png")
+    path = tmp_path / f"a.{'tga' if kind == 'TGA' else 'png'}"  # no first bytes tell a TGA
+    path.write_bytes(OTHERS.get(kind, b"") + bytes(100))
+    with pytest.raises(UserError, match=f"{path.name}: {kind} is not read; save it as PNG$"):
+        read_rgba(path)
 
 
-def test_a_tga_is_refused_as_no_first_bytes_tell_whether_its_alpha_counts(tmp_path):
-    Image.fromarray(RGBA).save(tmp_path / "a.tga")
-    with pytest.raises(UserError, match="TGA is not read"):
-        read_rgba(tmp_path / "a.tga")
+def saved(image, kind="PNG", **options):
+    return lambda path: Image.fromarray(image).save(path, kind, **options)
 
 
-def truncated(path, save):
-    save(path)
-    path.write_bytes(path.read_bytes()[:-100])
+def tiff(samples=None, **options):
+    return lambda path: tifffile.imwrite(path, samples, **options)
 
 
-def jpeg_of_12_bits():
-    buffer = io.BytesIO()
-    Image.fromarray(SMOOTH).save(buffer, "JPEG")
-    return buffer.getvalue().replace(b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c")
+def changed(save, change):
+    """A file as `save` writes it, with its bytes changed."""
+    return lambda path: (save(path), path.write_bytes(change(path.read_bytes())))
 
 
 NOISE = RNG.integers(0, 256, (60, 60, 3), dtype=np.uint8)
+TWO_FRAMES = {"save_all": True, "append_images": [Image.fromarray(255 - RGB)]}
+TILES = [struct.pack("<HHII", 256, 4, 1, width) for width in (17, 170)]
 REFUSED = {
-    "empty": (lambda path: path.write_bytes(b""), "cannot be read"),
     "junk": (lambda path: path.write_bytes(b"not an image"), "cannot be read"),
     "folder": (lambda path: path.mkdir(), "not a file"),
     "absent": (lambda path: None, "not there"),
-    "truncated png": (lambda path: truncated(path, lambda p: Image.fromarray(NOISE).save(p, "PNG")), "cannot be read"),
-    "truncated jpeg": (lambda path: truncated(path, lambda p: Image.fromarray(NOISE).save(p, "JPEG")), "truncated"),
-    "truncated gif": (lambda path: truncated(path, lambda p: Image.fromarray(NOISE).save(p, "GIF")), "truncated"),
-    "truncated tiff": (lambda path: truncated(path, lambda p: tifffile.imwrite(p, NOISE, photometric="rgb")),
-                       "cannot be read"),
-    "truncated deep tiff": (lambda path: truncated(path, lambda p: tifffile.imwrite(p, DEEP_GRAY)), "cannot be read"),
-    "tiles that are not there": (lambda path: (tifffile.imwrite(path, RGB, photometric="rgb", tile=(16, 16)),
-                                               path.write_bytes(path.read_bytes().replace(
-                                                   struct.pack("<HHII", 256, 4, 1, 17),
-                                                   struct.pack("<HHII", 256, 4, 1, 170)))), "cut off"),
-    "thumbnail": (lambda path: tifffile.imwrite(path, RGB, photometric="rgb", subfiletype=1), "thumbnail"),
-    "animated png": (lambda path: Image.fromarray(RGB).save(path, "PNG", save_all=True,
-                                                            append_images=[Image.fromarray(255 - RGB)]), "2 frames"),
-    "animated gif": (lambda path: Image.fromarray(RGB).save(path, "GIF", save_all=True,
-                                                            append_images=[Image.fromarray(255 - RGB)]), "2 frames"),
-    "animated webp": (lambda path: Image.fromarray(RGB).save(path, "WEBP", save_all=True,
-                                                             append_images=[Image.fromarray(255 - RGB)]), "2 frames"),
-    "pages": (lambda path: tifffile.imwrite(path, np.stack([RGB, RGB]), photometric="rgb"), "2 frames"),
+    "truncated png": (changed(saved(NOISE), lambda content: content[:-100]), "cannot be read"),
+    "truncated jpeg": (changed(saved(NOISE, "JPEG"), lambda content: content[:-100]), "truncated"),
+    "truncated tiff": (changed(tiff(NOISE, photometric="rgb"), lambda content: content[:-100]), "cannot be read"),
+    "tiles that are not there": (changed(tiff(RGB, photometric="rgb", tile=(16, 16)),
+                                         lambda content: content.replace(*TILES)), "cut off"),
+    "thumbnail": (tiff(RGB, photometric="rgb", subfiletype=1), "thumbnail"),
+    "animated png": (saved(RGB, **TWO_FRAMES), "2 frames"),
+    "animated gif": (saved(RGB, "GIF", **TWO_FRAMES), "2 frames"),
+    "animated webp": (saved(RGB, "WEBP", **TWO_FRAMES), "2 frames"),
+    "pages": (tiff(np.stack([RGB, RGB]), photometric="rgb"), "2 frames"),
     "enormous": (lambda path: Image.new("1", (10_000, LARGEST // 10_000 + 1)).save(path, "PNG"), "pixels, at most"),
-    "enormous tiff": (lambda path: tifffile.imwrite(path, shape=(10_000, 9_000), dtype=np.uint16), "pixels, at most"),
-    "fractions": (lambda path: tifffile.imwrite(path, GRAY / np.float32(255)), "1 samples of 32 bits"),
-    "32 bits": (lambda path: tifffile.imwrite(path, GRAY.astype(np.uint32)), "1 samples of 32 bits"),
-    "signed": (lambda path: tifffile.imwrite(path, GRAY.astype(np.int8)), "whole numbers of 8 bits"),
-    "16 bits, 0 is white": (lambda path: tifffile.imwrite(path, DEEP_GRAY, photometric="miniswhite"), "black at 0"),
-    "16 bits in color": (lambda path: tifffile.imwrite(path, DEEP[..., :3], photometric="rgb"), "3 samples of 16 bits"),
-    "gray and alpha of 16 bits": (lambda path: tifffile.imwrite(
-        path, DEEP[..., :2], photometric="minisblack", extrasamples=(2,), planarconfig="contig"), "another kind"),
-    "JPEG of 12 bits": (lambda path: path.write_bytes(jpeg_of_12_bits()), "another kind"),
+    "fractions": (tiff(GRAY / np.float32(255)), "1 samples of 32 bits"),
+    "signed": (tiff(GRAY.astype(np.int8)), "whole numbers of 8 bits"),
+    "16 bits, 0 is white": (tiff(DEEP_GRAY, photometric="miniswhite"), "black at 0"),
+    "16 bits in color": (tiff(DEEP[..., :3], photometric="rgb"), "3 samples of 16 bits"),
+    "gray and alpha of 16 bits": (tiff(DEEP[..., :2], photometric="minisblack", extrasamples=(2,),
+                                       planarconfig="contig"), "another kind"),
+    "JPEG of 12 bits": (changed(saved(SMOOTH, "JPEG"), lambda content: content.replace(
+        b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c")), "another kind"),
     "CMYK": (lambda path: Image.fromarray(RGB).convert("CMYK").save(path, "JPEG"), "kind CMYK"),
-    "CIELAB": (lambda path: tifffile.imwrite(path, RGB, photometric="cielab"), "kind LAB"),
-    "key of 16 bits": (lambda path: png(path, [struct.pack(">HHH", 1, 2, 3)], 1, 16, 2,
-                                        key(1, 2, 3)), "16 bits with a color key"),
+    "CIELAB": (tiff(RGB, photometric="cielab"), "kind LAB"),
+    "key of 16 bits": (lambda path: png(path, [struct.pack(">HHH", 1, 2, 3)], 1, 16, 2, key(1, 2, 3)),
+                       "16 bits with a color key"),
     "a long name": (None, "not there"),
 }
 
