@@ -57,15 +57,8 @@ def test_a_ball_of_any_format(kind, tmp_path):
     assert agree(volume, in_balls((40, 40, 40), (2, 2, 2), (1, 0)))
 
 
-def test_a_box_is_its_voxels_and_a_torus_what_its_equation_says(tmp_path):
+def test_a_box_and_a_tetrahedron_are_their_voxels(tmp_path):
     assert np.array_equal(voxels_of(tmp_path, trimesh.creation.box((3, 5, 7)), resolution=14), np.ones((6, 10, 14)))
-    mesh = trimesh.creation.torus(1.0, 0.4, major_sections=200, minor_sections=100)
-    volume = voxels_of(tmp_path, mesh, kind=".stl", resolution=70)
-    x, y, z = np.moveaxis(centers((70, 70, 20), (2.8, 2.8, 0.8)), -1, 0)
-    assert agree(volume, np.hypot(np.hypot(x, y) - 1, z) < 0.4)
-
-
-def test_large_triangles_at_a_high_resolution(tmp_path):
     (tmp_path / "tetra.obj").write_text(TETRAHEDRON)
     for resolution in (20, 21):
         i, j, k = np.ogrid[:resolution, :resolution, :resolution]
@@ -87,12 +80,11 @@ def test_a_cavity_stays_empty(tmp_path):
 def test_bodies_are_united(tmp_path):
     balls = (1, (-0.5, 0, 0)), (1, (0.5, 0, 0))
     expected = in_balls((60, 40, 40), (3, 2, 2), *balls)
-    assert agree(voxels_of(tmp_path, *(ball(*each) for each in balls), resolution=60), expected, 0.02)
-    assert agree(voxels_of(tmp_path, *(ball(*each, inward=True) for each in balls), resolution=60), expected, 0.02)
+    for inward in (False, True):
+        assert agree(voxels_of(tmp_path, *(ball(*each, inward) for each in balls), resolution=60), expected, 0.02)
     assert agree(voxels_of(tmp_path, ball(), ball()), in_balls((40, 40, 40), (2, 2, 2), (1, 0)), 0.02)  # there twice
-    apart = (1, (-1.5, 0, 0)), (1, (1.5, 0, 0))
-    volume = voxels_of(tmp_path, ball(*apart[0]), ball(*apart[1], inward=True), resolution=100)
-    assert agree(volume, in_balls((100, 40, 40), (5, 2, 2), *apart), 0.02)
+    volume = voxels_of(tmp_path, ball(1, (-1.5, 0, 0)), ball(1, (1.5, 0, 0), inward=True), resolution=100)
+    assert agree(volume, in_balls((100, 40, 40), (5, 2, 2), (1, (-1.5, 0, 0)), (1, (1.5, 0, 0))), 0.02)
 
 
 def test_bodies_that_touch_have_no_gap(tmp_path):
@@ -163,7 +155,6 @@ STL = trimesh.exchange.stl.export_stl_ascii(ball(subdivisions=2))
 PLY = ball(subdivisions=2).export(file_type="ply", encoding="ascii", vertex_normal=False).decode()
 OFF = trimesh.exchange.off.export_off(ball(subdivisions=2), digits=8)
 FORMS = {  # the same ball as programs and people write it
-    "tabs": (".obj", TEXT.replace(" ", "\t").encode()),
     "tabs in half of it": (".obj", TEXT[:-3000].encode() + TEXT[-3000:].replace("f ", "f\t").encode()),
     "indented": (".obj", TEXT.replace("\n", "\n  ").encode()),
     "byte order mark": (".obj", TEXT.encode("utf-8-sig")),
@@ -181,8 +172,6 @@ FORMS = {  # the same ball as programs and people write it
     "GBK": (".stl", STL.replace("solid", "solid 零件", 1).encode("gbk")),
     "Mac STL": (".stl", STL.replace("\n", "\r").encode("utf-8-sig")),
     "Latin-1 PLY": (".ply", PLY.replace("element vertex", "comment Größe\nelement vertex").encode("latin-1")),
-    "Windows PLY": (".ply", PLY.replace("\n", "\r\n").encode()),
-    "Mac PLY": (".ply", PLY.replace("\n", "\r").encode()),
     "ModelNet": (".off", OFF.replace("OFF\n", "OFF").encode()),
     "comments in OFF": (".off", ("# Größe\n" + OFF.replace("\n", " # 1 2 3\n")).encode("latin-1")),
     "colors in OFF": (".off", re.sub(r"(\n3 .*)", r"\1 255 0 0", OFF).encode()),
@@ -190,7 +179,6 @@ FORMS = {  # the same ball as programs and people write it
                                                    for i, line in enumerate(OFF.splitlines())).encode()),
     "a face twice": (".obj", (TEXT + "\n" + TEXT.splitlines()[-1] + "\n").encode()),
     "a stray point": (".obj", (TEXT + "\nv 50 0 0\nf 163 163 163\n").encode()),
-    "a stray line": (".obj", (TEXT + "\nv 50 0 0\nv 60 0 0\nv 70 0 0\nf 163 164 165\n").encode()),
     "a line within": (".obj", (TEXT + "\nv 0 0 0\nv .1 0 0\nv .2 0 0\nf 163 164 165\n").encode()),
 }
 
@@ -200,16 +188,6 @@ def test_the_same_body_however_it_is_written(kind, content, tmp_path):
     (tmp_path / f"mesh{kind}").write_bytes(content)
     (tmp_path / "plain.obj").write_text(TEXT)
     assert agree(voxelize(tmp_path / f"mesh{kind}", 40), voxelize(tmp_path / "plain.obj", 40), 1e-3)
-
-
-def test_two_bodies_of_two_writers(tmp_path):
-    """Of which one has tabs; a library that looks for blanks would read one of them alone."""
-    second = re.sub("v (.*?) ", lambda found: f"v {float(found[1]) + 3} ", TEXT)
-    second = re.sub("f (.*) (.*) (.*)", lambda found: "\t".join(["f", *(str(int(i) + 162) for i in found.groups())]),
-                    second)
-    (tmp_path / "two.obj").write_text(f"{TEXT}\n{second}")
-    expected = in_balls((50, 20, 20), (5, 2, 2), (1, (-1.5, 0, 0)), (1, (1.5, 0, 0)))
-    assert agree(voxelize(tmp_path / "two.obj", 50), expected, 0.02)
 
 
 def test_faces_of_any_number_of_corners(tmp_path):
@@ -228,20 +206,14 @@ def unclear():
     holed = ball()
     holed.update_faces(np.arange(len(holed.faces)) != 5)
     yield "not watertight.* 3 of its edges an odd", holed
-    open_box = trimesh.creation.box((1, 1, 1))
-    open_box.update_faces(open_box.face_normals[:, 0] < 0.5)
-    yield "not watertight.* 4 of its edges", open_box
     yield "not watertight", together(ball(), trimesh.Trimesh([[0, 0, 2], [1, 0, 2], [0, 1, 2]], [[0, 1, 2]]))
     yield "within a body that faces the same way", together(ball(), ball(0.6))
-    yield "within a body", together(ball(inward=True), ball(0.6, inward=True))
     yield "inward, and .* overlaps another", together(ball(), ball(0.9, (1, 0, 0), inward=True))
-    yield "encloses nothing: a sheet", together(ball(), ball(inward=True))
     yield "encloses nothing: a sheet", together(ball(), ball(1, (3, 0, 0)), ball(1, (3, 0, 0), True))
     turned = ball()
     turned.faces[::7] = turned.faces[::7, ::-1]
     yield "faces turned over", turned
     yield "flat", trimesh.Trimesh([[0, 0, 1], [1, 0, 1], [0, 1, 1]], [[0, 1, 2], [0, 2, 1]])
-    yield "flat", trimesh.Trimesh(np.ones((3, 3)), [[0, 1, 2]], process=False)
     yield "no voxel's center", together(ball(0.001), ball(0.001, (1, 0.9, 0.8)))
 
 
@@ -259,7 +231,6 @@ def unreadable(path):
     ascii_ply = header.format("ascii") + corners
     yield ".ply", (header.format("binary_little_endian")).encode() + b"12345", "unexpected length"
     yield ".ply", (ascii_ply + "3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 9\n").encode(), "that is not there"
-    yield ".ply", (ascii_ply + "3 0 2 1\n3 0 1 -1\n3 0 -1 2\n3 1 2 -1\n").encode(), "that is not there"
     yield ".ply", (header.format("ascii") + corners.replace("0 0 1", "0 0 nan")
                    + "3 0 2 1\n3 0 1 3\n3 0 3 2\n3 1 2 3\n").encode(), "not finite"
     two = (trimesh.exchange.stl.export_stl_ascii(ball(1, (at, 0, 0))) for at in (0, 3))
