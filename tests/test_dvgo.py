@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
 import io
 import json
 import math
@@ -19,7 +18,7 @@ from conftest import assert_same_run, before_each_step, beside, ended_at_checkpo
 from torch.optim.lr_scheduler import ExponentialLR
 
 import dvgo
-from data.scenes import Scene, load_scene, on_background
+from data.scenes import load_scene, on_background
 from models.nerf.dvgo import DVGOField
 
 SCRIPT = "dvgo.py"
@@ -132,19 +131,6 @@ def test_rendering_again_trains_nothing_and_records_what_it_measured(finished, c
         assert f"{mode} seed 0: {record['metrics']['psnr']:.2f} dB on 8 test views, written to {path}" in done.stdout
     line = refused(SCRIPT, *options(tmp_path / "again", "--render-only", "--background", "black"))
     assert "downscale=4,background=black/relu-seed0.json is not there; run without --render-only first" in line
-
-
-def test_a_scene_with_other_test_views_is_refused(finished, refused, monkeypatch):
-    def other(*arguments):
-        scene = load_scene(*arguments)
-        return Scene(scene.name, scene.train, dataclasses.replace(scene.test, names=scene.test.names[::-1]))
-
-    monkeypatch.setattr("harness.nerf_views.load_scene", other)
-    before = {file: file.stat().st_mtime_ns for file in finished.path.rglob("*.*")}
-    for more in ((), ("--render-only",)):
-        line = refused(SCRIPT, *options(finished.path, "--modes", "relu", *more))
-        assert "relu-seed0.json was made with scene" in line and "--force" in line
-    assert before == {file: file.stat().st_mtime_ns for file in finished.path.rglob("*.*")}
 
 
 @pytest.mark.slow
