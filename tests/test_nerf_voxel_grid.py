@@ -50,29 +50,11 @@ def test_shape_of_a_grid():
     # Lego's box in DVGO's coarse stage.
     lower, upper = torch.tensor([-3.016, -3.008, -2.594]), torch.tensor([3.005, 3.016, 2.338])
     assert grid_shape(lower, upper, 1_024_000) == ((107, 107, 88), pytest.approx(0.0559, abs=1e-4))
-
-
-@pytest.mark.parametrize("side", [5, 32, 48, 100, 160])
-def test_a_cube_is_divided_into_exactly_its_voxels(side):
-    for length in (1.0, 0.3, 1.05 * 2.4):
+    for side, length in itertools.product((5, 32, 48, 100, 160), (1.0, 0.3, 1.05 * 2.4)):
         assert grid_shape(torch.zeros(3), torch.full((3,), length), side**3)[0] == (side, side, side)
-
-
-def test_a_box_without_volume_has_no_grid():
-    for upper in ([1, 1, 0], [1, -1, 1]):
-        with pytest.raises(ValueError, match="size"):
-            grid_shape(torch.zeros(3), torch.tensor(upper).float(), 1000)
-    with pytest.raises(ValueError, match="0 voxels"):
-        grid_shape(torch.zeros(3), torch.ones(3), 0)
-
-
-def test_nodes_lie_on_the_faces_and_evenly_between():
-    points = grid_points(SHAPE, LOWER, UPPER)
-    assert points.shape == (*SHAPE, 3)
-    assert torch.equal(points[0, 0, 0], LOWER) and torch.equal(points[-1, -1, -1], UPPER)
-    for x, y, z in itertools.product(*map(range, SHAPE)):
-        fraction = torch.tensor([x / 3, y / 5, z / 2]).double()
-        assert torch.allclose(points[x, y, z], LOWER + fraction * (UPPER - LOWER))
+    for upper, voxels, said in (((1, 1, 0), 1000, "size"), ((1, -1, 1), 1000, "size"), ((1, 1, 1), 0, "0 voxels")):
+        with pytest.raises(ValueError, match=said):
+            grid_shape(torch.zeros(3), torch.tensor(upper).float(), voxels)
 
 
 def ramp(points):
@@ -87,7 +69,11 @@ def ramp_grid(shape=SHAPE):
 
 
 def test_a_linear_field_is_interpolated_exactly_with_its_axes_in_place():
-    points = torch.cat([random_points(100), grid_points(SHAPE, LOWER, UPPER).flatten(0, 2)])
+    nodes = grid_points(SHAPE, LOWER, UPPER)
+    for x, y, z in itertools.product(*map(range, SHAPE)):
+        fraction = torch.tensor([x / 3, y / 5, z / 2]).double()
+        assert torch.allclose(nodes[x, y, z], LOWER + fraction * (UPPER - LOWER))
+    points = torch.cat([random_points(100), nodes.flatten(0, 2)])
     assert torch.allclose(ramp_grid()(points), ramp(points))
 
 
@@ -143,15 +129,7 @@ def test_resizing_keeps_a_linear_field():
         assert grid.values.dtype == torch.float64 and grid.values.grad is None
         points = random_points(50)
         assert torch.allclose(grid(points), ramp(points))
-
-
-def test_resizing_keeps_the_nodes_values_where_the_grids_share_them():
-    grid = VoxelGrid(1, SHAPE, LOWER, UPPER)
-    torch.nn.init.normal_(grid.values)
-    old = grid.values.detach()
-    grid.resize((7, 11, 5))
-    assert grid.values.stride() == (55, 5, 1, 1)
-    assert torch.allclose(grid.values[::2, ::2, ::2], old)
+        assert shape != (7, 11, 5) or torch.allclose(grid.values[::2, ::2, ::2], old)  # the nodes that both have
 
 
 def test_a_mask_is_looked_up_at_the_nearest_node():
@@ -213,14 +191,6 @@ def test_view_counts_follow_the_definition(cameras):
         counts = count_views(cameras, lower=LOWER, upper=UPPER, **arguments)
         assert counts.dtype == torch.long and torch.equal(counts, expected)
         assert expected.min() < 2 and expected.max() == 4
-
-
-def test_every_fourth_pixel_counts_about_what_all_do(cameras):
-    arguments = {"poses": cameras, "intrinsics": torch.tensor([[200, 200, 30, 40]] * 4), "height": 80, "width": 60,
-                 "lower": LOWER, "upper": UPPER, "shape": (6, 5, 8), "near": 0.8, "step": 0.1}
-    with torch.no_grad():
-        exact, sparse = count_views(**arguments, stride=1), count_views(**arguments)
-    assert (exact == sparse).double().mean() > 0.9 and len(exact.unique()) > 3
 
 
 def test_total_variation_adds_the_gradient_of_a_huber_loss():
