@@ -72,16 +72,6 @@ def test_outputs_and_training_agree_with_the_plain_implementation(mode, in_featu
     assert losses[0] < 0.7 * F.mse_loss(network(mode, in_features)(x), target).item()
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_network_calls_its_modules_one_after_another_so_that_tools_can_replace_them(mode):
-    model, x = network(mode), torch.rand(7, 2)
-    assert type(model) is nn.Sequential
-    expected = x
-    for module in model:
-        expected = module(expected)
-    assert torch.equal(model(x), expected)
-
-
 @pytest.mark.parametrize("mode", ["sin", "sin+fr"])
 def test_sine_networks_under_transforms_and_compile(mode):
     model, x = network(mode, out_features=1).double(), torch.rand(5, 2, dtype=torch.float64)
@@ -96,13 +86,15 @@ def test_sine_networks_under_transforms_and_compile(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_layers_in_order_and_fr_only_between_hidden_layers(mode):
-    model = network(mode, in_features=3, hidden_layers=4)
+    model, x = network(mode, in_features=3, hidden_layers=4, pe_frequencies=4), torch.rand(2, 5, 3)
     layers = [layer for layer in model.modules() if isinstance(layer, (torch.nn.Linear, FourierReparamLinear))]
-    encoded_features = 3 * 21 if "+pe" in mode else 3
     assert [(layer.in_features, layer.out_features) for layer in layers] == [
-        (encoded_features, 32), *[(32, 32)] * 4, (32, 3)]
+        (3 * 9 if "+pe" in mode else 3, 32), *[(32, 32)] * 4, (32, 3)]
     assert [isinstance(layer, FourierReparamLinear) for layer in layers] == [False, *["+fr" in mode] * 4, False]
-    assert model(torch.rand(2, 5, 3)).shape == (2, 5, 3)
+    expected = x
+    for module in model:  # one after another, so that tools can replace them
+        expected = module(expected)
+    assert type(model) is nn.Sequential and torch.equal(model(x), expected) and expected.shape == (2, 5, 3)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -121,12 +113,6 @@ def test_initial_weights(mode):
         bounds.append((hidden.weight, he / SETTINGS["hidden_omega"] if sine else 1 / math.sqrt(256)))
     for values, bound in bounds:
         assert 0.97 * bound < values.abs().max() <= bound * (1 + 1e-6)
-
-
-@pytest.mark.parametrize("in_features, frequencies", [(1, 6), (2, 6), (3, 10)])
-def test_encoding_frequencies_of_the_paper_and_of_ones_own(in_features, frequencies):
-    assert network("relu+pe", in_features)[0].num_frequencies == frequencies
-    assert network("relu+pe", in_features, pe_frequencies=4)[0].num_frequencies == 4
 
 
 @pytest.mark.parametrize("mode", MODES)

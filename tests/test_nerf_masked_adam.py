@@ -56,45 +56,6 @@ def test_it_follows_the_definition(kind):
     assert p[0, 0] == start[0, 0] and not torch.equal(p, start)
 
 
-def test_it_differs_from_adam_in_epsilon_alone():
-    start, gradients = parameters_and_gradients()
-    ends = []
-    for make, eps in ((MaskedAdam, 1e-8), (MaskedAdam, 0.0), (torch.optim.Adam, 0.0)):
-        p = torch.nn.Parameter(start.clone())
-        optimizer = make([p], lr=0.01, betas=(0.9, 0.99), eps=eps)
-        for g in gradients + 1e-9:
-            p.grad = g.clone()
-            optimizer.step()
-        ends.append(p.detach())
-    assert torch.allclose(ends[1], ends[2], rtol=1e-10) and not torch.allclose(ends[0], ends[2], rtol=1e-3)
-
-
-def test_it_goes_on_from_a_file(tmp_path):
-    start, gradients = parameters_and_gradients()
-
-    def setup(values):
-        p, q = torch.nn.Parameter(values.clone()), torch.nn.Parameter(values.clone())
-        return p, q, MaskedAdam([{"params": [p], "lr_factor": torch.rand(5, 4)}, {"params": [q], "lr": 0.5}], lr=0.1)
-
-    def train(p, q, optimizer, steps):
-        for g in steps:
-            p.grad, q.grad = g.clone(), (-g).to_sparse(1)
-            optimizer.step()
-
-    p, q, optimizer = setup(start)
-    train(p, q, optimizer, gradients[:15])
-    torch.save({"p": p.detach(), "q": q.detach(), "optimizer": optimizer.state_dict()}, tmp_path / "a.pt")
-    train(p, q, optimizer, gradients[15:])
-
-    saved = torch.load(tmp_path / "a.pt", weights_only=True)
-    p2, q2, optimizer = setup(start)
-    with torch.no_grad():
-        p2.copy_(saved["p"]), q2.copy_(saved["q"])
-    optimizer.load_state_dict(saved["optimizer"])
-    train(p2, q2, optimizer, gradients[15:])
-    assert torch.equal(p, p2) and torch.equal(q, q2)
-
-
 def test_it_passes_over_what_has_no_gradient_and_takes_a_closure():
     p, q = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     optimizer = MaskedAdam([p, q], lr=0.1)

@@ -88,17 +88,6 @@ def test_a_stopped_training_goes_on_to_the_same_bits(scheduler, tmp_path):
     assert again.clock.seconds > saved["state"]["clock"]["seconds"] > 0
 
 
-def test_what_replaces_a_part_of_the_state_is_what_a_checkpoint_keeps(tmp_path):
-    run = Training(tmp_path, 60, 20)
-
-    def replace(step, loss):
-        if step == 30:
-            run.state["model"] = torch.full((1,), 7.0)
-        return loss
-
-    assert run.go_on(change=replace).saved()["state"]["model"] == 7
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_loss_that_is_not_finite_ends_the_training_before_it_is_kept(value, tmp_path):
     run = Training(tmp_path, 100, 20)
