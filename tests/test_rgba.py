@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from data.errors import UserError
-from data.rgba import LARGEST, TURNS, read_rgba
+from data.rgba import MAX_PIXELS, TURNS, read_rgba
 
 RNG = np.random.default_rng(0)
 GRAY, DEEP_GRAY = RNG.integers(0, 256, (13, 17), dtype=np.uint8), RNG.integers(0, 65536, (13, 17), dtype=np.uint16)
@@ -304,7 +304,7 @@ REFUSED = {
     "animated webp": (lambda path: Image.fromarray(RGB).save(path, "WEBP", save_all=True,
                                                              append_images=[Image.fromarray(255 - RGB)]), "2 frames"),
     "pages": (lambda path: tifffile.imwrite(path, np.stack([RGB, RGB]), photometric="rgb"), "2 frames"),
-    "enormous": (lambda path: Image.new("1", (10_000, LARGEST // 10_000 + 1)).save(path, "PNG"), "pixels, at most"),
+    "enormous": (lambda path: Image.new("1", (10_000, MAX_PIXELS // 10_000 + 1)).save(path, "PNG"), "pixels, at most"),
     "enormous tiff": (lambda path: tifffile.imwrite(path, shape=(10_000, 9_000), dtype=np.uint16), "pixels, at most"),
     "fractions": (lambda path: tifffile.imwrite(path, GRAY / np.float32(255)), "1 samples of 32 bits"),
     "32 bits": (lambda path: tifffile.imwrite(path, GRAY.astype(np.uint32)), "1 samples of 32 bits"),
