@@ -144,7 +144,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
         line[0].set_ylabel(label, fontsize=11, fontweight="bold")
     for axis in axes[-1]:
         axis.set_xlabel("x")
-    figure.suptitle(f"The network's output in color, the target in gray; seed {runs[0].seed}")
+    figure.suptitle(f"One pulse of the target in gray, the network's output in color; seed {runs[0].seed}")
     figures.save(figure, args.figures / runs[0].folder / "fit.png")
 
 
