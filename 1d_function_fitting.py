@@ -144,7 +144,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
         line[0].set_ylabel(label, fontsize=11, fontweight="bold")
     for axis in axes[-1]:
         axis.set_xlabel("x")
-    figure.suptitle(f"The network's output in color, the target in gray; seed {runs[0].seed}")
+    figure.suptitle(f"One pulse of the target in gray, the network's output in color; seed {runs[0].seed}")
     figures.save(figure, args.figures / runs[0].folder / "fit.png")
 
 
@@ -164,8 +164,9 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
         axis.set_ylim(0, 100)
         axis.set_title(f"{label}: the four hold {held[-1, -1]:.0f} % at the end")
         axis.xaxis.set_major_formatter(figures.THOUSANDS)
+        axis.set_xlabel("step")
+        axis.label_outer()
     figure.supylabel("share of the spectrum's sum (%)", fontsize=10)
-    figure.supxlabel("step", fontsize=10)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=EIGENVALUES)
     figure.suptitle(f"Eigenvalues of the empirical NTK; {figures.seeds(args.seeds)}")
     figures.save(figure, args.figures / runs[0].folder / "ntk.png")

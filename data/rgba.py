@@ -14,12 +14,12 @@ from data.errors import UserError
 
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26, 1 << 28  # bytes of text beside the pixels
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")
-UNREAD = {  # by how a file begins
+UNSUPPORTED = {  # by how a file begins
     rb"\xff\n|\0\0\0\fJXL": "JPEG XL", rb"\xffO\xffQ|\0\0\0\fjP": "JPEG 2000", rb"....ftypavi": "AVIF",
     rb"....ftyp": "HEIC", rb"v/1\x01": "EXR", rb"#\?R": "Radiance HDR", rb"P[Ff]\s": "PFM", rb"8BPS": "PSD",
     rb".{,500}<svg": "SVG", rb"%PDF": "PDF", rb"DDS ": "DDS", rb"\0\0\x01\0": "ICO", rb"II\*.{5}CR": "CR2"}
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "YCbCr")  # of Pillow, up to 8 bits a sample
-LARGEST = 89_478_485  # pixels, above which Pillow warns of a decompression bomb
+MAX_PIXELS = 89_478_485  # pixels, above which Pillow warns of a decompression bomb
 ORIENTATION = 274  # a tag of TIFF and of EXIF
 # The eight orientations, 1 as it is: whether to mirror, then how many quarters to turn counter-clockwise.
 TURNS = dict(enumerate([(0, 0), (1, 0), (0, 2), (1, 2), (1, 1), (0, 3), (1, 3), (0, 1)], start=1))
@@ -31,7 +31,7 @@ def read_rgba(path: Path, turn: bool = True) -> np.ndarray:
 
     Shape (rows, columns, 4), alpha straight, not premultiplied. uint16 of gray of 16 bits, else uint8: a PNG of 16 bits
     in color is read with 8. `turn` turns it as its EXIF says; without, a file that says so is refused. UserError: not a
-    file, damaged, not one picture, of more pixels than `LARGEST`, or of a kind that cannot be shown as it is meant.
+    file, damaged, not one picture, of more pixels than `MAX_PIXELS`, or of a kind that cannot be shown as it is meant.
     """
     if not os.path.isfile(path):  # False, where pathlib's raises, of a name that is too long
         raise UserError(f"{path} is {'not a file' if os.path.exists(path) else 'not there'}")
@@ -40,7 +40,7 @@ def read_rgba(path: Path, turn: bool = True) -> np.ndarray:
         with open(path, "rb") as file:
             head = file.read(1024)
             kind = "TGA" if path.suffix.lower() == ".tga" else ""  # which no first bytes tell
-            if kind := next((kind for start, kind in UNREAD.items() if re.match(start, head, re.DOTALL)), kind):
+            if kind := next((kind for start, kind in UNSUPPORTED.items() if re.match(start, head, re.DOTALL)), kind):
                 raise UserError(f"{path}: {kind} is not read; save it as PNG")
             if head.startswith(b"\x89PNG"):
                 check_srgb(file, path)
@@ -85,8 +85,8 @@ def read_picture(image: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
         raise UserError(f"{path} has {frames} frames; give one still image")
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         check_tiff(image, path)
-    if image.width * image.height > LARGEST:
-        raise ValueError(f"{image.width * image.height:,} pixels, at most {LARGEST:,}")
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width * image.height:,} pixels, at most {MAX_PIXELS:,}")
     key = image.info.get("transparency")
     if image.format == "PNG" and key is not None:
         raw = str(image.tile[0][3])  # type: ignore[attr-defined]  # as L;2 for two bits

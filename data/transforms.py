@@ -17,9 +17,10 @@ from data.errors import UserError
 # What camera_model may be: with all k and p zero each is a pinhole camera.
 PINHOLE = ("PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV")
 # What changes the picture and is not modeled here: distortion, other lenses, units and axes, pixels to leave out.
-FOREIGN = re.compile("[kpsb][0-9]*|K|skew|.*intrinsic.*|.*distort.*|focal.*|shift_[xy]|camera_type|coordinate_system"
-                     "|camera_convention|is_fisheye|latlong|equirectangular|orthographic|ftheta_p[0-9]|rolling_shutter"
-                     "|[xy]_fov|fisheye_crop_radius|from_mitsuba|mask.*|(white|black)_transparent")
+UNSUPPORTED_KEYS = re.compile(
+    "[kpsb][0-9]*|K|skew|.*intrinsic.*|.*distort.*|focal.*|shift_[xy]|camera_type|coordinate_system|camera_convention"
+    "|is_fisheye|latlong|equirectangular|orthographic|ftheta_p[0-9]|rolling_shutter|[xy]_fov|fisheye_crop_radius"
+    "|from_mitsuba|mask.*|(white|black)_transparent")
 LAYOUTS = {"transforms.json": "all frames in one transforms.json: divide them", "poses_bounds.npy": "LLFF's layout",
            "sparse": "COLMAP's layout", "pose": "NSVF's layout, with poses in OpenCV's axes"}
 
@@ -65,7 +66,7 @@ def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where
     both = {**content, **frame}
     for key, value in both.items():
         values = value if isinstance(value, list) else [value]
-        if FOREIGN.fullmatch(key) and any(each and number(each) != 0 for each in values):
+        if UNSUPPORTED_KEYS.fullmatch(key) and any(each and number(each) != 0 for each in values):
             raise UserError(f"{where}: {key} {brief(value)} cannot be used; views have to be a pinhole camera's: "
                             "undistort them first, as colmap image_undistorter does")
     model = both.get("camera_model", PINHOLE[0])

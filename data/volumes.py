@@ -20,7 +20,7 @@ URL = "https://raw.githubusercontent.com/LabShuHangGU/FR-INR/main/images/occupan
 SHA256 = {"thai_statue": "2b4f23005e73bd017e370d85ee0faa427c9d0c50cc5f577a7dff45d8e35957f1",
           "dragon": "946ca83a7e4aad3cfcdaed7004b0603a3267b81f4bdb3e9bd583ea2991309736"}
 SOLIDS = ("gyroid", "holed_sphere")  # with nothing to download
-LARGEST = 2**30  # voxels; also the bytes that a part of a .mat file may unpack to
+MAX_VOXELS = 2**30  # voxels; also the bytes that a part of a .mat file may unpack to
 NUMERIC = range(6, 16)  # of MATLAB's classes; a complex one has another bit
 TYPES = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}  # MATLAB's
 
@@ -102,7 +102,7 @@ def read_mat(path: Path) -> np.ndarray:
     volumes = []
     for kind, data in elements(memoryview(content)[128:]):
         if kind == 15:  # compressed
-            (kind, data), = elements(memoryview(zlib.decompressobj().decompress(data, LARGEST)))
+            (kind, data), = elements(memoryview(zlib.decompressobj().decompress(data, MAX_VOXELS)))
         (_, flags), (_, shape), _, *parts = elements(data) if kind == 14 else [(0, b"")] * 3
         if len(shape) == 12 and int.from_bytes(flags[:2], "little") & 0x8ff in NUMERIC:
             values = np.frombuffer(parts[0][1], TYPES[parts[0][0]])
@@ -130,8 +130,8 @@ def occupied(volume: np.ndarray, name: str) -> np.ndarray:
     probabilities or shares of a voxel, those of one half and more. Labels, densities, distances are refused."""
     if volume.ndim != 3 or volume.dtype.kind not in "buif":
         raise UserError(f"{name} holds {volume.shape} values of type {volume.dtype}, not three dimensions of numbers")
-    if not 0 < volume.size <= LARGEST:
-        raise UserError(f"{name} has {volume.size:,} voxels; between 1 and {LARGEST:,} can be used")
+    if not 0 < volume.size <= MAX_VOXELS:
+        raise UserError(f"{name} has {volume.size:,} voxels; between 1 and {MAX_VOXELS:,} can be used")
     smallest, largest = volume.min(), volume.max()
     if not 0 <= smallest <= largest < np.inf:
         raise UserError(f"{name} has values that are negative or not finite; give 0 and 1, or fractions between")

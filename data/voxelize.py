@@ -20,12 +20,14 @@ from scipy.spatial import cKDTree
 
 from data.errors import UserError
 
-SAME = 1e-6  # of the longest side: vertices closer than this are one, and what is thinner than this encloses nothing
+# Of the longest side: vertices closer than this are one, and what is thinner than this encloses nothing.
+MERGE_DISTANCE = 1e-6
 # The voxels' centers lie this much, in voxels, below where they should. A slanted plane in which two bodies touch would
 # else run through centers, and leave them to one body, both or none by rounding.
-SHIFT = np.array([1.7e-4, 1.1e-4, 0.7e-4])
+RAY_SHIFT = np.array([1.7e-4, 1.1e-4, 0.7e-4])
 # How a line of an .obj may begin that is no part of its surface.
-BESIDE = b"vt vn vp g o s l p mg lod usemtl mtllib usemap maplib bevel c_interp d_interp shadow_obj trace_obj".split()
+IGNORED_LINES = (b"vt vn vp g o s l p mg lod usemtl mtllib usemap maplib bevel c_interp d_interp shadow_obj "
+                 b"trace_obj").split()
 
 
 def voxelize(path: Path, resolution: int) -> np.ndarray:
@@ -42,7 +44,7 @@ def voxelize(path: Path, resolution: int) -> np.ndarray:
     vertices, faces = read_mesh(path)
     faces, body, sizes = check_closed(vertices, faces, path, resolution)
     shape = np.rint(np.ptp(vertices, axis=0) * resolution).astype(int).clip(1)
-    triangles = vertices[faces] * resolution + (shape - 1) / 2 + SHIFT
+    triangles = vertices[faces] * resolution + (shape - 1) / 2 + RAY_SHIFT
     volume = np.zeros(shape, bool)
     # The winding number of all other bodies where the surface of each is met: how many bodies it lies in there.
     least, most = np.full(len(sizes), np.inf), np.full(len(sizes), -np.inf)
@@ -89,18 +91,19 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
     # The box is that of the faces that have an area. A face without that sticks out of it encloses nothing.
     vertices = vertices / max(np.abs(vertices[faces]).max(), np.finfo(float).tiny)  # no difference of two overflows
     sides = vertices[faces] - vertices[np.roll(faces, 1, axis=1)]
-    wide = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1) > SAME * np.square(sides).sum(axis=(1, 2))
+    areas = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1)
+    wide = areas > MERGE_DISTANCE * np.square(sides).sum(axis=(1, 2))
     box = vertices[faces[wide]].reshape(-1, 3) if wide.any() else np.zeros((1, 3))
     low, high = box.min(axis=0), box.max(axis=0)
-    if min(high - low) <= SAME * max(high - low):
+    if min(high - low) <= MERGE_DISTANCE * max(high - low):
         raise UserError(f"{path} is flat and encloses nothing")
     vertices = (vertices - (low + high) / 2) / max(high - low)
-    inside = (np.abs(vertices[faces]) <= 0.5 + SAME).all(axis=(1, 2))
+    inside = (np.abs(vertices[faces]) <= 0.5 + MERGE_DISTANCE).all(axis=(1, 2))
     used, faces = np.unique(faces[inside], return_inverse=True)
     # First by rounding, after which none has many others near, and then those that rounding parts.
-    _, first, same = np.unique(np.rint(vertices[used] / SAME), axis=0, return_index=True, return_inverse=True)
+    _, first, same = np.unique(np.rint(vertices[used] / MERGE_DISTANCE), axis=0, return_index=True, return_inverse=True)
     vertices = vertices[used][first]
-    merged = connected(cKDTree(vertices).query_pairs(SAME, output_type="ndarray"), len(vertices))
+    merged = connected(cKDTree(vertices).query_pairs(MERGE_DISTANCE, output_type="ndarray"), len(vertices))
     faces = merged[same.ravel()[faces.reshape(-1, 3)]]
     body = connected(faces[:, [[0, 1], [1, 2]]].reshape(-1, 2), len(vertices))[faces[:, 0]]
     kept = (faces != np.roll(faces, 1, axis=1)).all(axis=1) & (np.bincount(body, wide[inside])[body] > 0)
@@ -128,7 +131,7 @@ def read_obj(raw: bytes) -> tuple:
             if 0 in numbers:
                 raise ValueError("a face has a vertex of number 0")
             faces.append([number - 1 if number > 0 else len(vertices) + number for number in numbers])
-        elif kind not in BESIDE:
+        elif kind not in IGNORED_LINES:
             raise ValueError(f"a line begins with {kind.decode('latin-1')[:20]!r}, which is not read")
     return vertices, faces
 
@@ -199,7 +202,7 @@ def check_closed(vertices: np.ndarray, faces: np.ndarray, path: Path,
     areas = np.bincount(body, np.linalg.norm(cross, axis=1)) / 2
     if (count != count.T).nnz:
         raise UserError(f"{path} has faces turned over; turn all outward first (in Blender: Recalculate Outside)")
-    if ((np.abs(sizes) < SAME * areas) & (areas > 1 / resolution**2)).any():
+    if ((np.abs(sizes) < MERGE_DISTANCE * areas) & (areas > 1 / resolution**2)).any():
         raise UserError(f"{path} has a part that encloses nothing: a sheet, or faces there once each way; delete it")
     return (faces[:, ::-1], body, -sizes) if sizes.sum() < 0 else (faces, body, sizes)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -99,6 +100,11 @@ def run_script(name, *arguments, **options):
     """Run a script of the project as a user does; returns the finished process with its output as text."""
     return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
                           timeout=300, check=False, **options)
+
+
+def heed_ctrl_c():
+    """For a child process of which Ctrl-C is tested: a shell's background job would pass on that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

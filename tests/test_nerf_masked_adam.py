@@ -28,10 +28,10 @@ def parameters_and_gradients(steps=30):
     return torch.randn(5, 4).double(), gradients
 
 
-@pytest.mark.parametrize("kind", ["dense", "dense with factor", "sparse", "sparse in disorder"])
+@pytest.mark.parametrize("kind", ["dense", "dense with factor", "sparse", "sparse with factor", "sparse in disorder"])
 def test_it_follows_the_definition(kind):
     start, gradients = parameters_and_gradients()
-    factor = torch.rand(5, 4) if kind == "dense with factor" else None
+    factor = torch.rand(5, 4) if "factor" in kind else None
     p = torch.nn.Parameter(start.clone())
     optimizer = MaskedAdam([{"params": [p], "lr_factor": factor}], lr=0.1)
     lrs = [0.1 * 0.97**i for i in range(len(gradients))]

@@ -11,7 +11,7 @@ import tifffile
 from PIL import Image, ImageCms
 
 from data.errors import UserError
-from data.rgba import LARGEST, TURNS, read_rgba
+from data.rgba import MAX_PIXELS, TURNS, read_rgba
 
 RNG = np.random.default_rng(0)
 GRAY, DEEP_GRAY = RNG.integers(0, 256, (13, 17), dtype=np.uint8), RNG.integers(0, 65536, (13, 17), dtype=np.uint16)
@@ -276,7 +276,7 @@ REFUSED = {
     "animated gif": (saved(RGB, "GIF", **TWO_FRAMES), "2 frames"),
     "animated webp": (saved(RGB, "WEBP", **TWO_FRAMES), "2 frames"),
     "pages": (tiff(np.stack([RGB, RGB]), photometric="rgb"), "2 frames"),
-    "enormous": (lambda path: Image.new("1", (10_000, LARGEST // 10_000 + 1)).save(path, "PNG"), "pixels, at most"),
+    "enormous": (lambda path: Image.new("1", (10_000, MAX_PIXELS // 10_000 + 1)).save(path, "PNG"), "pixels, at most"),
     "fractions": (tiff(GRAY / np.float32(255)), "1 samples of 32 bits"),
     "signed": (tiff(GRAY.astype(np.int8)), "whole numbers of 8 bits"),
     "16 bits, 0 is white": (tiff(DEEP_GRAY, photometric="miniswhite"), "black at 0"),

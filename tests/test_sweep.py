@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from conftest import heed_ctrl_c
 
 from data.errors import UserError
 from harness.sweep import Job, cpu_count, first_rank, in_ranks, sweep
@@ -31,6 +32,7 @@ def start(tmp_path):
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []
         process = subprocess.Popen([sys.executable, *torchrun, SCRIPT, tmp_path, *words], cwd=ROOT, text=True,
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+                                   preexec_fn=heed_ctrl_c,
                                    env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
         return process, lambda: (tmp_path / "log").read_text().splitlines()
     return started

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_same_run, beside, folders, record, stem
+from conftest import ROOT, assert_same_run, beside, folders, heed_ctrl_c, record, stem
 from torch.optim import lr_scheduler
 
 from data.errors import UserError
@@ -202,7 +202,7 @@ def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path, call, dr
     run = stem(tmp_path, "1d", "function", "sin+fr", "steps=60")
     command = [sys.executable, "1d_function_fitting.py", *folders(tmp_path), *words, 1]
     process = subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE)
+                               stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)
     deadline = time.monotonic() + 120
     while not beside(run, ".ckpt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -10,7 +10,7 @@ from trimesh.transformations import random_rotation_matrix
 
 from data.errors import UserError
 from data.volumes import load_volume
-from data.voxelize import SHIFT, read_mesh, voxelize
+from data.voxelize import RAY_SHIFT, read_mesh, voxelize
 
 TETRAHEDRON = "v 0 0 0\nv 1 0 0\nv 0 1 0\nv 0 0 1\nf 1 3 2\nf 1 2 4\nf 1 4 3\nf 2 3 4\n"
 
@@ -110,7 +110,7 @@ def test_it_is_the_winding_number(tmp_path):
             meshes.append(mesh.apply_translation(0.5 * random.normal(size=3)))
         volume = voxels_of(tmp_path, *meshes, kind=kind, resolution=15)
         vertices, faces = read_mesh(tmp_path / f"mesh{kind}")
-        places = np.argwhere(np.ones(volume.shape)) - (np.array(volume.shape) - 1) / 2 - SHIFT
+        places = np.argwhere(np.ones(volume.shape)) - (np.array(volume.shape) - 1) / 2 - RAY_SHIFT
         a, b, c = np.moveaxis(15 * vertices[faces] - places[:, None, None], 2, 0)  # (voxels, triangles, 3)
         of_a, of_b, of_c = (np.linalg.norm(corner, axis=2) for corner in (a, b, c))
         angles = np.arctan2((a * np.cross(b, c)).sum(2), of_a * of_b * of_c + (a * b).sum(2) * of_c

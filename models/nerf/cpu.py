@@ -17,11 +17,15 @@ Part = TypeVar("Part")
 
 
 def in_chunks(network: nn.Sequential, x: Tensor) -> Tensor:
-    """network(x) for x (S, in); on a CPU `CHUNK` points at a time, each layer's weight, W = Λ B of one, made once."""
+    """network(x) for x (S, in); on a CPU `CHUNK` points at a time, each layer's weight, W = Λ B of one, made once.
+
+    The network begins with a linear layer.
+    """
     if not x.is_cpu or len(x) <= CHUNK:
         return network(x)
     layers = [functools.partial(F.linear, weight=layer.weight, bias=layer.bias)
-              if isinstance(layer, (nn.Linear, FourierReparamLinear)) else layer for layer in network]
+              if isinstance(layer, (nn.Linear, FourierReparamLinear))
+              else torch.relu_ if isinstance(layer, nn.ReLU) else layer for layer in network]
     return torch.cat([functools.reduce(lambda values, layer: layer(values), layers, part) for part in x.split(CHUNK)])
 
 

@@ -19,7 +19,7 @@ class MaskedAdam(Optimizer):
 
     Args:
         params: parameters or groups. A group may hold, beside those below, `lr_factor`: None, or a tensor of the shape
-            of the group's one parameter, whose gradients are dense, that multiplies lr.
+            of the group's one parameter that multiplies lr.
         lr: learning rate.
         betas: β₁ and β₂.
         eps: ε.
@@ -68,7 +68,10 @@ def _sparse_step(p: Tensor, gradient: Tensor, m: Tensor, v: Tensor, size: float,
     touched = (gradient != 0).to(gradient)
     new_m.lerp_(gradient, touched * (1 - beta1))
     new_v.lerp_(gradient.square(), touched * (1 - beta2))
-    new_p.addcdiv_(touched.mul_(new_m), new_v.sqrt().add_(group["eps"]), value=-size)
+    numerator = touched.mul_(new_m)
+    if group["lr_factor"] is not None:
+        numerator *= group["lr_factor"].to(m).flatten(0, dims - 1).index_select(0, rows)
+    new_p.addcdiv_(numerator, new_v.sqrt().add_(group["eps"]), value=-size)
     for values, changed in zip(whole, new):
         values.index_copy_(0, rows, changed)
 

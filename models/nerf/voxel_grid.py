@@ -175,7 +175,7 @@ def scatter_sparse(corners: Corners, gradients: Sequence[Tensor], shape: Sequenc
     """What gradients (S, C) of features are of a grid's values, sparse (X, Y, Z, C) tensors; the nodes ascending."""
     # Sorted by node a sum is that over a stretch of the points. What the sort costs, the number of nodes does not
     # enter, it uses all cores, and the sums come out the same on a GPU whatever the order of its threads.
-    nodes, order = corners.nodes.flatten().sort()
+    nodes, order = corners.nodes.flatten().sort(stable=True)
     is_first = torch.ones_like(nodes, dtype=torch.bool)
     torch.ne(nodes[1:], nodes[:-1], out=is_first[1:])
     first = is_first.nonzero().squeeze(1)
