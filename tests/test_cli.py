@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, ball, folders, record, run_script
+from conftest import ROOT, ball, folders, run_script
 
 from data.errors import UserError
 from data.scenes import load_scene
@@ -96,20 +96,6 @@ def test_a_path_says_what_is_the_networks_and_what_is_everyones(planned):
     assert str(run.path(".npz")) == "results/2d/a/quick,precision=bf16/sin-seed3.npz"
     assert (run.config["steps"], run.config["downscale"], run.config["lr"]) == (100, 8, 1e-4)
     assert import_module("2d_image_fitting").NETWORKS["sin+fr"]["alpha"] == 0.01  # the defaults stay
-
-
-def test_two_lengths_are_two_runs_and_what_is_finished_is_not_trained_again(tmp_path, call, drawn):
-    for steps in (30, 40):
-        done = call(FIT, *folders(tmp_path), "--modes", "relu", "--steps", steps)
-        assert done.returncode == 0 and "finished before" not in done.stdout
-    assert [record(tmp_path, "1d", "function", "relu", f"steps={steps}")["config"]["steps"] for steps in (30, 40)
-            ] == [30, 40]
-    path = tmp_path / "results/1d/function/steps=30/relu-seed0.json"
-    written = path.read_bytes()
-    done = call(FIT, *folders(tmp_path), "--modes", "relu", "--steps", 30)
-    assert f"1d function relu seed 0: finished before, {path}\n" in done.stdout and path.read_bytes() == written
-    assert call(FIT, *folders(tmp_path), "--modes", "relu", "--steps", 30, "--force").returncode == 0
-    assert path.read_bytes() != written and {file.parent.name for file in drawn} == {"steps=30", "steps=40"}
 
 
 @pytest.mark.parametrize("arguments, said", [

@@ -23,12 +23,13 @@ def test_positional_encoding_order(in_features, base):
     assert encoding.out_features == in_features * 11 and not encoding.state_dict()
 
 
-@pytest.mark.parametrize("shape", [(3,), (2, 4, 3), (0, 3)])
-def test_positional_encoding_of_any_leading_shape(shape):
-    encoding = PositionalEncoding(3, 2)
-    x = torch.rand(shape)
-    assert encoding(x).shape == (*shape[:-1], 15)
-    assert torch.equal(encoding(x).reshape(-1, 15), encoding(x.reshape(-1, 3)))
+@pytest.mark.parametrize("encode, count", [(PositionalEncoding(3, 2), 15), (SphericalHarmonics(), 16)])
+def test_an_encoding_of_any_leading_shape(encode, count):
+    assert encode.out_features == count and not encode.state_dict()
+    for shape in ((3,), (2, 4, 3), (0, 3)):
+        x = torch.nn.functional.normalize(torch.randn(shape), dim=-1)
+        assert encode(x).shape == (*shape[:-1], count) and encode(x).dtype == torch.float32
+        assert torch.equal(encode(x).reshape(-1, count), encode(x.reshape(-1, 3)))
 
 
 @pytest.mark.parametrize("name, value", [("in_features", 0), ("num_frequencies", 2.5), ("base", -1.0),
@@ -66,11 +67,3 @@ def test_spherical_harmonics_by_legendre_functions():
             expected.append((math.sqrt(2) if m else 1) * norm * lpmv(m, degree, directions[:, 2]) * wave)
     values = SphericalHarmonics()(torch.from_numpy(directions)).numpy()
     assert np.abs(values - np.stack(expected, -1)).max() < 1e-7
-
-
-@pytest.mark.parametrize("shape", [(3,), (5, 3), (2, 4, 3), (0, 3)])
-def test_spherical_harmonics_of_any_leading_shape(shape):
-    harmonics = SphericalHarmonics()
-    values = harmonics(torch.nn.functional.normalize(torch.randn(shape), dim=-1))
-    assert values.shape == (*shape[:-1], harmonics.out_features) and values.dtype == torch.float32
-    assert not harmonics.state_dict()

@@ -1,7 +1,6 @@
 """Images by path and by name, and fetching Kodak from a folder on this machine."""
 
 import shutil
-import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -40,24 +39,6 @@ def test_a_file_is_read_and_described(tmp_path, pixels, said):
     assert case == path.stem and image.shape == (13, 17, 3) and image.dtype == np.float32
     line = describe(*read_image(str(path), Path("nowhere")))
     assert line == f"{case}: 17 × 13 pixels, {said} from {image.min():.3g} to {image.max():.3g}"
-
-
-@pytest.mark.parametrize("make", [
-    lambda path: path.write_bytes(b"not an image"), lambda path: path.mkdir(), lambda path: None,
-], ids=["junk", "folder", "absent"])
-def test_what_is_not_an_image_is_named(tmp_path, make):
-    path = tmp_path / "a.png"
-    make(path)
-    with pytest.raises(UserError, match="a.png"):
-        load_image(str(path), Path("nowhere"))
-
-
-def test_a_name_may_be_composed_otherwise(tmp_path):
-    folder = tmp_path / unicodedata.normalize("NFD", "für")
-    folder.mkdir()
-    Image.fromarray(RGBA).save(folder / unicodedata.normalize("NFD", "é.png"))
-    path = unicodedata.normalize("NFC", str(folder / "é.png"))
-    assert not Path(path).exists() and load_image(path, Path("nowhere"))[1].shape == (13, 17, 3)
 
 
 def test_pillow_s_warnings_are_neither_printed_nor_errors(tmp_path, recwarn):
