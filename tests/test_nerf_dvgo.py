@@ -19,7 +19,7 @@ from models.nerf.dvgo import (
     pixels_in_sight,
     pixels_per_voxel,
 )
-from models.nerf.rays import RayDataset, box_intersection
+from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import Rendering, render_image
 from models.nerf.voxel_grid import MaskGrid, grid_points
 
@@ -327,26 +327,6 @@ def test_the_fine_field_stands_where_the_coarse_one_found_something():
     opacity[4:7, 3, 2:6] = 1e-6  # a single voxel is left
     field = fine_field(opacity, lower, upper, "relu+fr", config, 2.0, 1.0)
     assert field.mask.mask.any() and min(field.mask.mask.shape) > 5
-
-
-def test_the_pixels_trained_on_are_those_whose_ray_meets_the_mask(toy_rays):
-    lower, upper = torch.tensor([-0.4, -0.3, -0.2]), torch.tensor([0.5, 0.4, 0.3])
-    field = DVGOField(lower, upper, 1000, final_voxels=1000, alpha_init=1e-2, threshold=1e-4, near=2.0)
-    field.mask.mask[6:], field.density.values.data[:] = False, 50
-    found = pixels_in_sight(field, toy_rays)
-    assert len(found.unique()) == len(found)
-    origins, directions, _ = toy_rays.rays(torch.arange(toy_rays.pixels))
-    edges = [*corners_of(field)]
-    middle = (6 - 0.5) / (field.mask.mask.shape[0] - 1)  # up to where the nearest node is not masked
-    edges[1] = edges[1].clone()
-    edges[1][0] = torch.lerp(lower[0], upper[0], middle)
-    t_min, t_max = box_intersection(origins, directions, *edges, 2.0)
-    crossed = (t_max - t_min) * directions.norm(dim=1)
-    seen = torch.zeros(toy_rays.pixels, dtype=torch.bool).index_fill(0, found, True)
-    assert seen[crossed > 0.6 * field.voxel_size].all() and not seen[crossed <= 0].any()
-    assert 0.01 < seen.float().mean() < 0.3
-    rest = (~seen).nonzero().squeeze(1)
-    assert (field(origins[rest], directions[rest]).color == 1).all()  # exactly the background
 
 
 def test_pixels_between_four_that_agree_need_no_test(monkeypatch):

@@ -152,21 +152,6 @@ def test_a_batch_without_samples(rays):
         assert torch.equal(field(origins[:rays], directions[:rays]).color, rendering.color)
 
 
-def test_occupancy_follows_the_density():
-    field = small_field(contrast=3.0)
-    with torch.no_grad():
-        field.density_mlp[2].bias[0] -= 6
-    field.update_occupancy(everywhere=True)
-    assert 0.05 < field.occupancy.occupied.float().mean() < 0.95
-    points = torch.rand(5000, 3) - 0.5
-    sigma, *_ = field.density(points)
-    assert sigma[field.occupancy(points)].mean() > 2 * sigma[~field.occupancy(points)].mean()
-    before = field.occupancy.density.clone()
-    field.update_occupancy(everywhere=False)
-    assert 0.2 < (field.occupancy.density < before).float().mean() < 1
-    assert not field.occupancy.density.requires_grad
-
-
 def test_sizes_at_the_paper_s_setting():
     fields = [InstantNGPField("relu", resolution=8), InstantNGPField(
         "relu+fr", resolution=8, low_freq_num=32, high_freq_num=32, phase_num=64, alpha=0.01)]

@@ -5,14 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import camera_at
 
 from models.nerf.rays import (
     RayDataset,
     box_intersection,
-    pixel_rays,
     points_along,
-    ragged_indices,
     uniform_samples,
 )
 
@@ -23,33 +20,15 @@ def within(points, lower, upper):
     return ((points >= lower) & (points <= upper)).all(-1)
 
 
-def test_rays_of_a_centered_camera_are_those_of_its_focal_length_to_the_bit():
-    poses = torch.stack([camera_at((4, 1, 2), TARGET), camera_at((-1, 3, 1.5), TARGET)]).float()
-    views, rows, columns = (torch.randint(high, (1000,)) for high in (2, 75, 101))
-    for focal in (138.8888788, 1111.1110311937682, 66.78306554149866):
-        intrinsics = torch.tensor([[focal, focal, 101 / 2, 75 / 2]], dtype=torch.float64).repeat(2, 1)
-        _, directions = pixel_rays(poses, intrinsics, views, rows, columns)
-        right, down = (columns.float() + 0.5 - 101 / 2) / focal, (rows.float() + 0.5 - 75 / 2) / focal
-        in_camera = torch.stack([right, -down, -torch.ones(1000)], dim=-1)
-        assert torch.equal(directions, (poses[views, :, :3] * in_camera[:, None]).sum(-1))
-
-
 def test_box_intersection():
     lower, upper = torch.tensor([-1.0, -2, -3]), torch.tensor([1.0, 2, 3])
-    origins = torch.tensor([[-5.0, 0, 0], [0, 0, 0], [0, 0, 9], [5, 5, 5], [0, 9, 0], [-5, 0, 0]])
-    directions = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, -1], [0, 0, -1], [0, 1, 0], [0, 1, 0]])
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 0.5)
-    assert t_min[:3].tolist() == pytest.approx([2, 0.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2, 12])
-    assert (t_max[3:] <= t_min[3:]).all()  # beside it, behind, beside it and parallel
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 2.5, far=7)
-    assert t_min[:3].tolist() == pytest.approx([2.5, 2.5, 6]) and t_max[:3].tolist() == pytest.approx([3, 2.5, 7])
-
-
-def test_a_ray_within_a_face_has_an_intersection_and_no_nan():
-    lower, upper = torch.zeros(3), torch.tensor([1.0, 2, 3])
-    origins, directions = torch.tensor([[0.0, -1, 1], [-1, 1, 0]]), torch.tensor([[0.0, 1, 0], [1, 0, 0]])
-    t_min, t_max = box_intersection(origins, directions, lower, upper, 0)
-    assert t_min.tolist() == pytest.approx([1, 1]) and t_max.tolist() == pytest.approx([3, 2])
+    origins = torch.tensor([[-5.0, 0, 0], [0, 0, 0], [0, 0, 9], [-1, -5, 1], [5, 5, 5], [0, 9, 0], [-5, 0, 0]])
+    directions = torch.tensor([[2.0, 0, 0], [0, 1, 0], [0, 0, -1], [0, 1, 0], [0, 0, -1], [0, 1, 0], [0, 1, 0]])
+    for near, far, starts, ends in ((0.5, math.inf, [2, 0.5, 6, 3], [3, 2, 12, 7]),
+                                    (2.5, 6.5, [2.5, 2.5, 6, 3], [3, 2.5, 6.5, 6.5])):
+        t_min, t_max = box_intersection(origins, directions, lower, upper, near, far=far)
+        assert t_min[:4].tolist() == pytest.approx(starts) and t_max[:4].tolist() == pytest.approx(ends)
+        assert (t_max[4:] <= t_min[4:]).all()  # beside it, behind, beside it and parallel; the fourth is within a face
 
 
 def test_box_intersection_of_random_rays_against_points_along_them():
@@ -62,14 +41,6 @@ def test_box_intersection_of_random_rays_against_points_along_them():
     inside = within(origins[:, None] + t[:, None] * directions[:, None], lower, upper)
     between = (t > t_min[:, None] + 1e-9) & (t < t_max[:, None] - 1e-9)
     assert 20 < inside.any(1).sum() < 180 and torch.equal(inside, between)
-
-
-@pytest.mark.parametrize("counts", [[2, 0, 3], [0, 0], [], [1], [0, 4, 0, 0, 1, 0]])
-def test_ragged_indices(counts):
-    ray_index, step_index = ragged_indices(torch.tensor(counts, dtype=torch.long))
-    pairs = [(ray, step) for ray, count in enumerate(counts) for step in range(count)]
-    assert list(zip(ray_index.tolist(), step_index.tolist())) == pairs
-    assert ray_index.dtype == step_index.dtype == torch.long
 
 
 def test_samples_at_a_metric_step():

@@ -92,28 +92,6 @@ def test_faint_samples_keep_their_digits():
     assert weights.tolist() == pytest.approx([5e-7] * 3, rel=1e-5)
 
 
-def test_without_samples_everything_is_background_and_still_differentiable():
-    log_transmittance = torch.zeros(0, requires_grad=True)
-    ray_index = torch.zeros(0, dtype=torch.long)
-    weights, remaining = rendered(log_transmittance, ray_index, 3, 1e-3)
-    color = accumulate(weights, torch.zeros(0, 3), ray_index, 3) + remaining[:, None]
-    assert color.tolist() == [[1.0] * 3] * 3
-    color.sum().backward()
-    assert log_transmittance.grad.shape == (0,)
-    assert contributing(log_transmittance, ray_index, 3, 1e-3, 0.0).shape == (0,)
-    weights, remaining = rendered(log_transmittance, ray_index, 0, 1e-3)
-    assert weights.shape == remaining.shape == (0,)
-
-
-def test_accumulate_follows_the_definition():
-    weights, ray_index = samples()
-    values = torch.rand(len(weights), 4, dtype=torch.float64)
-    expected = torch.zeros(len(COUNTS), 4, dtype=torch.float64)
-    for weight, value, ray in zip(weights, values, ray_index):
-        expected[ray] += weight * value
-    assert torch.allclose(accumulate(weights, values, ray_index, len(COUNTS)), expected)
-
-
 @pytest.mark.parametrize("threshold, stop", [(0.0, 1e-3), (0.1, 1e-3), (0.05, 0.5), (2.0, 0.0)])
 def test_contributing_samples_follow_the_definition(threshold, stop):
     log_transmittance, ray_index = samples(seed=4)
@@ -128,14 +106,3 @@ def test_contributing_samples_follow_the_definition(threshold, stop):
             transmittance[ray] *= 1 - opacity[i]
     kept = contributing(log_transmittance, ray_index, len(COUNTS), stop, threshold)
     assert kept.nonzero().squeeze(1).tolist() == expected and len(expected) < len(ray_index)
-
-
-@pytest.mark.gpu
-def test_on_a_gpu():
-    log_transmittance, ray_index = samples()
-    log_transmittance[50] = -math.inf
-    on_gpu = rendered(log_transmittance.cuda(), ray_index.cuda(), len(COUNTS), 1e-3)
-    for got, expected in zip(on_gpu, rendered(log_transmittance, ray_index, len(COUNTS), 1e-3)):
-        assert torch.allclose(got.cpu(), expected)
-    kept = contributing(log_transmittance.cuda(), ray_index.cuda(), len(COUNTS), 1e-3, 0.1)
-    assert torch.equal(kept.cpu(), contributing(log_transmittance, ray_index, len(COUNTS), 1e-3, 0.1))

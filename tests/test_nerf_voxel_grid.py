@@ -208,16 +208,3 @@ def test_total_variation_adds_the_gradient_of_a_huber_loss():
     add_total_variation_(values, 0.3)
     after = values.grad.to_dense()
     assert torch.allclose(after, before + expected * (before != 0)) and (after == 0).sum() > 20
-
-
-@pytest.mark.gpu
-def test_on_a_gpu(cameras):
-    points = random_points(50, margin=0.1)
-    grid, mask = ramp_grid(), MaskGrid(torch.rand(SHAPE) < 0.5, LOWER, UPPER)
-    expected = grid(points), mask(points)
-    assert torch.allclose(grid.cuda()(points.cuda()).cpu(), expected[0])
-    assert torch.equal(mask.cuda()(points.cuda()).cpu(), expected[1])
-    arguments = {"intrinsics": torch.tensor([[30.0, 30, 5, 7]] * 4), "height": 14, "width": 10, "near": 0.8,
-                 "step": 0.15, "shape": SHAPE}
-    assert torch.equal(count_views(cameras.cuda(), lower=LOWER.cuda(), upper=UPPER.cuda(), **arguments).cpu(),
-                       count_views(cameras, lower=LOWER, upper=UPPER, **arguments))

@@ -61,7 +61,7 @@ def test_what_is_measured_again_replaces_what_was_measured_unless_the_disk_is_fu
     with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot write .*: No space left on device"):
         patch.setattr("harness.files.os.fsync", full)
         run.write(before, {"psnr": 21.0}, {"outputs": np.zeros(1)})
-    assert run.record() == before and run.arrays(outputs=(2, 3)) and len(list(run.path("").parent.iterdir())) == 2
+    assert run.record() == before and run.arrays(outputs=(2, 3))
     run.write(before, {"psnr": 21.0}, {"outputs": np.zeros(1)})
     assert run.record() == {**before, "metrics": {"psnr": 21.0}} and run.arrays(outputs=(1,))
 
