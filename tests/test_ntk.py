@@ -33,15 +33,9 @@ def test_closed_form_is_the_jacobians(mode, in_features, dtype, tolerance):
     assert (kernel - expected).norm() < tolerance * expected.norm()
 
 
-@pytest.mark.parametrize("phase_num", [1, 2, 3])
-def test_few_phases(phase_num):
-    model = network("sin+fr", torch.float64, phase_num=phase_num)
-    x = torch.rand(20, 2, dtype=torch.float64)
-    assert torch.allclose(empirical_ntk(model, x), by_autograd(model, x), rtol=1e-10)
-
-
-def test_frozen_parameters_do_not_count_and_no_grad_does_not_matter():
-    model = network("relu+fr", torch.float64)
+@pytest.mark.parametrize("phase_num", [1, 3])
+def test_frozen_parameters_do_not_count_and_no_grad_does_not_matter(phase_num):
+    model = network("relu+fr", torch.float64, phase_num=phase_num)
     model[0].weight.requires_grad_(False)
     model[2].coefficients.requires_grad_(False)
     model[4].bias.requires_grad_(False)
@@ -54,18 +48,12 @@ def test_frozen_parameters_do_not_count_and_no_grad_does_not_matter():
     assert not any(layer._forward_hooks for layer in model.modules())
 
 
-def test_layer_without_bias_and_flat_output():
-    model = nn.Sequential(nn.Linear(2, 8, bias=False), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)).double()
-    x = torch.rand(9, 2, dtype=torch.float64)
-    assert torch.allclose(empirical_ntk(model, x), by_autograd(model, x), rtol=1e-10)
-
-
 def test_activations_in_place_and_unused_layers():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
-            self.net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(inplace=True), nn.Linear(8, 8), nn.ReLU(inplace=True),
-                                     nn.Linear(8, 1))
+            self.net = nn.Sequential(nn.Linear(2, 8, bias=False), nn.ReLU(inplace=True), nn.Linear(8, 8),
+                                     nn.ReLU(inplace=True), nn.Linear(8, 1), nn.Flatten(0))
             self.unused = nn.Linear(2, 2)
 
         def forward(self, x):
@@ -73,8 +61,7 @@ def test_activations_in_place_and_unused_layers():
             return self.net(x)
 
     torch.manual_seed(0)
-    model = Net().double()
-    x = torch.rand(9, 2, dtype=torch.float64)
+    model, x = Net().double(), torch.rand(9, 2, dtype=torch.float64)
     assert torch.allclose(empirical_ntk(model, x), by_autograd(model.net, x), rtol=1e-10)
 
 
