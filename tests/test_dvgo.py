@@ -91,16 +91,16 @@ def test_optimizer_and_shift_begin_anew_with_each_scaling(finished):
     factor = coarse.param_groups[0]["lr_factor"]
     assert factor.shape == coarse.param_groups[0]["params"][0].shape and factor.max() == 1 and factor.min() < 1
     assert coarse.param_groups[1]["lr_factor"] is None
-    for optimizer, steps in zip(fine, 2 * (SCALE_AT[0] - 1, SCALE_AT[1] - SCALE_AT[0], STEPS - SCALE_AT[1] + 1)):
+    lengths = SCALE_AT[0] - 1, SCALE_AT[1] - SCALE_AT[0], STEPS - SCALE_AT[1] + 1
+    sizes = VOXELS / 4, VOXELS / 2, VOXELS
+    for optimizer, steps, voxels in zip(fine, 2 * lengths, 2 * sizes):
         grids, *color = optimizer.param_groups
         density, features = grids["params"]
         assert density.grad.is_sparse and density.shape[3] == 1 and features.shape[3] == 12 and color
-        assert grids["lr_factor"] is None
+        assert grids["lr_factor"] is None and 0.75 < density.numel() / voxels <= 1
         assert all(optimizer.state[values]["step"] == steps for values in (density, features))
         for group, lr in ((grids, 0.4), *((group, 1e-3) for group in color)):
             assert group["lr"] == pytest.approx(lr * 0.1 ** (steps / 60))
-    for optimizer, voxels in zip(fine, 2 * (VOXELS / 4, VOXELS / 2, VOXELS)):
-        assert 0.75 < optimizer.param_groups[0]["params"][0].numel() / voxels <= 1
     saved = torch.load(finished.folder / "relu+fr-seed0.pt", weights_only=True)
     assert not any("coefficients" in name for name in saved["field"])  # the FR layer is folded
     field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=VOXELS, alpha_init=0.5, threshold=0.1, near=0.0,

@@ -141,14 +141,16 @@ def test_a_state_of_another_basis_is_refused_by_name(changes):
 
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("assign", [True, False])
-def test_parameters_load_without_the_extra_state(strict, assign):
+@pytest.mark.parametrize("extra", [{}, *({"0._extra_state": placeholder} for placeholder in (
+    None, b"", {}, object(), torch.empty(6, device="meta")))])
+def test_parameters_load_without_the_extra_state_or_with_a_placeholder(strict, assign, extra):
     x, layer = torch.randn(4, 7), layer_of(SETTINGS[0])
     torch.nn.init.normal_(layer.bias)
-    state = {f"0.{name}": parameter.detach().clone() for name, parameter in layer.named_parameters()}
+    state = {f"0.{name}": parameter.detach().clone() for name, parameter in layer.named_parameters()} | extra
+    names = set(state)
     other = torch.nn.Sequential(FourierReparamLinear(out_features=6, **SETTINGS[0]))
     assert not any(other.load_state_dict(state, strict=strict, assign=assign))
-    assert set(state) == {"0.coefficients", "0.bias"}
-    assert torch.equal(other(x), layer(x))
+    assert set(state) == names and torch.equal(other(x), layer(x))
     with pytest.raises(RuntimeError, match="size mismatch for 0.coefficients"):
         torch.nn.Sequential(layer_of({**SETTINGS[0], "high_freq_num": 5})).load_state_dict(state, strict, assign)
     del state["0.bias"]
@@ -193,14 +195,6 @@ def test_a_state_in_another_dtype_loads_and_another_basis_in_it_is_still_refused
                               ({"alpha": 1.02 * settings["alpha"]}, "alpha"), ({"omega": 29.0}, "omega")):
             with pytest.raises(RuntimeError, match=f"{names} is"):
                 layer_of({**settings, "omega": 30.0, **change}).load_state_dict(state)
-
-
-@pytest.mark.parametrize("placeholder", [None, b"", {}, object(), torch.empty(6, device="meta")])
-def test_a_placeholder_in_the_place_of_the_extra_state_is_passed_over(placeholder):
-    layer = layer_of(SETTINGS[0])
-    other = FourierReparamLinear(out_features=6, **SETTINGS[0])
-    other.load_state_dict({**layer.state_dict(), "_extra_state": placeholder})
-    assert other.coefficients.equal(layer.coefficients)
 
 
 def test_the_state_survives_files_and_the_layer_copies(tmp_path):

@@ -28,8 +28,7 @@ SCENE = Scene("toy", VIEWS, VIEWS)
 
 def test_an_orbit_looks_at_the_origin():
     poses = nerf_views.orbit(8, 4.0, elevation=30)
-    assert poses.shape == (8, 3, 4) and poses.dtype == np.float32
-    assert nerf_views.orbit(0, 4.0).shape == (0, 3, 4)
+    assert poses.shape == (8, 3, 4) and poses.dtype == np.float32 and nerf_views.orbit(0, 4.0).shape == (0, 3, 4)
     rotations, positions = poses[:, :, :3], poses[:, :, 3]
     assert np.allclose(rotations.transpose(0, 2, 1) @ rotations, np.eye(3), atol=1e-6)
     assert np.allclose(np.linalg.det(rotations), 1)
@@ -74,8 +73,8 @@ def test_views_are_measured_and_written(bg_color, tmp_path):
 
 
 def test_a_turntable_is_no_larger_than_400_pixels(tmp_path):
-    camera, sizes = np.array([[900.0, 900, 450, 300]]), []
-    large = Views(np.zeros((1, 600, 900, 4), np.uint8), VIEWS.poses[:1], camera, ["a"])
+    large = Views(np.zeros((1, 600, 900, 4), np.uint8), VIEWS.poses[:1], np.array([[900.0, 900, 450, 300]]), ["a"])
+    sizes = []
 
     def render(pose, camera, height, width):
         sizes.append((*camera, height, width))

@@ -142,14 +142,15 @@ def test_what_is_seen_stays_in_its_direction(tmp_path, block, top, left):
     assert (row + 0.5 - cy) / fy == pytest.approx((top + 1.5 * block - 3) / 15)
 
 
-def test_near_and_far_follow_the_scale_of_the_scene(folder):
+def test_near_and_far_follow_the_scale_of_the_scene_and_its_middle_the_cameras():
     poses = toy_scene.cameras()[0]
     assert near_far(poses) == (NEAR, FAR)
+    assert np.array_equal(scene_center(poses), np.zeros(3))  # a Blender scene's cameras look past it by little
     for scale in (0.25, 0.9, 1.2, 4, 1000):
         for shift in (0, 5):
-            moved = poses.copy()
-            moved[:, :, 3] = scale * (poses[:, :, 3] + shift)
+            moved = place(poses, scale, scale * shift)
             assert near_far(moved) == pytest.approx((NEAR * scale, FAR * scale), rel=1e-3)
+            assert np.allclose(scene_center(moved), scale * shift, atol=0.1 * scale)
     # Cameras that look the same way say nothing of the scale.
     assert near_far(poses[:1]) == near_far(np.repeat(poses[:1], 3, axis=0)) == (NEAR, FAR)
 
@@ -255,23 +256,16 @@ def test_downscale_averages_premultiplied_blocks(folder, block, top, left):
     image = read_rgba(folder / "train" / "r_0.png")
     image[:4, :4, 3] = 0
     iio.imwrite(folder / "train" / "r_0.png", image)
-    scene = load_scene(str(folder), folder, downscale=block)
-    expected = np.zeros((10 // block, 14 // block, 4))
-    for i in range(10 // block):
-        for j in range(14 // block):
-            pixels = [image[top + block * i + k, left + block * j + m].astype(float) / 255
-                      for k in range(block) for m in range(block)]
-            alpha = sum(pixel[3] for pixel in pixels)
-            if alpha > 0:
-                expected[i, j, :3] = sum(pixel[:3] * pixel[3] for pixel in pixels) / alpha
-            expected[i, j, 3] = alpha / block**2
-    assert scene.train.images.dtype == np.uint8 and scene.train.images.shape[1:] == expected.shape
-    assert np.abs(scene.train.images[0] - 255 * expected).max() <= 0.5 + 1e-9
-    assert scene.train.intrinsics[0, 0] == pytest.approx(7 / math.tan(ANGLE / 2) / block)
-
-
-def test_downscale_of_a_large_block_does_not_overflow():
-    assert (average(np.full((600, 600, 4), 255, np.uint8), 600) == 255).all()
+    found = load_scene(str(folder), folder, downscale=block).train.images
+    rows, columns = 10 // block, 14 // block
+    cut = image[top:top + block * rows, left:left + block * columns].astype(float) / 255
+    blocks = cut.reshape(rows, block, columns, block, 4).swapaxes(1, 2).reshape(rows, columns, block**2, 4)
+    weight = blocks[..., 3:].sum(2)
+    color = (blocks[..., :3] * blocks[..., 3:]).sum(2) / np.where(weight, weight, 1)
+    expected = np.concatenate([color, weight / block**2], axis=-1)
+    assert found.dtype == np.uint8 and found.shape[1:] == expected.shape
+    assert np.abs(found[0] - 255 * expected).max() <= 0.5 + 1e-9
+    assert (average(np.full((600, 600, 4), 255, np.uint8), 600) == 255).all()  # no overflow
 
 
 def test_composite():
@@ -326,14 +320,6 @@ def test_lego():
     assert scene.train.intrinsics[0, 0] == pytest.approx(1111.111 / 8, abs=1e-3)
     assert np.allclose(np.linalg.norm(scene.train.poses[:, :, 3], axis=1), 4.0311, atol=1e-4)
     assert 0.25 < (scene.train.images[..., 3] > 0).mean() < 0.4  # 31.0 % of the full-size pixels
-
-
-def test_the_middle_of_a_scene_is_the_origin_unless_the_cameras_look_elsewhere():
-    poses = load_scene("toy", Path("nowhere"), 8).train.poses
-    assert np.array_equal(scene_center(poses), np.zeros(3))  # a Blender scene's cameras look past it by little
-    moved = poses.copy()
-    moved[:, :, 3] += (10, -20, 5)
-    assert np.allclose(scene_center(moved), (10, -20, 5), atol=0.4) and near_far(moved) == near_far(poses)
 
 
 def test_poses_are_normalized_about_the_middle_of_the_scene():
