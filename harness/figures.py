@@ -126,8 +126,9 @@ def close_ups(whole: np.ndarray, window: tuple[slice, slice], truth: np.ndarray,
         shown: of each network its label, its figure of merit, and its picture of the window.
     """
     panels = 1 + (len(shown) + 1) // 2
-    width = 3.3
-    figure, axes = subplots(2, panels, width * panels, 2 * width * whole.shape[0] / whole.shape[1] + 1.2)
+    ratio = whole.shape[0] / whole.shape[1]
+    width = min(3.3, 4 / ratio)
+    figure, axes = subplots(2, panels, width * panels, 2 * width * ratio + 1.2)
     rows, columns = window
     axes[0, 0].imshow(whole)
     axes[0, 0].add_patch(Rectangle((columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start,

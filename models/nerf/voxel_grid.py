@@ -180,7 +180,8 @@ def scatter_sparse(corners: Corners, gradients: Sequence[Tensor], shape: Sequenc
     torch.ne(nodes[1:], nodes[:-1], out=is_first[1:])
     first = is_first.nonzero().squeeze(1)
     points, weights = (order >> 3).int(), corners.weights.flatten().index_select(0, order)
-    indices = torch.stack(torch.unravel_index(nodes.index_select(0, first).long(), shape))
+    touched = nodes.index_select(0, first).long()
+    indices = torch.stack([touched // (shape[1] * shape[2]), touched // shape[2] % shape[1], touched % shape[2]])
     return [torch.sparse_coo_tensor(indices, F.embedding_bag(
         points, gradient.contiguous(), first.int(), per_sample_weights=weights, mode="sum"),
         (*shape, gradient.shape[1]), check_invariants=False) for gradient in gradients]
