@@ -61,6 +61,7 @@ def test_another_image_of_the_same_name_is_refused(tmp_path, picture, call, refu
     assert "was made with pixels" in refused(FIT, *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [None, 100])
 def test_chunks_give_the_step_of_the_whole_batch_and_a_resumed_run_the_same_bits(tmp_path, picture, call, batch):
     options = f"steps=12,batch={batch}" if batch else "steps=12"

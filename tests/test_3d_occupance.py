@@ -77,13 +77,11 @@ def test_networks_are_side_by_side_and_a_run_resumed_within_an_epoch_has_the_sam
 def test_an_empty_prediction_is_reported_and_drawn_and_another_volume_refused(tmp_path, call, refused, small_ball):
     arguments = ("--shape", small_ball, "--modes", "relu", "--epochs", 1, "--lr", 1e-9, *folders(tmp_path))
     done = call(FIT, *arguments)
-    assert done.returncode == 0, done.stderr
-    assert "empty volume" in done.stdout
+    assert done.returncode == 0 and "empty volume" in done.stdout, done.stderr
     made = record(tmp_path, "3d", "ball", "relu,lr=1e-09", "epochs=1")
     assert made["metrics"] == {"iou": 0.0, "chamfer": None, "f_score": None}
     folder = tmp_path / "figures" / "3d" / "ball" / "epochs=1"
     assert {file.name for file in folder.iterdir()} == {"close_ups.png", "iou.png", "errors.png"}
-    assert call(FIT, *arguments).stdout.count("finished before") == 1
     np.save(small_ball, ball(5, 12) & ~ball(2, 12))
     assert "was made with voxels" in refused(FIT, *arguments)
 

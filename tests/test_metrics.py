@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from harness.metrics import iou, psnr, radial_spectrum, relative_spectral_error, ssim
-from harness.results import mean_and_spread
 
 
 def test_psnr_and_ssim():
@@ -30,8 +29,3 @@ def test_relative_spectral_error_of_a_known_signal():
     target = 2 * np.sin(2 * np.pi * 3 * t) + np.cos(2 * np.pi * 7 * t)
     output = np.stack([target, np.sin(2 * np.pi * 3 * t + 1) + 3 * np.cos(2 * np.pi * 7 * t)])
     assert np.allclose(relative_spectral_error(output, target, [3, 7]), [[0, 0], [0.5, 2]])
-
-
-def test_a_spread_needs_several_values():
-    assert mean_and_spread([1.25], 1) == "1.2" and mean_and_spread([1.0, 3.0], 2) == "2.00 ± 1.41"
-    assert mean_and_spread([1.0, None], 1) == "–"

@@ -1,11 +1,10 @@
 """Records that are taken over into records/, and the tables on the pages."""
 
 import pytest
-from conftest import ROOT, write_record
+from conftest import write_record
 
 from data.errors import UserError
-from harness.records import Run, read_record
-from report.__main__ import IDENTITY, with_tables
+from report.__main__ import with_tables
 
 PAGE = "before\n<!-- table: images 2d/kodim05 -->\nold\n<!-- end of table -->\nafter\n"
 
@@ -47,11 +46,3 @@ def test_a_damaged_record_is_not_taken_over_and_no_page_is_changed(tmp_path, pag
 def test_a_table_that_is_not_known_is_named(tmp_path):
     with pytest.raises(UserError, match="no table 'pictures'; the tables are .*images"):
         with_tables(PAGE.replace("images", "pictures"), tmp_path)
-
-
-def test_every_published_record_lies_where_its_settings_say():
-    paths = sorted((ROOT / "records").rglob("*.json"))
-    assert paths
-    for path in paths:
-        record = read_record(path)
-        assert Run(ROOT / "records", **{key: record[key] for key in IDENTITY}).path(".json") == path
