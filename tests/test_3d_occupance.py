@@ -41,6 +41,7 @@ def test_quick_run_needs_no_data_set(tmp_path, call):
         assert np.ptp(trimesh.load(mesh).vertices, axis=0) == pytest.approx(truth.shape, abs=1)
 
 
+@pytest.mark.slow
 def test_networks_are_side_by_side_and_a_run_resumed_within_an_epoch_has_the_same_bits(
         tmp_path, call, small_ball, drawn):
     options, names = "epochs=2,batch=500", ("sin", "sin+fr", "sin+fr,lr=0.0005")
