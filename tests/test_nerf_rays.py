@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.nerf.rays import (
-    RayDataset,
-    box_intersection,
-    points_along,
-    uniform_samples,
-)
-
-TARGET = (0.1, -0.2, 0.3)
+from models.nerf.rays import RayDataset, box_intersection, points_along, uniform_samples
 
 
 def within(points, lower, upper):

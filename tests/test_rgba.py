@@ -32,6 +32,19 @@ def png(path, rows, width, bits, color_type, before=b""):
                      + chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row for row in rows))) + chunk(b"IEND", b""))
 
 
+def saved(image, kind="PNG", **options):
+    return lambda path: Image.fromarray(image).save(path, kind, **options)
+
+
+def tiff(samples=None, **options):
+    return lambda path: tifffile.imwrite(path, samples, **options)
+
+
+def changed(save, change):
+    """A file as `save` writes it, with its bytes changed."""
+    return lambda path: (save(path), path.write_bytes(change(path.read_bytes())))
+
+
 def opaque(color, largest=255):
     """RGBA of gray (rows, columns) or RGB."""
     color = np.broadcast_to(color if color.ndim == 3 else color[..., None], (*color.shape[:2], 3))
@@ -62,21 +75,16 @@ def test_jpeg_and_of_a_phone_s_two_pictures_the_first(tmp_path, mode, options):
     assert same(tmp_path / "a.jpg", np.asarray(image.convert("RGBA")), within=10)
 
 
-def test_16_bits_are_kept_where_they_can_be(tmp_path):
-    Image.fromarray(DEEP_GRAY).save(tmp_path / "gray.png")
-    assert same(tmp_path / "gray.png", opaque(DEEP_GRAY, 65535))
-    # Color PNGs of 16 bits are read with 8.
+@pytest.mark.parametrize("name, write", [
+    ("a.png", saved(DEEP_GRAY)), ("a.tif", tiff(DEEP_GRAY)),
+    ("a.tif", tiff(DEEP_GRAY, byteorder=">", compression="zlib")),
+    ("a.tif", tiff(DEEP_GRAY, compression="zlib", predictor=True)),
+    ("a.tif", saved(DEEP_GRAY, "TIFF", compression="tiff_lzw"))])
+def test_16_bits_of_gray_are_kept(tmp_path, name, write):
+    write(tmp_path / name)
+    assert same(tmp_path / name, opaque(DEEP_GRAY, 65535))
     png(tmp_path / "color.png", [row.astype(">u2").tobytes() for row in DEEP], 17, 16, 6)
-    assert same(tmp_path / "color.png", (DEEP >> 8).astype(np.uint8), within=1)
-
-
-@pytest.mark.parametrize("options", [{}, {"byteorder": ">", "compression": "zlib"},
-                                     {"compression": "zlib", "predictor": True}])
-def test_a_gray_tiff_of_16_bits(tmp_path, options):
-    tifffile.imwrite(tmp_path / "a.tif", DEEP_GRAY, **options)
-    assert same(tmp_path / "a.tif", opaque(DEEP_GRAY, 65535))
-    Image.fromarray(DEEP_GRAY).save(tmp_path / "lzw.tif", compression="tiff_lzw")
-    assert same(tmp_path / "lzw.tif", opaque(DEEP_GRAY, 65535))
+    assert same(tmp_path / "color.png", (DEEP >> 8).astype(np.uint8), within=1)  # color of 16 bits is read with 8
 
 
 ALPHA_128 = np.full_like(RGBA[..., :1], 128)
@@ -244,19 +252,6 @@ def test_other_kinds_are_refused_by_their_names(tmp_path, kind):
     path.write_bytes(OTHERS.get(kind, b"") + bytes(100))
     with pytest.raises(UserError, match=f"{path.name}: {kind} is not read; save it as PNG$"):
         read_rgba(path)
-
-
-def saved(image, kind="PNG", **options):
-    return lambda path: Image.fromarray(image).save(path, kind, **options)
-
-
-def tiff(samples=None, **options):
-    return lambda path: tifffile.imwrite(path, samples, **options)
-
-
-def changed(save, change):
-    """A file as `save` writes it, with its bytes changed."""
-    return lambda path: (save(path), path.write_bytes(change(path.read_bytes())))
 
 
 NOISE = RNG.integers(0, 256, (60, 60, 3), dtype=np.uint8)
