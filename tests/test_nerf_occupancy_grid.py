@@ -118,6 +118,16 @@ def test_lookup_at_cell_borders_and_outside_the_cube():
     assert grid(points).tolist() == [True, False, False, False, False]
 
 
+def test_bounds_hold_the_cells_that_are_occupied_now_with_a_cell_to_spare():
+    grid = OccupancyGrid(8, half_extent=2.0)
+    assert [bound.tolist() for bound in grid.bounds()] == [[-2.0] * 3, [2.0] * 3]
+    grid.occupied[2, 0, 5] = grid.occupied[4, 1, 5] = True
+    assert [bound.tolist() for bound in grid.bounds()] == [[-1.5, -2, 0], [1, -0.5, 1.5]]
+    grid.occupied.zero_()[7, 7, 7] = True
+    assert [bound.tolist() for bound in grid.bounds()] == [[1] * 3, [2] * 3]
+    assert grid.double().bounds()[0].dtype == torch.float64
+
+
 @pytest.mark.parametrize("name, value", [("resolution", 0), ("half_extent", -1.0), ("steps", 2.5)])
 def test_a_bad_argument_is_named_with_its_value(name, value):
     with pytest.raises(ValueError, match=name) as error:
