@@ -231,8 +231,8 @@ def main() -> None:
     args = parse()
     images = load_images(args)
     runs = plan(args, images)
-    training.say_how_long(runs, args, lambda config: config["steps"] * (config["batch"] or math.prod(
-        config["shape"][:2])))
+    training.say_how_long(runs, args, lambda config: training.fitting_operations(
+        config["network"], config["steps"] * (config["batch"] or math.prod(config["shape"][:2]))))
     sweep([Job(run, partial(train, run, images[run.case], args)) for run in runs], args=args, parallel=bool(args.size))
     drawings = []
     for case, image in images.items():

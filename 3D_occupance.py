@@ -264,7 +264,8 @@ def main() -> None:
     for case, (volume, _) in volumes.items():
         print(summary(case, volume))
     runs = plan(args, volumes)
-    training.say_how_long(runs, args, lambda config: math.prod(config["shape"]) * config["epochs"])
+    training.say_how_long(runs, args, lambda config: training.fitting_operations(
+        config["network"], config["epochs"] * math.prod(config["shape"])))
     sweep([Job(run, partial(train, run, volumes[run.case][0], args)) for run in runs], args=args,
           parallel=bool(args.size))
     drawings = []

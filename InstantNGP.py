@@ -76,6 +76,7 @@ MEDIUM = {"epochs": 10, "iterations": 500, "batch": 2048, "warm_up": 128, "downs
 # A smaller encoding and occupancy grid, smaller batches; the same networks.
 QUICK = {"epochs": 10, "iterations": 65, "batch": 512, "lr": 1.4e-2, "warm_up": 64, "update_every": 4, "downscale": 8,
          "field": {"levels": 4, "log2_size": 18, "finest": 64, "resolution": 32, "steps": 192}}
+OPERATIONS_A_RAY = 20e6  # of matrix products that take as long on a CPU as a training step of a ray
 LAST_LR = 1 / 30  # of the first (ngp_pl: CosineAnnealingLR with eta_min = lr / 30)
 
 
@@ -163,6 +164,8 @@ def main() -> None:
     if args.render_only:
         nerf_views.render_only(runs, lambda run: render_again(run, scene, args))
         return
+    training.say_how_long(runs, args, lambda config: OPERATIONS_A_RAY * config["epochs"] * config["iterations"] *
+                          config["batch"])
     sweep([Job(run, partial(train, run, scene, args)) for run in runs], args=args, parallel=args.size == "quick")
     figures.draw_each(*nerf_views.drawings("Instant-NGP", runs, scene.test, args),
                       partial(print_results, runs, "psnr", 2))

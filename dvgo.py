@@ -96,6 +96,7 @@ QUICK = {"steps": 400, "batch": 512, "voxels": 48**3, "scale_at": [80, 160], "th
          "decay_steps": 400, "renew_every": 100, "downscale": 8,
          "coarse": {**COARSE, "steps": 250, "batch": 1024, "voxels": 32**3, "alpha_init": 1e-5, "grid_lr": 0.4,
                     "renew_every": 100}}
+OPERATIONS_A_RAY = 20e6  # of matrix products that take as long on a CPU as a training step of a ray
 
 
 def training_step(field: DVGOField, optimizer: MaskedAdam, scheduler: ExponentialLR, dataset: RayDataset,
@@ -256,6 +257,7 @@ def main() -> None:
         nerf_views.render_only(runs, lambda run: render_again(run, scene, args))
         return
     coarse = {run.seed: coarse_run(run) for run in runs if args.force or not run.finished()}
+    training.say_how_long(runs, args, lambda config: OPERATIONS_A_RAY * config["steps"] * config["batch"])
     sweep([Job(run, partial(train_coarse, run, scene, args)) for run in coarse.values()],
           [Job(run, partial(train_fine, run, scene, args)) for run in runs], args=args, parallel=args.size == "quick")
     figures.draw_each(*nerf_views.drawings("DVGO", runs, scene.test, args), partial(print_results, runs, "psnr", 2))

@@ -147,23 +147,24 @@ def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,
     return [{"params": others, "lr": lr}, {"params": hidden, "lr": lr * hidden_lr}]
 
 
-def say_how_long(runs: list[Run], args: argparse.Namespace, points: Callable[[dict[str, Any]], int]) -> None:
-    """Before trainings on a CPU that are not small, say how many hours they take.
+def say_how_long(runs: list[Run], args: argparse.Namespace, operations: Callable[[dict[str, Any]], float]) -> None:
+    """Before trainings on a CPU that are not --quick, say about how many hours they take.
 
     Args:
-        points: from a run's config, the number of points that it goes through in all its steps.
+        operations: from a run's config, the floating-point operations of matrix products that take as long.
     """
     left = [run for run in runs if run.device == "cpu" and (args.force or not run.finished())]
-    if args.size or not left:
+    if args.size == "quick" or not left:
         return
     a, b = torch.rand(2, 1024, 1024)
-    seconds = min(timeit.repeat(lambda: a @ b, number=1, repeat=6))
-    operations = 0.0
-    for run in left:
-        network = run.config["network"]
-        # Forward, and the gradients by the input and by the weight: 2 operations a weight, a point and each.
-        operations += 6 * points(run.config) * network["hidden_features"] ** 2 * network["hidden_layers"]
-    # Activations, Adam and the rest take about as long again as the matrix products (docs/performance.md).
-    hours = 2 * operations * seconds / (2 * 1024**3) / 3600
+    seconds = min(timeit.repeat(lambda: a @ b, number=1, repeat=6)) / (2 * 1024**3)
+    hours = sum(operations(run.config) for run in left) * seconds / 3600
     if hours > 0.1:
         print(f"training on the CPU takes about {hours:.1f} hours here; --quick takes one to two minutes")
+
+
+def fitting_operations(network: dict[str, Any], points: int) -> float:
+    """What `say_how_long` takes for a network of `build_inr` and the points that it goes through in all its steps."""
+    # Forward, and the gradients by the input and by the weight: 2 operations a weight, a point and each. Activations,
+    # Adam and the rest take about as long again.
+    return 2 * 6 * points * network["hidden_features"] ** 2 * network["hidden_layers"]

@@ -158,13 +158,13 @@ def test_a_long_training_on_a_cpu_is_announced(tmp_path, capsys):
     args = argparse.Namespace(size="", force=False)
     network = {"hidden_features": 256, "hidden_layers": 3}
     run = Run(tmp_path, "2d", "a", "relu", 0, {"network": network})
-    training.say_how_long([run, run], args, lambda config: 10**11)
+    training.say_how_long([run, run], args, lambda config: 10**17)
     assert "training on the CPU takes about " in (line := capsys.readouterr().out) and "; --quick takes" in line
-    training.say_how_long([run], argparse.Namespace(size="quick", force=False), lambda config: 10**11)
-    training.say_how_long([run], args, lambda config: 1000)
-    training.say_how_long([Run(tmp_path, "2d", "a", "relu", 0, {}, device="cuda")], args, lambda config: 10**11)
+    training.say_how_long([run], argparse.Namespace(size="quick", force=False), lambda config: 10**17)
+    training.say_how_long([run], args, lambda config: 10**9)
+    training.say_how_long([Run(tmp_path, "2d", "a", "relu", 0, {}, device="cuda")], args, lambda config: 10**17)
     run.finish(metrics={}, arrays={"a": np.zeros(1)}, seconds=1, steps=1)
-    training.say_how_long([run], args, lambda config: 10**11)
+    training.say_how_long([run], args, lambda config: 10**17)
     assert not capsys.readouterr().out
 
 
