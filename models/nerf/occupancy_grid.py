@@ -65,8 +65,7 @@ class OccupancyGrid(nn.Module):
         return self.occupied.take(place) & inside
 
     @torch.no_grad()
-    def update(self, density_of: Callable[[Tensor], Tensor], everywhere: bool,
-               generator: torch.Generator | None = None) -> None:
+    def update(self, density_of: Callable[[Tensor], Tensor], everywhere: bool) -> None:
         """Look at the density anew, at one random point in each of some cells.
 
         Every cell decays, looked at or not: density ← max(0.95 density, newest). A cell is then occupied where its
@@ -77,16 +76,15 @@ class OccupancyGrid(nn.Module):
             density_of: maps points (S, 3) in the cube to densities (S,), none negative. Called with up to 2^19 points.
             everywhere: look at all R³ cells, as in the first 256 training steps; else at R³/4 uniformly drawn ones and
                 as many drawn from those above `threshold`, both with replacement.
-            generator: the source of the random numbers, on the device of the grid; None for torch's own.
         """
         if everywhere:
             cells = torch.arange(self.density.numel(), device=self.density.device)
         else:
-            cells = self._some_cells(generator)
+            cells = self._some_cells()
         newest = torch.zeros_like(self.density).flatten()
         for chunk in cells.split(CHUNK):
             # The largest where a cell was drawn twice: the same whatever the order, on a GPU too.
-            newest.scatter_reduce_(0, chunk, density_of(self._random_points(chunk, generator)).to(newest), "amax")
+            newest.scatter_reduce_(0, chunk, density_of(self._random_points(chunk)).to(newest), "amax")
 
         decayed = torch.maximum(DECAY * self.density, newest.view_as(self.density))
         self.density.copy_(torch.where(self.density < 0, self.density, decayed))
@@ -97,19 +95,19 @@ class OccupancyGrid(nn.Module):
             warnings.warn("no cell of the occupancy grid is occupied; taking all of them to be", stacklevel=3)
             self.occupied.copy_(self.density >= 0)
 
-    def _some_cells(self, generator: torch.Generator | None) -> Tensor:
+    def _some_cells(self) -> Tensor:
         count, device = self.density.numel() // 4, self.density.device
-        uniform = torch.randint(self.density.numel(), (count,), generator=generator, device=device)
+        uniform = torch.randint(self.density.numel(), (count,), device=device)
         dense = (self.density.flatten() > self.threshold).nonzero().squeeze(1)
         if not len(dense):
             return uniform
-        return torch.cat([uniform, dense[torch.randint(len(dense), (count,), generator=generator, device=device)]])
+        return torch.cat([uniform, dense[torch.randint(len(dense), (count,), device=device)]])
 
-    def _random_points(self, cells: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _random_points(self, cells: Tensor) -> Tensor:
         """A uniformly random point in each cell: (S,) flat indices to (S, 3)."""
         axes = torch.stack([cells // self.resolution**2, cells // self.resolution % self.resolution,
                             cells % self.resolution], dim=-1)
-        jitter = torch.rand(axes.shape, generator=generator, device=axes.device, dtype=self.density.dtype)
+        jitter = torch.rand(axes.shape, device=axes.device, dtype=self.density.dtype)
         return ((axes + jitter) / self.resolution * 2 - 1) * self.half_extent
 
     def exclude(self, cells: Tensor) -> None:
