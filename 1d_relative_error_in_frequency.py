@@ -1,7 +1,7 @@
 """Draw the relative error in frequency over training, the heat maps of section 4 of the paper as curves.
 
-    python 1d_function_fitting.py                 first: trains the networks
-    python 1d_relative_error_in_frequency.py      then: draws, in seconds
+    python 1d_relative_error_in_frequency.py            of the records of 1d_function_fitting.py, which it runs first
+    python 1d_relative_error_in_frequency.py --quick    where they are not there
 
 With |F| the magnitude of the DFT over the 300 samples, the error at a frequency k is ||F_output(k)| − |F_target(k)|| /
 |F_target(k)|; the target's energy lies at 1.5, 2.5, 3.5 and 4.5 cycles a unit of x. Reads the outputs at every step,
@@ -12,12 +12,16 @@ results/1d/function/<options>/<network>-seed<k>.npz, and writes
 The options say which runs to draw; --options names their folder, as steps=500.
 """
 
+import argparse
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from data.errors import UserError
 from data.signals import FREQUENCIES, square_like_wave
 from harness import cli, figures
 from harness.labels import LABELS, labels
@@ -27,16 +31,20 @@ from harness.records import Run, read_record
 COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
 
 
-def recorded_run(results: Path, options: str, network: cli.Network, seed: int) -> Run:
-    """A finished run of the 1D function. UserError if it is not there."""
-    run = Run(results, "1d", "function", network.mode, seed, {}, {"size": options} if options else {}, network.own)
-    try:
-        config = read_record(run.path(".json"))["config"]
-    except FileNotFoundError:
-        given = " ".join(["1d_function_fitting.py",
-                          *(f"--{option.replace('=', ' ')}" for option in options.split(",") if option)])
-        raise UserError(f"{run.path('.json')} is not there; train first: python {given}") from None
-    return Run(results, "1d", "function", network.mode, seed, config, run.options, network.own)
+def recorded_runs(args: argparse.Namespace) -> list[Run]:
+    """The finished runs that the options name. Those that are not there are trained first, by the other script."""
+    options = {"size": args.options} if args.options else {}
+    runs = [Run(args.results, "1d", "function", mode, seed, {}, options, own)
+            for mode, own in args.modes for seed in args.seeds]
+    if not all(run.path(".json").exists() for run in runs):
+        script = str(Path(__file__).with_name("1d_function_fitting.py"))
+        networks = [",".join([mode, *(f"{name}={value}" for name, value in own.items())]) for mode, own in args.modes]
+        given = [word for option in args.options.split(",") if option for word in f"--{option}".split("=")]
+        done = subprocess.run([sys.executable, script, *given, "--modes", *networks, "--seeds", *map(str, args.seeds),
+                               "--results", str(args.results), "--figures", str(args.figures)], check=False)
+        if done.returncode:
+            raise SystemExit(done.returncode)  # it has said why
+    return [replace(run, config=read_record(run.path(".json"))["config"]) for run in runs]
 
 
 def relative_error(run: Run) -> np.ndarray:
@@ -75,7 +83,8 @@ def print_errors(runs: list[Run]) -> None:
         print(f"{label:<22}{run.seed:<6}{' '.join(f'{error:.3f}' for error in run.metric('relative_error').values())}")
 
 
-def main() -> None:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options of the command line, or of `argv`."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--modes", nargs="+", type=cli.network(LABELS), default=[cli.Network(mode, {}) for mode in COMPARED],
@@ -85,8 +94,12 @@ def main() -> None:
     add("--quick", action="store_const", const="quick", dest="options", help="the same as --options quick")
     add("--results", type=cli.folder, default=Path("results"), metavar="DIR", help="default: results")
     add("--figures", type=cli.folder, default=Path("figures"), metavar="DIR", help="default: figures")
-    args = parser.parse_args()
-    runs = [recorded_run(args.results, args.options, network, seed) for network in args.modes for seed in args.seeds]
+    return parser.parse_args(argv)
+
+
+def main() -> None:
+    args = parse()
+    runs = recorded_runs(args)
     figures.draw_each(partial(draw, runs, args.seeds, args.figures / runs[0].folder / "relative_error.png"),
                       partial(print_errors, runs))
 

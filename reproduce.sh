@@ -43,7 +43,12 @@ python InstantNGP.py --medium --modes relu relu+fr relu+fr,hidden-lr=0.298
 
 # figures/step_size.png and its table (without --draw they are trained: hours), and figures/overview.png.
 python -m studies.step_size --draw
+python -m studies.controls --draw
+python -m studies.first_step
 python -m report.overview
+
+# docs/performance.md.
+python -m benchmarks
 
 # The tables of the pages, of the records above instead of the published ones.
 python -m report --adopt results

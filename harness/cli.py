@@ -25,11 +25,12 @@ class Network(NamedTuple):
 class Parser(argparse.ArgumentParser):
     """An argparse parser of a script that `run` calls: a mistake gets one line, and --debug its traceback."""
 
+    sizes: argparse._MutuallyExclusiveGroup  # --quick, and --medium where there is one
+
     def __init__(self, description: str | None):
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
                          allow_abbrev=False)
         self.set_defaults(settings=())
-        self.sizes = self.add_mutually_exclusive_group()
         self.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
     def add_setting(self, *names: str, **options: Any) -> None:
@@ -99,6 +100,7 @@ def options(description: str | None, *, modes: Sequence[str], default_modes: Seq
         steps, epochs: the default length of training, in the one or the other, for the help text.
     """
     parser = Parser(description)
+    parser.sizes = parser.add_mutually_exclusive_group()
     add = parser.add_argument
     add("--modes", nargs="+", type=network(modes), metavar="M",
         default=[Network(mode, {}) for mode in default_modes],

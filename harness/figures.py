@@ -117,25 +117,30 @@ def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
 
 
 def close_ups(whole: np.ndarray, window: tuple[slice, slice], truth: np.ndarray,
-              shown: Sequence[tuple[str, str, np.ndarray]], name: str = "ground truth") -> Figure:
-    """The truth and what stands in the window in each of some pictures of it, column by column, two to a column.
+              shown: Sequence[tuple[str, str, np.ndarray]]) -> Figure:
+    """The truth, what stands in a window of it, and the same of some pictures: up to three in a row, more in two.
+
+    In two rows they stand column by column, so that of pairs the second is under the first.
 
     Args:
         whole: the truth, (rows, columns, 3), with a box drawn around the window.
         truth: the truth in the window, of the shape of the pictures or larger.
         shown: of each network its label, its figure of merit, and its picture of the window.
     """
-    panels = 1 + (len(shown) + 1) // 2
+    rows = 1 if len(shown) <= 3 else 2
+    columns = -(-(2 + len(shown)) // rows)
     ratio = whole.shape[0] / whole.shape[1]
     width = min(3.3, 4 / ratio)
-    figure, axes = subplots(2, panels, width * panels, 2 * width * ratio + 1.2)
-    rows, columns = window
-    axes[0, 0].imshow(whole)
-    axes[0, 0].add_patch(Rectangle((columns.start - 0.5, rows.start - 0.5), columns.stop - columns.start,
-                                   rows.stop - rows.start, fill=False, edgecolor="red", linewidth=1.5, clip_on=False))
-    axes[0, 0].set_title(name)
-    axes[1, 0].imshow(truth, interpolation="bicubic")
-    for axis, (label, value, picture) in zip(axes[:, 1:].T.flat, shown):
+    figure, axes = subplots(rows, columns, width * columns, rows * (width * ratio + 0.3) + 0.6)
+    of_whole, of_window, *others = axes.T.flat
+    of_whole.imshow(whole)
+    down, across = window
+    of_whole.add_patch(Rectangle((across.start - 0.5, down.start - 0.5), across.stop - across.start,
+                                 down.stop - down.start, fill=False, edgecolor="red", linewidth=1.5, clip_on=False))
+    of_whole.set_title("ground truth")
+    of_window.imshow(truth, interpolation="bicubic")
+    of_window.set_title("ground truth, enlarged")
+    for axis, (label, value, picture) in zip(others, shown):
         axis.imshow(picture, interpolation="bicubic")
         axis.set_title(label)
         axis.text(0.02, 0.03, value, transform=axis.transAxes, fontweight="bold",

@@ -139,7 +139,7 @@ def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,
         network: the part of the model whose hidden-to-hidden layers are meant, the model itself where not given. Its
             linear and FR layers come in `modules()` in the order in which they are applied.
     """
-    if hidden_lr == 1:  # a step of two groups takes longer
+    if hidden_lr == 1:  # Adam takes longer for two groups than for one
         return [{"params": list(model.parameters()), "lr": lr}]
     linear = [layer for layer in (network or model).modules() if isinstance(layer, (nn.Linear, FourierReparamLinear))]
     hidden = [layer.weight if isinstance(layer, nn.Linear) else layer.coefficients for layer in linear[1:-1]]

@@ -26,10 +26,10 @@ from harness.records import read_arrays, read_record
 
 IMAGE = "2d/kodim05/batch=8192"
 VOLUME = "3d/thai_statue/epochs=4,downscale=2,batch=10000"
-COLUMNS = [(IMAGE, "relu+pe-seed0", "relu+pe+fr-seed0"), (IMAGE, "sin-seed0", "sin+fr-seed0"),
-           (VOLUME, "sin-seed0", "sin+fr,lr=0.0005-seed0")]
+COLUMNS = [(IMAGE, "sin-seed0", "sin+fr-seed0"), (VOLUME, "sin-seed0", "sin+fr,lr=0.0005-seed0")]
 FUNCTION = "1d/function"
 HIGHEST = "4.5"  # of the target's frequencies
+SHAPE = 2 / 3  # height of a picture over its width
 
 
 def finished(results: Path, folder: str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
@@ -75,8 +75,8 @@ def draw_errors(axis: Axes, results: Path) -> None:
 
 def draw(results: Path, data: Path, path: Path) -> None:
     """Curves on the left, and a column an experiment and backbone: the truth, the baseline, FR."""
-    figure = figures.Figure(figsize=(13, 8.2))
-    curves, grid = cast(Sequence[SubFigure], figure.subfigures(1, 2, width_ratios=[1, 3]))
+    figure = figures.Figure(figsize=(11, 6.6))
+    curves, grid = cast(Sequence[SubFigure], figure.subfigures(1, 2, width_ratios=[1, 2.6]))
     draw_errors(curves.subplots(), results)
     for axes, (folder, *names) in zip(grid.subplots(3, len(COLUMNS)).T, COLUMNS):
         runs = [finished(results, folder, name) for name in names]
@@ -88,8 +88,9 @@ def draw(results: Path, data: Path, path: Path) -> None:
         texts = ["ground truth", *(f"{'FR' if '+fr' in run['mode'] else 'plain'}: {run['metrics'][metric]:.{digits}f}"
                                    f"{unit}, lr {run['config']['lr']:g}" for run, _ in runs)]
         for axis, picture, text in zip(axes, pictures(folder, runs, data), texts):
-            axis.imshow(picture, interpolation="bicubic", aspect="auto")
-            axis.set_box_aspect(0.72)
+            rows = min(len(picture), round(SHAPE * picture.shape[1]))  # all of one shape: the middle of a tall one
+            above = (len(picture) - rows) // 2
+            axis.imshow(picture[above:above + rows], interpolation="bicubic")
             axis.text(0.02, 0.03, text, transform=axis.transAxes, fontweight="bold", fontsize=9,
                       bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 2})
             axis.set_axis_off()

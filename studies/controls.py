@@ -130,17 +130,18 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
 
 
 def row(experiment: Experiment, backbone: str, step: float, where: str, args: argparse.Namespace) -> list[str]:
-    """A row of the table: the metric of the plain network, of the controls and of FR at a step of W, seed by seed."""
+    """A row of the table: the metric of the plain network, of the controls and of FR at a step of W.
+
+    Each is the mean of the seeds that all of them have.
+    """
     found, digits = step_size.records(experiment, args), METRICS[experiment.metric][2]
     pair = step_size.at_step(experiment, backbone, step)
-
-    def cell(network: Network) -> str:
-        of_seeds = [found.get(step_size.key(*network, seed)) for seed in args.seeds or experiment.seeds]
-        values = [record["metrics"][experiment.metric] for record in of_seeds if record]
-        return f"{np.mean(values):.{digits}f}" if values else "–"
-
-    return [experiment.title, LABELS[backbone], where,
-            *map(cell, [pair[False], *controls_at(experiment, backbone, step), pair[True]])]
+    networks = [pair[False], *controls_at(experiment, backbone, step), pair[True]]
+    values = [[found[key]["metrics"][experiment.metric] for network in networks
+               if (key := step_size.key(*network, seed)) in found] for seed in args.seeds or experiment.seeds]
+    of_all = [of_seed for of_seed in values if len(of_seed) == len(networks)]
+    cells = [f"{mean:.{digits}f}" for mean in np.mean(of_all, axis=0)] if of_all else ["–"] * len(networks)
+    return [experiment.title, LABELS[backbone], where, *cells]
 
 
 def main() -> None:

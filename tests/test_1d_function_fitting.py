@@ -69,9 +69,12 @@ def test_runs_of_other_lengths_have_other_paths_and_a_record_says_what_was_run(t
     assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "results").rglob("*.*")}
 
 
-def test_missing_records_name_the_command_that_makes_them(tmp_path, refused):
-    line = refused(DRAW, "--options", "quick,steps=5", "--seeds", 5, "--modes", "sin", *folders(tmp_path)[:4])
-    assert line.endswith(f"train first: python {FIT} --quick --steps 5") and "sin-seed5.json" in line
+def test_missing_records_are_made_first(tmp_path, call):
+    options = ("--seeds", 5, "--modes", "sin,lr=1e-3", *folders(tmp_path)[:4])
+    assert call(DRAW, "--options", "quick,steps=20", *options).returncode == 0
+    assert (tmp_path / "results" / "1d/function/quick,steps=20/sin,lr=0.001-seed5.json").exists()
+    assert (tmp_path / "figures" / "1d/function/quick,steps=20/relative_error.png").exists()
+    assert call(DRAW, "--options", "size=small", *options).returncode == 2  # the other script has said why
 
 
 def test_a_resumed_run_has_the_same_bits(tmp_path, call):

@@ -1,4 +1,4 @@
-"""Volume rendering of flat arrays of samples, sorted by ray and front to back (see models/rays.py).
+"""Volume rendering of flat arrays of samples, sorted by ray and front to back (see models/nerf/rays.py).
 
 With the opacities α_i of a ray's samples and T_i = Π_{j<i} (1 − α_j), the transmittance in front of sample i, the ray's
 color is Σ T_i α_i c_i plus the background times what is left of T at the end (Max, 1995; NeRF, Mildenhall et al.,
