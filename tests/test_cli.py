@@ -159,3 +159,18 @@ def test_a_script_runs_in_other_peoples_surroundings(tmp_path):
     assert len(list((tmp_path / "results/1d/function/steps=10").glob("*.json"))) == 2
     assert len(list((tmp_path / "figures/1d/function/steps=10").glob("*.png"))) == 3
     assert not (ROOT / "~").exists()
+
+
+@pytest.mark.parametrize("name", [*sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "hubconf"),
+                                  "report.__main__", "report.overview", "studies.step_size", "studies.controls",
+                                  "studies.first_step", "benchmarks.__main__", "benchmarks.step"])
+def test_help_is_there(name, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [name, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        import_module(name).main()
+    assert stopped.value.code == 0 and "usage: " in capsys.readouterr().out
+
+
+def test_no_record_names_a_folder_of_somebodys_machine():
+    for path in (ROOT / "records").rglob("*.json"):
+        assert "--data" not in path.read_text(encoding="utf-8"), path
