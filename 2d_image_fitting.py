@@ -180,7 +180,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     width = max(1, steps // 200)
     for run, label in zip(runs, labels(map(vars, runs))):
         curve = figures.smoothed(run.arrays(psnr=(steps,))["psnr"], width)
-        axis.plot(np.arange(1, steps + 1), curve, **figures.line_style(run.mode),
+        axis.plot(np.arange(1, steps + 1), curve, **figures.line_style(run.mode, run.own),
                   label=f"{label}: {run.metric('psnr'):.2f} dB")
     if (decay_at := runs[0].config["decay_at"]) < steps:
         figures.mark(axis, decay_at, "learning rate × 0.1")
@@ -197,7 +197,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     axis.loglog(*metrics.radial_spectrum(image), color="0.75", linewidth=4, label="the image")
     for run, label in zip(runs, labels(map(vars, runs))):
         frequency, power = metrics.radial_spectrum(run.arrays(reconstruction=image.shape)["reconstruction"] - image)
-        axis.loglog(frequency, figures.smoothed(power, 3), **figures.line_style(run.mode), label=label)
+        axis.loglog(frequency, figures.smoothed(power, 3), **figures.line_style(run.mode, run.own), label=label)
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(NullLocator())

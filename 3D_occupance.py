@@ -194,7 +194,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     figure, axis = figures.curves("epoch", "IoU")
     for run, label in zip(runs, labels(map(vars, runs))):
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]
-        axis.plot(np.arange(1, len(curve) + 1), 1 - curve.clip(max=ALMOST_ONE), **figures.line_style(run.mode),
+        axis.plot(np.arange(1, len(curve) + 1), 1 - curve.clip(max=ALMOST_ONE), **figures.line_style(run.mode, run.own),
                   marker="o" if len(curve) < 20 else "", label=f"{label}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()

@@ -3,7 +3,7 @@
 import io
 import textwrap
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,13 @@ def plain_log_labels(*axes: Axis) -> None:
         axis.set_minor_formatter(NullFormatter())
 
 
-def line_style(mode: str) -> dict[str, Any]:
-    """How the line of a mode is drawn: in the color of its backbone, FR solid and its baseline dashed."""
-    return {"color": COLORS[baseline(mode)], "linestyle": "-" if mode.endswith("+fr") else "--"}
+def line_style(mode: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """How the line of a network is drawn: in the color of its backbone, FR solid and its baseline dashed.
+
+    One with settings of its own is dotted, with FR in dashes and dots.
+    """
+    styles = ("-.", ":") if own else ("-", "--")
+    return {"color": COLORS[baseline(mode)], "linestyle": styles[not mode.endswith("+fr")]}
 
 
 def shades(count: int) -> list:

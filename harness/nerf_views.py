@@ -244,6 +244,6 @@ def draw_curves(runs: list[Run], title: str, path: Path) -> None:
     for run, label in zip(runs, labels(map(vars, runs))):
         mse = run.arrays()["mse"]
         axis.plot(np.arange(1, len(mse) + 1), psnr(figures.smoothed(mse, len(mse) // 100)),
-                  **figures.line_style(run.mode), label=f"{label}\ntest views: {run.metric('psnr'):.2f} dB")
+                  **figures.line_style(run.mode, run.own), label=f"{label}\ntest views: {run.metric('psnr'):.2f} dB")
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
     figures.save_curves(figure, title, path)

@@ -133,8 +133,8 @@ def at_step(experiment: Experiment, backbone: str, step: float) -> dict[bool, Ne
 
 
 def records(experiment: Experiment, args: argparse.Namespace) -> dict[Key, dict[str, Any]]:
-    """The records of an experiment: those below records/, and before them those below results/."""
-    found = [read_record(path) for top in (args.records, args.results)
+    """The records of an experiment: those below records/, and where there is none those below results/."""
+    found = [read_record(path) for top in (args.results, args.records)
              for path in sorted((top / experiment.folder).glob("*.json"))]
     return {key(record["mode"], record["own"], record["seed"]): record for record in found}
 
