@@ -180,10 +180,10 @@ def draw_close_ups(volume: np.ndarray, runs: list[Run], args: argparse.Namespace
         surfaces.append(meshes.extract_mesh(output_of(run), args.smooth))
         meshes.write_mesh(surfaces[-1], run.path(".ply"))
     view = meshes.VIEWS.get(runs[0].case, meshes.VIEW)
-    pictures, window, close = meshes.render_with_close_up(surfaces, view, pixels=512)
+    picture, window, close = meshes.render_with_close_up(surfaces, view, pixels=512)
     shown = [(label, f"IoU {run.metric('iou'):.4f}", picture)
              for run, label, picture in zip(runs, labels(map(vars, runs)), close[1:])]
-    figure = figures.close_ups(pictures[0], window, close[0], shown)
+    figure = figures.close_ups(picture, window, close[0], shown)
     smoothed = f"; surfaces of the output at 1/2, all smoothed by σ = {args.smooth:g} voxels" if args.smooth else ""
     figure.suptitle(f"{title(runs[0])}{smoothed}")
     figures.save(figure, args.figures / runs[0].folder / "close_ups.png")

@@ -127,30 +127,30 @@ def look_at(azimuth: float, elevation: float, up: int = 2) -> np.ndarray:
 
 
 def render_with_close_up(meshes: list[trimesh.Trimesh], view: tuple[float, float, int],
-                         pixels: int) -> tuple[list[np.ndarray], tuple[slice, slice], list[np.ndarray]]:
-    """Pictures of meshes from one camera, and close-ups of the part with the most detail in the first.
+                         pixels: int) -> tuple[np.ndarray, tuple[slice, slice], list[np.ndarray]]:
+    """A picture of the first of some meshes, and close-ups of all where that has the most detail, from one camera.
 
     Args:
-        meshes: the first, of which the pictures show all there is, with vertices.
+        meshes: the first, of which the picture shows all there is, with vertices.
         view: azimuth, elevation and the axis upward, as for `look_at`.
         pixels: the width of a picture and of a close-up.
 
     Returns:
-        The pictures, the window of them that the close-ups show, and the close-ups.
+        The picture, the window of it that the close-ups show, and the close-ups.
     """
     camera = look_at(*view)
     seen = meshes[0].vertices @ camera.T
     center = camera.T @ ((seen.max(axis=0) + seen.min(axis=0)) / 2)
     width, height = 1.06 * np.ptp(seen[:, :2], axis=0)
     scale = pixels / width
-    pictures = [render(mesh, camera, center, width, height, scale) for mesh in meshes]
-    rows, columns = busiest_window(pictures[0])
+    picture = render(meshes[0], camera, center, width, height, scale)
+    rows, columns = busiest_window(picture)
     # From the middle of the picture to that of the window, in voxels along the camera's axes.
     right, down = ((window.start + window.stop - side) / 2 / scale
-                   for window, side in zip((columns, rows), (pictures[0].shape[1], pictures[0].shape[0])))
+                   for window, side in zip((columns, rows), (picture.shape[1], picture.shape[0])))
     near = center + right * camera[0] - down * camera[1]
     close = [render(mesh, camera, near, width / 4, height / 4, 4 * scale) for mesh in meshes]
-    return pictures, (rows, columns), close
+    return picture, (rows, columns), close
 
 
 def write_mesh(mesh: trimesh.Trimesh, path: Path) -> None:

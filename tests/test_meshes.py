@@ -56,15 +56,17 @@ def test_a_rendering_shows_the_nearest_face_without_holes():
 
 def test_a_close_up_is_the_window_at_four_times_the_size():
     meshes = [extract_mesh(ball(14)), extract_mesh(ball(12))]
-    pictures, window, close = render_with_close_up(meshes, (-60, 25, 2), pixels=96)
-    assert len(pictures) == len(close) == 2 and all(picture.shape[1] == 96 for picture in pictures)
-    for picture, near in zip(pictures, close):
-        crop = picture[window]
+    for first in (meshes, meshes[::-1]):
+        picture, window, close = render_with_close_up(first, (-60, 25, 2), pixels=96)
+        assert len(close) == 2 and picture.shape[1] == 96
+        near, crop = close[0], picture[window]
         assert np.abs(np.subtract(near.shape[:2], 4 * np.array(crop.shape[:2]))).max() <= 4
         rows, columns = (min(a, b // 4) for a, b in zip(crop.shape[:2], near.shape[:2]))
         blocks = near[:4 * rows, :4 * columns].reshape(rows, 4, columns, 4, 3).mean((1, 3))
         assert np.abs(blocks - crop[:rows, :columns]).mean() < 0.02 and blocks.std() > 0.2
-    assert window == busiest_window(pictures[0])
+        assert window == busiest_window(picture)
+        again = render_with_close_up([first[0], first[0]], (-60, 25, 2), pixels=96)[2]
+        assert np.array_equal(again[1], near)  # of the others the same part is shown
 
 
 def test_a_surface_is_written_and_an_empty_one_has_no_file(tmp_path):

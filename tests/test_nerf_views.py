@@ -169,7 +169,8 @@ def test_a_test_view_is_shown_beside_its_renderings(tmp_path, drawn):
     views, curves = drawn.values()
     truth, names = on_background(VIEWS.images[1], 1.0), ["ReLU, lr 0.01", "ReLU + FR, lr 0.01", "ReLU + FR, lr 0.005"]
     assert [axis.get_title() for axis in views.axes] == [
-        "ground truth", names[0], names[2], "ground truth, enlarged", names[1], f"error: blue, where {names[1]} has less"]
+        "ground truth", names[0], names[2], "ground truth, enlarged", names[1],
+        f"error: blue, where {names[1]} has less"]
     assert [axis.texts[0].get_text() for axis in views.axes if axis.texts][:3] == ["31.10 dB", "34.30 dB", "32.20 dB"]
     pictures = [axis.images[0].get_array() for axis in views.axes]
     assert np.array_equal(pictures[0], truth) and np.array_equal(pictures[3], truth[figures.busiest_window(truth)])
