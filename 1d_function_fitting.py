@@ -68,12 +68,13 @@ COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
 EIGENVALUES = 4  # of the NTK, the largest, whose shares are reported one by one
 
 
-def train(run: Run, args: argparse.Namespace, build: Callable[..., torch.nn.Sequential] = build_inr) -> str:
+def train(run: Run, args: argparse.Namespace, build: Callable[..., torch.nn.Sequential] = build_inr,
+          optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.Adam) -> str:
     """Train the network that `build` makes, write its record, return the line that sums it up."""
     config = run.config
     device, autocast = training.prepare(args, run.seed)
     model = build(run.mode, **config["network"]).to(device)
-    optimizer = torch.optim.Adam(training.parameter_groups(model, config["lr"], config["hidden_lr"]), fused=True)
+    optimizer = optimizer_class(training.parameter_groups(model, config["lr"], config["hidden_lr"]), fused=True)
     x, target = (values.to(device) for values in square_like_wave())  # (300, 1) each
 
     ntk_every = max(1, config["steps"] // 10)

@@ -75,12 +75,13 @@ CPU_CHUNK = 4_096     # pixels whose activations stay in a CPU's cache
 
 
 def train(run: Run, image: np.ndarray, args: argparse.Namespace,
-          build: Callable[..., torch.nn.Sequential] = build_inr) -> str:
+          build: Callable[..., torch.nn.Sequential] = build_inr,
+          optimizer_class: Callable[..., torch.optim.Optimizer] = torch.optim.Adam) -> str:
     """Train the network that `build` makes on one image, write its record and reconstruction, return a line on it."""
     config = run.config
     device, autocast = training.prepare(args, run.seed)
     model = build(run.mode, **config["network"]).to(device)
-    optimizer = torch.optim.Adam(training.parameter_groups(model, config["lr"], config["hidden_lr"]), fused=True)
+    optimizer = optimizer_class(training.parameter_groups(model, config["lr"], config["hidden_lr"]), fused=True)
     scheduler = MultiStepLR(optimizer, [config["decay_at"]], gamma=0.1)
     x, target = pixel_grid(image, device)  # (N, 2), (N, 3)
     every_pixel = torch.arange(len(x), device=device)

@@ -1,20 +1,28 @@
-"""What in FR makes the difference at equal steps of W: its start, its path, or the two ranks that W = Λ B lacks.
+"""What in FR makes the difference at equal steps of W: its start, its path, the two missing ranks, or the Fourier basis.
 
-    python -m studies.controls --draw               the table of what has a record; trains nothing, needs no data
-    python -m studies.controls                      first trains what has none; a seed takes 10 minutes
+    python -m studies.controls --draw               figure and table of the records; trains nothing, needs no data
+    python -m studies.controls                      first trains what has none: about two hours of a core a seed
 
-Trains networks that lie between a plain one and one with FR at two steps of W, the plain one's and FR's at the script's
-learning rate, with the options of `studies.step_size`:
+Trains networks that lie between a plain one and one with FR, with the options of `studies.step_size`, at equal steps of
+W (root mean square over its elements):
 
     fr-start       a plain network that starts with the W and biases of the one with FR
     plain-start    one with FR that starts with the W of the plain one, as far as W = Λ B can be it, and its biases
     projected      a plain network whose every hidden W is projected onto the row space of B
+    projected-fr-start   the same, with FR's start
+    random         W = Λ R, where the rows of R have random directions and the norms of B's (RepTRFD, CVPR 2026)
+    random-in-b    likewise, with R's rows in the row space of B, so that W lacks the same two ranks
+    muon           a plain network whose hidden W are trained by Muon, with steps of the same root mean square
 
-A record lies beside those of the script's own networks, with `control=` in its name.
+The first three are trained at the steps of the plain network and of FR at the script's learning rate, the others at all
+of `studies.step_size`. A record lies beside those of the script's own networks, with `control=` in its name. Writes
+figures/controls.png, and prints the table.
 """
 
 import argparse
 import dataclasses
+import functools
+import math
 from collections.abc import Callable
 from functools import partial
 from importlib import import_module
@@ -25,10 +33,12 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
-from harness import cli
+from harness import cli, figures
 from harness.labels import LABELS
+from harness.records import Run
 from harness.sweep import Job, sweep
 from models import FourierReparamLinear, build_inr, fold, reparameterize
+from models.fourier_reparam import SETTINGS
 from studies import step_size
 from studies.step_size import EXPERIMENTS, METRICS, Experiment, Network
 
@@ -57,6 +67,73 @@ def projection_onto(basis: Tensor) -> Tensor:
     return kept @ kept.T
 
 
+class RandomBasisLinear(FourierReparamLinear):
+    """W = Λ R with random rows of B's norms, shape (M, d_in), drawn from torch's global generator.
+
+    Args:
+        in_row_space: each row lies in the row space of B.
+        settings: those of `FourierReparamLinear`.
+    """
+
+    random_basis: Tensor
+
+    def __init__(self, in_features: int, out_features: int, *, in_row_space: bool, **settings: Any):
+        super().__init__(in_features, out_features, **settings)
+        self.register_buffer("random_basis", random_like(super().basis, in_row_space))
+
+    def _compose(self) -> Tensor:
+        return self.coefficients @ self.random_basis
+
+    @property
+    def basis(self) -> Tensor:
+        return self.random_basis
+
+
+def random_like(basis: Tensor, in_row_space: bool) -> Tensor:
+    """A matrix of the shape and row norms of a basis; its rows have random directions, of the row space if asked for."""
+    rows = torch.randn(basis.shape, dtype=torch.float64)
+    if in_row_space:
+        rows = rows @ projection_onto(basis)
+    return (rows * (basis.double().norm(dim=1) / rows.norm(dim=1))[:, None]).to(basis.dtype)
+
+
+def step_scale_of(basis: Tensor) -> float:
+    """κ of W = Λ B with any basis of shape (M, d_in), see `models.step_scale`."""
+    wide = basis.double()
+    norms, trace = wide.norm(dim=1), 0.0
+    for rows, norm in zip(wide.split(1024), norms.split(1024)):
+        products = rows @ wide.T
+        trace += 2 / math.pi * ((products / (norm[:, None] * norms)).clamp(-1, 1).asin() * products).sum().item()
+    return math.sqrt(trace / basis.shape[1])
+
+
+class MuonForHidden(torch.optim.Adam):
+    """Adam for the first of two parameter groups, `torch.optim.Muon` without weight decay for the second.
+
+    Muon moves W by an orthogonal matrix times its learning rate: by lr / sqrt(d) in the root mean square.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **options: Any):
+        others, hidden = groups
+        super().__init__([others], **options)
+        self.muon = torch.optim.Muon(hidden["params"], lr=hidden["lr"], weight_decay=0)
+
+    def step(self, closure=None):
+        super().step(closure)
+        self.muon.step()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        super().zero_grad(set_to_none)
+        self.muon.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"adam": super().state_dict(), "muon": self.muon.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict["adam"])
+        self.muon.load_state_dict(state_dict["muon"])
+
+
 def plain_with_fr_start(mode: str, **network: Any) -> nn.Sequential:
     """The network without FR, with the W and biases that the one with FR starts with."""
     return fold(build_inr(f"{mode}+fr", **network))
@@ -68,95 +145,115 @@ def fr_with_plain_start(mode: str, **network: Any) -> nn.Sequential:
     return reparameterize(plain, **step_size.basis_of(network))
 
 
-def projected(mode: str, **network: Any) -> nn.Sequential:
+def projected(mode: str, *, start: Callable[..., nn.Sequential] = build_inr, **network: Any) -> nn.Sequential:
     """The network without FR, with a projection onto the row space of B in front of each hidden-to-hidden layer."""
-    plain, with_fr = build_inr(mode, **network), build_inr(f"{mode}+fr", **network)
+    plain, with_fr = start(mode, **network), build_inr(f"{mode}+fr", **network)
     modules: list[nn.Module] = []
     for ours, theirs in zip(plain, with_fr):
         modules += [Project(theirs.basis), ours] if isinstance(theirs, FourierReparamLinear) else [ours]
     return nn.Sequential(*modules)
 
 
+def with_random_basis(mode: str, *, in_row_space: bool, **network: Any) -> nn.Sequential:
+    """The network with FR, with a random basis in each layer."""
+    return nn.Sequential(*(RandomBasisLinear(out_features=layer.out_features, in_row_space=in_row_space,
+                                             **{name: getattr(layer, name) for name in SETTINGS})
+                           if isinstance(layer, FourierReparamLinear) else layer
+                           for layer in build_inr(mode, **network)))
+
+
+@functools.cache  # in 2D it takes a second
+def random_step_scale(in_row_space: bool, width: int, **basis: Any) -> float:
+    """κ of a random basis: of one, as others differ by parts in a thousand."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return step_scale_of(RandomBasisLinear(width, width, in_row_space=in_row_space, **basis).basis)
+
+
 class Control(NamedTuple):
-    """A network between the two: what the table calls it, whether its hidden layers are FR layers, what builds it."""
+    """A network between the two.
+
+    Attributes:
+        label: what table and figure call it.
+        with_fr: whether it is built in place of the network with FR.
+        build: makes it from a mode and a network's settings.
+        scale: from a network's settings, how far its W moves in units of the hidden layers' learning rate.
+        all_steps: whether it is trained at all steps of W that are compared.
+    """
 
     label: str
     with_fr: bool
     build: Callable[..., nn.Sequential]
+    scale: Callable[[dict[str, Any]], float]
+    all_steps: bool
+    optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
 
 
-CONTROLS = {"fr-start": Control("plain, FR's start", False, plain_with_fr_start),
-            "plain-start": Control("FR, plain's start", True, fr_with_plain_start),
-            "projected": Control("plain, W projected", False, projected)}
+def random_control(label: str, in_row_space: bool) -> Control:
+    """A control with a random basis."""
+    return Control(label, True, partial(with_random_basis, in_row_space=in_row_space),
+                   lambda network: random_step_scale(in_row_space, network["hidden_features"],
+                                                     **step_size.basis_of(network)), True)
 
 
-def controls_at(experiment: Experiment, backbone: str, step: float) -> list[Network]:
-    """The control networks at a step of W."""
-    pair = step_size.at_step(experiment, backbone, step)
-    return [(pair[control.with_fr][0], {"control": name, **pair[control.with_fr][1]})
-            for name, control in CONTROLS.items()]
+def of_adam(network: dict[str, Any]) -> float:
+    """How far Adam moves an ordinary W."""
+    return 1.0
 
 
-def compared_steps(experiment: Experiment) -> list[tuple[str, float, str]]:
-    """The backbones and the steps of W that a row of the table is about; the last in words."""
-    return [(backbone, step, where) for backbone in experiment.backbones
-            for step, where in ((1.0, "plain's"), (step_size.fr_step(experiment, backbone), "FR's"))]
+CONTROLS = {
+    "fr-start": Control("plain, FR's start", False, plain_with_fr_start, of_adam, False),
+    "plain-start": Control("FR, plain's start", True, fr_with_plain_start, step_size.kappa, False),
+    "projected": Control("plain, W projected", False, projected, of_adam, False),
+    "projected-fr-start": Control("plain, W projected, FR's start", False,
+                                  partial(projected, start=plain_with_fr_start), of_adam, True),
+    "random": random_control("random basis", False),
+    "random-in-b": random_control("random basis, B's ranks", True),
+    "muon": Control("plain, Muon", False, build_inr, lambda network: network["hidden_features"] ** -0.5, True,
+                    MuonForHidden),
+}
+
+
+def network_at(experiment: Experiment, backbone: str, name: str, step: float) -> Network:
+    """A control network at a step of W; `name` is that of `CONTROLS`, or plain or FR."""
+    if name not in CONTROLS:
+        return step_size.at_step(experiment, backbone, step)[name == "FR"]
+    control = CONTROLS[name]
+    plain_lr, _ = step_size.learning_rate_and_network(experiment, backbone)
+    lr, _ = step_size.learning_rate_and_network(experiment, mode := f"{backbone}{'+fr' * control.with_fr}")
+    _, network = step_size.learning_rate_and_network(experiment, f"{backbone}+fr")
+    return mode, {"control": name, **step_size.own_at(step, control.scale(network) * lr / plain_lr)}
+
+
+def steps(experiment: Experiment, backbone: str, name: str) -> list[float]:
+    """The steps of W at which a network is compared: that of the plain network, that of FR, and maybe others."""
+    if name in CONTROLS and not CONTROLS[name].all_steps:
+        return [1.0, step_size.fr_step(experiment, backbone)]
+    return step_size.steps(experiment, backbone)
 
 
 def train(experiment: Experiment, args: argparse.Namespace) -> None:
     """Train the controls that have no record through the training function of their experiment's script."""
-    rows = compared_steps(experiment)
-    left = step_size.missing(experiment, [network for backbone, step, _ in rows
-                                          for network in controls_at(experiment, backbone, step)], args)
+    wanted = [(backbone, name, network_at(experiment, backbone, name, step)) for backbone in experiment.backbones
+              for name in CONTROLS for step in steps(experiment, backbone, name)]
+    left = step_size.missing(experiment, [network for *_, network in wanted], args)
     if not left:
         return
     script = import_module(experiment.script)
-    ours, data, planned = step_size.plan(experiment, [network for backbone, step, _ in rows for network in
-                                                      step_size.at_step(experiment, backbone, step).values()], args)
-    with_basis = {run.mode.removesuffix("+fr"): run.config["network"] for run in planned if "+fr" in run.mode}
+    without = [(mode, {name: value for name, value in own.items() if name != "control"})
+               for *_, (mode, own) in wanted]
+    ours, data, planned = step_size.plan(experiment, without, args)
+    runs = {step_size.key_of(run): run for run in planned}
     jobs = []
-    for run in planned:
-        for name, control in CONTROLS.items():
-            if control.with_fr != ("+fr" in run.mode):
-                continue
-            of_control = dataclasses.replace(
-                run, own={"control": name, **run.own},
-                config={**run.config, "network": with_basis[run.mode.removesuffix("+fr")]},
-                command=f"python -m studies.controls --only {run.experiment} --seeds {run.seed} --records none")
-            if step_size.key_of(of_control) in left:
+    for seed in args.seeds or experiment.seeds:
+        for (backbone, name, network), base in zip(wanted, without):
+            if step_size.key(*network, seed) in left:
+                run = runs[step_size.key(*base, seed)]
+                _, settings = step_size.learning_rate_and_network(experiment, f"{backbone}+fr")
+                of_control = dataclasses.replace(
+                    run, own=network[1], config={**run.config, "network": settings},
+                    command=f"python -m studies.controls --only {run.experiment} --seeds {seed} --records none")
+                control = CONTROLS[name]
                 jobs.append(Job(of_control, partial(script.train, of_control, *step_size.data_of(run, data), ours,
-                                                    build=control.build)))
+                                                    build=control.build, optimizer_class=control.optimizer)))
     sweep(jobs, args=ours, parallel=True)
-
-
-def row(experiment: Experiment, backbone: str, step: float, where: str, args: argparse.Namespace) -> list[str]:
-    """A row of the table: the metric of the plain network, of the controls and of FR at a step of W.
-
-    Each is the mean of the seeds that all of them have.
-    """
-    found, digits = step_size.records(experiment, args), METRICS[experiment.metric][2]
-    pair = step_size.at_step(experiment, backbone, step)
-    networks = [pair[False], *controls_at(experiment, backbone, step), pair[True]]
-    values = [[found[key]["metrics"][experiment.metric] for network in networks
-               if (key := step_size.key(*network, seed)) in found] for seed in args.seeds or experiment.seeds]
-    of_all = [of_seed for of_seed in values if len(of_seed) == len(networks)]
-    cells = [f"{mean:.{digits}f}" for mean in np.mean(of_all, axis=0)] if of_all else ["–"] * len(networks)
-    return [experiment.title, LABELS[backbone], where, *cells]
-
-
-def main() -> None:
-    args = step_size.parse(__doc__, list(COMPARED))
-    rows = [["experiment", "backbone", "step of W", "plain", *(control.label for control in CONTROLS.values()), "FR"]]
-    for name in args.only:
-        experiment = EXPERIMENTS[name]._replace(backbones=COMPARED[name])
-        if not args.draw:
-            train(experiment, args)
-        rows += [row(experiment, *compared, args) for compared in compared_steps(experiment)]
-    if all(set(cells[4:-1]) == {"–"} for cells in rows[1:]):
-        raise UserError(f"no record of a control below {args.results} or {args.records}; without --draw they are "
-                        "trained")
-    step_size.print_table(rows)
-
-
-if __name__ == "__main__":
-    cli.run(main)
