@@ -257,3 +257,72 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
                 jobs.append(Job(of_control, partial(script.train, of_control, *step_size.data_of(run, data), ours,
                                                     build=control.build, optimizer_class=control.optimizer)))
     sweep(jobs, args=ours, parallel=True)
+
+
+def measured(experiment: Experiment, backbone: str, args: argparse.Namespace) -> dict[str, dict[float, np.ndarray]]:
+    """The metric of plain, FR and the controls at their steps of W, of each seed that has records of all of them."""
+    found, seeds = step_size.records(experiment, args), args.seeds or experiment.seeds
+    keys = {name: {step: [step_size.key(*network_at(experiment, backbone, name, step), seed) for seed in seeds]
+                   for step in steps(experiment, backbone, name)} for name in ("plain", *CONTROLS, "FR")}
+    everywhere = [all(of_seeds[i] in found for of_name in keys.values() for of_seeds in of_name.values())
+                  for i in range(len(seeds))]
+    return {name: {step: np.array([found[key]["metrics"][experiment.metric] for key, there in
+                                   zip(of_seeds, everywhere) if there]) for step, of_seeds in of_name.items()}
+            for name, of_name in keys.items()} if any(everywhere) else {}
+
+
+def cell(experiment: Experiment, backbone: str, values: dict[float, np.ndarray]) -> str:
+    """The mean of the seeds at the plain network's step, at FR's, and at the best, where all were tried."""
+    _, better, digits = METRICS[experiment.metric]
+    shown = [values[1.0], values[step_size.fr_step(experiment, backbone)]]
+    if len(values) > 2:
+        shown.append(max(values.values(), key=lambda of_seeds: better * of_seeds.mean()))
+    return " / ".join([f"{of_seeds.mean():.{digits}f}" for of_seeds in shown] + ["–"] * (3 - len(shown)))
+
+
+def draw(found: dict[tuple[Experiment, str], dict[str, dict[float, np.ndarray]]], args: argparse.Namespace) -> None:
+    """A panel a backbone: the metric over the step of W of what was trained at all of them; the mean of the seeds."""
+    figure, axes = figures.subplots(1, len(found), 3.4 * len(found), 3.6)
+    styles = {"plain": {"color": "0.6", "linestyle": "--"}, "FR": {"color": "black"},
+              "random": {"color": "tab:orange"}, "random-in-b": {"color": "tab:red"},
+              "projected-fr-start": {"color": "tab:blue", "linestyle": "--"},
+              "muon": {"color": "tab:green", "linestyle": "--"}}
+    for ((experiment, backbone), of_names), axis in zip(found.items(), axes.flat):
+        metric, better, _ = METRICS[experiment.metric]
+        for name, style in styles.items():
+            means = {step: values.mean() for step, values in of_names[name].items()}
+            axis.plot(list(means), list(means.values()), **style, marker=".",
+                      label=CONTROLS[name].label if name in CONTROLS else name)
+        axis.set_xscale("log")
+        if better < 0:
+            axis.set_yscale("log")
+            figures.plain_log_labels(axis.yaxis)
+        seeds = figures.seeds(range(len(of_names["FR"][1.0])))
+        axis.set_title(f"{experiment.title}: {LABELS[backbone]}, {seeds}", fontsize=9)
+        axis.set_ylabel(metric)
+        axis.set_xlabel("step of W (plain's = 1)")
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(styles))
+    figure.suptitle("What in FR does it: the same steps of W with other bases, starts and optimizers")
+    figures.save(figure, args.figures / "controls.png")
+
+
+def main() -> None:
+    args = step_size.parse(__doc__, list(COMPARED))
+    experiments = [EXPERIMENTS[name]._replace(backbones=COMPARED[name]) for name in args.only]
+    for experiment in experiments:
+        if not args.draw:
+            train(experiment, args)
+    found = {(experiment, backbone): values for experiment in experiments for backbone in experiment.backbones
+             if (values := measured(experiment, backbone, args))}
+    if not found:
+        raise UserError(f"no seed with records of all controls below {args.results} or {args.records}; without "
+                        "--draw they are trained")
+    figures.draw_each(partial(draw, found, args))
+    step_size.print_table([["network", *(f"{experiment.title}, {LABELS[backbone]}" for experiment, backbone in found)],
+                           *([CONTROLS[name].label if name in CONTROLS else name,
+                              *(cell(*pair, of_names[name]) for pair, of_names in found.items())]
+                             for name in ("plain", *CONTROLS, "FR"))])
+
+
+if __name__ == "__main__":
+    cli.run(main)
