@@ -1,4 +1,4 @@
-"""What in FR makes the difference at equal steps of W: its start, its path, the two missing ranks, or the Fourier basis.
+"""What in FR makes the difference at equal steps of W: its start, its path, the missing ranks, or the Fourier basis.
 
     python -m studies.controls --draw               figure and table of the records; trains nothing, needs no data
     python -m studies.controls                      first trains what has none: about two hours of a core a seed
@@ -12,7 +12,7 @@ W (root mean square over its elements):
     projected-fr-start   the same, with FR's start
     random         W = Λ R, where the rows of R have random directions and the norms of B's (RepTRFD, CVPR 2026)
     random-in-b    likewise, with R's rows in the row space of B, so that W lacks the same two ranks
-    muon           a plain network whose hidden W are trained by Muon, with steps of the same root mean square
+    muon           a plain network whose hidden W are trained by Muon, with steps of at most the same root mean square
 
 The first three are trained at the steps of the plain network and of FR at the script's learning rate, the others at all
 of `studies.step_size`. A record lies beside those of the script's own networks, with `control=` in its name. Writes
@@ -35,7 +35,6 @@ from torch import Tensor, nn
 from data.errors import UserError
 from harness import cli, figures
 from harness.labels import LABELS
-from harness.records import Run
 from harness.sweep import Job, sweep
 from models import FourierReparamLinear, build_inr, fold, reparameterize
 from models.fourier_reparam import SETTINGS
@@ -90,7 +89,7 @@ class RandomBasisLinear(FourierReparamLinear):
 
 
 def random_like(basis: Tensor, in_row_space: bool) -> Tensor:
-    """A matrix of the shape and row norms of a basis; its rows have random directions, of the row space if asked for."""
+    """A matrix of the shape and row norms of a basis, with rows of random directions, in its row space if asked for."""
     rows = torch.randn(basis.shape, dtype=torch.float64)
     if in_row_space:
         rows = rows @ projection_onto(basis)
@@ -110,7 +109,8 @@ def step_scale_of(basis: Tensor) -> float:
 class MuonForHidden(torch.optim.Adam):
     """Adam for the first of two parameter groups, `torch.optim.Muon` without weight decay for the second.
 
-    Muon moves W by an orthogonal matrix times its learning rate: by lr / sqrt(d) in the root mean square.
+    Muon moves W by an orthogonal matrix times its learning rate, by lr / sqrt(d) in the root mean square; by less where
+    the gradient lacks ranks.
     """
 
     def __init__(self, groups: list[dict[str, Any]], **options: Any):
@@ -297,8 +297,8 @@ def draw(found: dict[tuple[Experiment, str], dict[str, dict[float, np.ndarray]]]
         if better < 0:
             axis.set_yscale("log")
             figures.plain_log_labels(axis.yaxis)
-        seeds = figures.seeds(range(len(of_names["FR"][1.0])))
-        axis.set_title(f"{experiment.title}: {LABELS[backbone]}, {seeds}", fontsize=9)
+        seeds = len(of_names["FR"][1.0])
+        axis.set_title(f"{experiment.title}: {LABELS[backbone]}, {seeds} seed{'s' * (seeds > 1)}", fontsize=9)
         axis.set_ylabel(metric)
         axis.set_xlabel("step of W (plain's = 1)")
     figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(styles))

@@ -1,5 +1,6 @@
 """The study of step size and its controls: what is trained, what is read from records, what the controls are."""
 
+import copy
 from types import SimpleNamespace
 
 import matplotlib
@@ -9,7 +10,7 @@ import torch
 from conftest import ROOT
 from torch import nn
 
-from harness import figures
+from harness import figures, training
 from harness.records import Run, joined
 from models import FourierReparamLinear, build_inr
 from models.step_scale import step_scale
@@ -120,7 +121,7 @@ def test_there_is_nothing_to_draw_where_nothing_was_trained(refused, tmp_path, s
     assert "without --draw" in refused(f"studies.{study}", "--only", "1d", "--draw", *folders)
 
 
-def test_both_train_through_the_script_and_not_twice(options, monkeypatch, one_process, capsys):
+def test_both_train_through_the_script_and_not_twice(options, monkeypatch, one_process, capsys, drawn):
     short = EXPERIMENTS["1d"]._replace(options="--steps 2", folder="1d/function/steps=2", backbones=("relu",))
     monkeypatch.setattr(step_size, "MULTIPLES", (1,))
     options.seeds = [0]
@@ -130,9 +131,24 @@ def test_both_train_through_the_script_and_not_twice(options, monkeypatch, one_p
     assert names == {f"{name}-seed0.json" for name in (
         "relu", "relu,hidden_lr=5.884", "relu+fr", "relu+fr,hidden_lr=0.17", "relu,control=fr-start",
         "relu,control=fr-start,hidden_lr=5.884", "relu,control=projected", "relu,control=projected,hidden_lr=5.884",
-        "relu+fr,control=plain-start", "relu+fr,control=plain-start,hidden_lr=0.17")}
-    row = controls.row(short, "relu", step_size.fr_step(short, "relu"), "FR's", options)
-    assert len(set(map(float, row[3:]))) == 5  # five networks
+        "relu,control=projected-fr-start", "relu,control=projected-fr-start,hidden_lr=5.884",
+        "relu+fr,control=plain-start", "relu+fr,control=plain-start,hidden_lr=0.17",
+        "relu+fr,control=random,hidden_lr=0.1865", "relu+fr,control=random,hidden_lr=1.097",
+        "relu+fr,control=random-in-b,hidden_lr=0.1852", "relu+fr,control=random-in-b,hidden_lr=1.089",
+        "relu,control=muon,hidden_lr=11.31", "relu,control=muon,hidden_lr=66.57")}
+    of_names = controls.measured(short, "relu", options)
+    at_rate = step_size.fr_step(short, "relu")
+    losses = {name: values[at_rate].item() for name, values in of_names.items()}
+    # Muon goes another way from the plain network's start, and after two steps the loss has hardly seen it.
+    assert len(set(losses.values())) == 9
+    assert controls.cell(short, "relu", of_names["FR"]) == " / ".join(
+        [f"{of_names['FR'][step].item():.4f}" for step in (1.0, at_rate)] + ["–"])
+    with matplotlib.rc_context(figures.STYLE):
+        controls.draw({(short, "relu"): of_names}, options)
+    axis = drawn[options.figures / "controls.png"].axes[0]
+    assert axis.get_title() == "1D: ReLU, 1 seed"
+    assert {line.get_label(): list(line.get_ydata()) for line in axis.lines}["random basis"] == [
+        of_names["random"][step].item() for step in (1.0, at_rate)]
     capsys.readouterr()
     for study in (step_size, controls):
         study.train(short, options)
@@ -176,3 +192,49 @@ def test_a_projected_weight_stays_in_the_row_space_of_the_basis():
         torch.testing.assert_close(weight, weight @ projection, rtol=0, atol=1e-6)
         torch.testing.assert_close(weight[:, 0], weight[:, -1], rtol=0, atol=1e-6)
         assert not torch.allclose(weight, old @ projection)
+
+
+def test_kappa_of_any_basis_is_that_of_the_layer_for_its_own():
+    layer = FourierReparamLinear(16, 16, **step_size.basis_of(NETWORK))
+    assert controls.step_scale_of(layer.basis) == pytest.approx(step_scale(layer), rel=1e-5)
+    assert controls.step_scale_of(torch.eye(16)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("in_row_space", [False, True])
+def test_a_random_basis_has_the_norms_of_b_and_its_ranks_if_asked_for(in_row_space):
+    torch.manual_seed(0)
+    with_fr = build_inr("relu+fr", **NETWORK)
+    model = controls.with_random_basis("relu+fr", in_row_space=in_row_space, **NETWORK)
+    first, second = (layer for layer in model if isinstance(layer, controls.RandomBasisLinear))
+    basis = with_fr[2].basis
+    torch.testing.assert_close(first.basis.norm(dim=1), basis.norm(dim=1))
+    assert not torch.allclose(first.basis, second.basis) and not torch.allclose(first.basis, basis)
+    assert torch.linalg.matrix_rank(first.basis.double(), rtol=1e-5) == (14 if in_row_space else 16)
+    torch.testing.assert_close(first.weight, first.coefficients @ first.basis)
+    # It starts at the scale of the others, and its W is what the layer computes.
+    assert first.weight.std().item() == pytest.approx(with_fr[2].weight.std().item(), rel=0.2)
+    x = torch.rand(3, 16)
+    torch.testing.assert_close(first(x), x @ first.weight.T + first.bias)
+
+
+def test_muon_trains_the_hidden_weights_alone_and_resumes(tmp_path):
+    def trained(steps, state=None):
+        torch.manual_seed(0)
+        model = build_inr("relu", **NETWORK)
+        optimizer = controls.MuonForHidden(training.parameter_groups(model, 1e-3, 8.0), fused=True)
+        for step in range(steps):
+            if step == 1 and state:
+                model.load_state_dict(state[0])
+                optimizer.load_state_dict(state[1])
+            optimizer.zero_grad()
+            model(torch.linspace(-1, 1, 9)[:, None]).square().mean().backward()
+            optimizer.step()
+        return [copy.deepcopy(part.state_dict()) for part in (model, optimizer)]
+
+    start, once, twice = (trained(steps) for steps in (0, 1, 2))
+    moved = once[0]["2.weight"] - start[0]["2.weight"]
+    singular_values = torch.linalg.svdvals(moved)  # those of an orthogonal matrix, as far as the gradient has ranks
+    assert 0.6 < singular_values[0] / 8e-3 < 1.3 and singular_values[0] < 2 * singular_values[2]
+    assert (once[0]["0.weight"] - start[0]["0.weight"]).abs().max() == pytest.approx(1e-3, rel=1e-3)  # Adam's
+    resumed = trained(2, once)
+    assert all(value.equal(resumed[0][name]) for name, value in twice[0].items())
