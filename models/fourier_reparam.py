@@ -61,11 +61,12 @@ class FourierReparamLinear(nn.Module):
         self.low_freq_num, self.high_freq_num, self.alpha, self.omega = low_freq_num, high_freq_num, alpha, omega
         shape = out_features, (low_freq_num + high_freq_num) * phase_num
         self.coefficients = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.register_parameter("bias", nn.Parameter(torch.empty_like(self.coefficients[:, 0])) if bias else None)
+        self.register_parameter("bias", nn.Parameter(self.coefficients.new_empty(out_features)) if bias else None)
         for name in ("phases", "waves"):  # not in state_dicts, as they follow from the arguments
             self.register_buffer(name, None, persistent=False)
         self._set_factors()
-        self.reset_parameters()
+        if not self.coefficients.is_meta:  # there torch would load its compiler, to fill nothing
+            self.reset_parameters()
 
     def exact_factors(self) -> tuple[Tensor, Tensor]:
         """α (cos φ, −sin φ), shape (2, P), and (cos fx, sin fx), shape (2, L + H, d_in); B is their `product`."""
