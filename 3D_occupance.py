@@ -180,7 +180,7 @@ def draw_close_ups(volume: np.ndarray, runs: list[Run], args: argparse.Namespace
         surfaces.append(meshes.extract_mesh(output_of(run), args.smooth))
         meshes.write_mesh(surfaces[-1], run.path(".ply"))
     view = meshes.VIEWS.get(runs[0].case, meshes.VIEW)
-    picture, window, close = meshes.render_with_close_up(surfaces, view, pixels=512)
+    picture, window, close = meshes.render_with_close_up(surfaces, view, pixels=384)
     shown = [(label, f"IoU {run.metric('iou'):.4f}", picture)
              for run, label, picture in zip(runs, labels(map(vars, runs)), close[1:])]
     figure = figures.close_ups(picture, window, close[0], shown)
