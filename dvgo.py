@@ -216,7 +216,7 @@ def render_again(run: Run, scene: Scene, args: argparse.Namespace):
 
 def coarse_run(run: Run) -> Run:
     """The run of the coarse stage that a fine one goes on from, with the options that hold for it."""
-    shared = ("size", "downscale", "background", "precision", "device")
+    shared = ("size", "downscale", "background", "hold_out", "precision", "device")
     config = {**run.config["coarse"], **{name: run.config[name] for name in ("scene", "background")}}
     return Run(run.results, run.experiment, run.case, "coarse", run.seed, config,
                {name: value for name, value in run.options.items() if name in shared}, {}, run.precision, run.device,

@@ -151,7 +151,7 @@ def resolve(args: argparse.Namespace, chosen: Network, paper: Mapping[str, Any],
     """
     default = {"hidden_lr": 1.0, **paper, **size}
     given = {name: value for name in args.settings if (value := getattr(args, name)) is not None}
-    shared = {name: value for name, value in given.items() if value != default[name]}
+    shared = {name: value for name, value in given.items() if value != default.get(name)}
     if args.precision != "fp32":
         shared["precision"] = args.precision
     alpha = default["network"].get("alpha")

@@ -38,6 +38,9 @@ def add_options(parser: cli.Parser) -> None:
     parser.add_setting("--batch", type=cli.whole(1), metavar="N", help="rays a step; in DVGO of the fine stage")
     parser.add_setting("--background", choices=("white", "black"),
                        help="what transparent pixels are put on (default: white)")
+    parser.add_setting("--hold-out", type=cli.whole(2), metavar="N",
+                       help="keep every N-th training view out of the training, and measure these instead of the test "
+                            "views: to choose a setting by")
     parser.add_argument("--frames", type=cli.whole(0, 1000), metavar="N",
                         help="pictures in the turntable (default: 60; --quick 12)")
     parser.sizes.add_argument("--medium", action="store_const", const="medium", dest="size",
@@ -68,11 +71,22 @@ def load(args: argparse.Namespace, default: dict[str, Any]) -> Scene:
         UserError: test views that are too small for the SSIM, or as for `load_scene`.
     """
     scene = load_scene(args.scene, args.data, args.downscale or default["downscale"])
+    if args.hold_out:
+        held_out = np.arange(len(scene.train.names)) % args.hold_out == args.hold_out - 1
+        if not held_out.any():
+            raise UserError(f"--hold-out {args.hold_out} leaves out none of the {len(held_out)} training views")
+        scene = Scene(scene.name, some_views(scene.train, ~held_out), some_views(scene.train, held_out))
     height, width = scene.test.images.shape[1:3]
     if min(height, width) < SSIM_WINDOW:
-        raise UserError(f"the test views are {width} × {height} pixels; at least {SSIM_WINDOW} a side are needed: "
+        raise UserError(f"the views are {width} × {height} pixels; at least {SSIM_WINDOW} a side are needed: "
                         "a smaller --downscale?")
     return scene
+
+
+def some_views(views: Views, chosen: np.ndarray) -> Views:
+    """Those views of which `chosen`, bool (N,), says so."""
+    return Views(views.images[chosen], views.poses[chosen], views.intrinsics[chosen],
+                 [name for name, is_chosen in zip(views.names, chosen) if is_chosen])
 
 
 def scene_config(scene: Scene) -> dict[str, Any]:
@@ -198,7 +212,7 @@ def render_only(runs: list[Run], render_again: Callable[[Run], tuple[dict[str, A
             raise UserError(f"{run.path('.json')} is not there; run without --render-only first")
         metrics, images = render_again(run)
         run.write(record, metrics, {**run.arrays(), "images": images})
-        print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} test views, written to "
+        print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} views, written to "
               f"{run.path('')}")
 
 
@@ -241,9 +255,10 @@ def draw_views(runs: list[Run], views: Views, title: str, path: Path) -> None:
 def draw_curves(runs: list[Run], title: str, path: Path) -> None:
     """PSNR of the training rays over the steps, averaged over hundredths of the training."""
     figure, axis = figures.curves("step", "PSNR of the training rays (dB)")
+    measured = "held-out views" if runs[0].config.get("hold_out") else "test views"
     for run, label in zip(runs, labels(map(vars, runs))):
         mse = run.arrays()["mse"]
         axis.plot(np.arange(1, len(mse) + 1), psnr(figures.smoothed(mse, len(mse) // 100)),
-                  **figures.line_style(run.mode, run.own), label=f"{label}\ntest views: {run.metric('psnr'):.2f} dB")
+                  **figures.line_style(run.mode, run.own), label=f"{label}\n{measured}: {run.metric('psnr'):.2f} dB")
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
     figures.save_curves(figure, title, path)

@@ -45,7 +45,8 @@ class Experiment(NamedTuple):
 
     Attributes:
         folder: below results/ and records/.
-        chosen: whether a best step may be chosen by the metric: it is that of the fit, and not of test views.
+        held_out: whether the metric is that of test views, so that the best step is chosen by other trainings, on views
+            held out of them.
     """
 
     title: str
@@ -55,7 +56,7 @@ class Experiment(NamedTuple):
     backbones: tuple[str, ...]
     metric: str
     seeds: tuple[int, ...]
-    chosen: bool = True
+    held_out: bool = False
 
 
 ALL = ("relu", "relu+pe", "sin")
@@ -67,7 +68,8 @@ EXPERIMENTS = {
     "3d": Experiment("3D", "3D_occupance", "--shape dragon --downscale 8 --epochs 25 --batch 20000",
                      "3d/dragon/epochs=25,downscale=8,batch=20000", ALL, "iou", (0, 1, 2)),
     **{f"{name} {scene}": Experiment(f"{title}, {scene}", script, f"--quick --scene {scene} --frames 0",
-                                     f"{name}/{scene}/quick", ("relu",), "psnr", (0, 1, 2), chosen=False)
+                                     f"{name}/{scene}/quick", ("relu",), "psnr", (0, 1, 2),
+                                     held_out=True)
        for name, title, script in (("dvgo", "DVGO", "dvgo"), ("ngp", "Instant-NGP", "InstantNGP"))
        for scene in ("lego", "toy")},
 }
@@ -87,6 +89,14 @@ def key(mode: str, own: dict[str, Any], seed: int) -> Key:
 def key_of(run: Run) -> Key:
     """Likewise."""
     return key(run.mode, run.own, run.seed)
+
+
+def choosing(experiment: Experiment) -> Experiment:
+    """The experiment whose metric chooses the best step."""
+    if not experiment.held_out:
+        return experiment
+    return experiment._replace(options=f"{experiment.options} --hold-out 10", folder=f"{experiment.folder},hold_out=10",
+                               held_out=False)
 
 
 def learning_rate_and_network(experiment: Experiment, mode: str) -> tuple[float, dict[str, Any]]:
@@ -197,6 +207,7 @@ class Pair(NamedTuple):
     Attributes:
         fr_step: FR's step of W at the script's learning rate; the plain network's is 1.
         values: the metric of each seed, by whether with FR, and step.
+        choosing: likewise that by which the best step is chosen.
         config: of one of the plain runs; empty where there is none.
     """
 
@@ -204,23 +215,32 @@ class Pair(NamedTuple):
     backbone: str
     fr_step: float
     values: dict[tuple[bool, float], np.ndarray]
+    choosing: dict[tuple[bool, float], np.ndarray]
     config: dict[str, Any]
 
 
 def measured(experiment: Experiment, args: argparse.Namespace) -> list[Pair]:
     """The pairs of an experiment, as far as there are records of all seeds."""
-    found, pairs = records(experiment, args), []
+    pairs = []
     for backbone in experiment.backbones:
-        values, config = {}, dict[str, Any]()
-        for step in steps(experiment, backbone):
-            for with_fr, network in at_step(experiment, backbone, step).items():
-                of_seeds = [found[of_seed] for seed in args.seeds or experiment.seeds
-                            if (of_seed := key(*network, seed)) in found]
-                if len(of_seeds) == len(args.seeds or experiment.seeds):
-                    values[with_fr, step] = np.array([record["metrics"][experiment.metric] for record in of_seeds])
-                    config = config if with_fr else of_seeds[0]["config"]
-        pairs.append(Pair(experiment, backbone, fr_step(experiment, backbone), values, config))
+        values, config = of_steps(experiment, backbone, args)
+        pairs.append(Pair(experiment, backbone, fr_step(experiment, backbone), values,
+                          of_steps(choosing(experiment), backbone, args)[0], config))
     return pairs
+
+
+def of_steps(experiment: Experiment, backbone: str, args: argparse.Namespace
+             ) -> tuple[dict[tuple[bool, float], np.ndarray], dict[str, Any]]:
+    """The `values` and the `config` of a pair."""
+    found, values, config = records(experiment, args), {}, dict[str, Any]()
+    for step in steps(experiment, backbone):
+        for with_fr, network in at_step(experiment, backbone, step).items():
+            of_seeds = [found[of_seed] for seed in args.seeds or experiment.seeds
+                        if (of_seed := key(*network, seed)) in found]
+            if len(of_seeds) == len(args.seeds or experiment.seeds):
+                values[with_fr, step] = np.array([record["metrics"][experiment.metric] for record in of_seeds])
+                config = config if with_fr else of_seeds[0]["config"]
+    return values, config
 
 
 COLUMNS = ["experiment", "backbone", "FR's step", "equal learning rate", "equal step: plain's", "equal step: FR's",
@@ -237,11 +257,9 @@ def gains(pair: Pair) -> list[str]:
         difference = better * (pair.values[True, fr] - pair.values[False, plain])
         return mean_and_spread(list(difference), digits).replace("-", "−")
 
-    at_best = "not chosen"
-    if pair.experiment.chosen:
-        fr, plain = (max((step for of_fr, step in pair.values if of_fr == with_fr), default=1.0,
-                         key=lambda step: better * pair.values[with_fr, step].mean()) for with_fr in (True, False))
-        at_best = f"{gain(fr, plain)} (× {fr / pair.fr_step:.3g}, × {plain:.3g})"
+    fr, plain = (max((step for of_fr, step in pair.choosing if of_fr == with_fr), default=math.nan,
+                     key=lambda step: better * pair.choosing[with_fr, step].mean()) for with_fr in (True, False))
+    at_best = f"{gain(fr, plain)} (× {fr / pair.fr_step:.3g}, × {plain:.3g})" if pair.choosing else "not chosen"
     plain_lr, fr_lr = (learning_rate_and_network(pair.experiment, mode)[0]
                        for mode in (pair.backbone, f"{pair.backbone}+fr"))
     not_equal = f" (FR's is × {fr_lr / plain_lr:g})" if fr_lr != plain_lr else ""
@@ -343,8 +361,8 @@ def main() -> None:
     args = parse(__doc__, list(EXPERIMENTS))
     experiments = [EXPERIMENTS[name] for name in args.only]
     for experiment in experiments:
-        if not args.draw:
-            train(experiment, args)
+        for trained in dict.fromkeys([experiment, choosing(experiment)] if not args.draw else []):
+            train(trained, args)
     pairs = [pair for experiment in experiments for pair in measured(experiment, args)]
     shown = [pair for pair in pairs if pair.config]
     if not shown:

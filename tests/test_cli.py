@@ -23,7 +23,7 @@ OTHER = {"steps": "--steps 7", "epochs": "--epochs 7", "batch": "--batch 9", "do
          "resolution": "--resolution 9", "background": "--background black", "tv_density": "--tv-density 0.5",
          "tv_features": "--tv-features 0.5", "mask_renew": "--no-mask-renew", "act_decay": "--no-act-decay",
          "lr": "--lr 0.123", "alpha": "--alpha 0.456", "hidden_lr": "--hidden-lr 0.789",
-         "precision": "--precision bf16", "size": "--quick"}
+         "precision": "--precision bf16", "size": "--quick", "hold_out": "--hold-out 4"}
 # The options that decide which runs there are, and those that change nothing of one but its speed, place or pictures.
 NO_SETTINGS = {"modes", "seeds", "image", "shape", "scene", "debug", "device", "data", "results", "figures", "force",
                "checkpoint_every", "chunk", "smooth", "frames", "render_only", "settings", "command"}

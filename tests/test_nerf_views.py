@@ -145,6 +145,18 @@ def trained(path, mode, psnr, own=None):
     return run
 
 
+def test_held_out_views_are_measured_and_not_trained_on(monkeypatch):
+    monkeypatch.setattr(nerf_views, "load_scene", lambda *_: SCENE)
+    options = argparse.Namespace(scene="toy", data=None, downscale=1, hold_out=2)
+    scene = nerf_views.load(options, {})
+    assert scene.train.names == ["a", "c"] and scene.test.names == ["b"]
+    assert np.array_equal(scene.train.images, VIEWS.images[[0, 2]])
+    assert np.array_equal(scene.test.poses, VIEWS.poses[[1]]) and len(scene.test.intrinsics) == 1
+    options.hold_out = 4
+    with pytest.raises(UserError, match="none of the 3 training views"):
+        nerf_views.load(options, {})
+
+
 def test_what_is_rendered_again_is_what_the_record_says(tmp_path, capsys):
     run = trained(tmp_path, "relu", 30.0)
     before = run.record()
@@ -152,7 +164,7 @@ def test_what_is_rendered_again_is_what_the_record_says(tmp_path, capsys):
     nerf_views.render_only([run], lambda _: ({"psnr": 31.0, "views": VIEWS.names}, images))
     assert run.record() == {**before, "metrics": {"psnr": 31.0, "views": VIEWS.names}}
     assert np.array_equal(run.arrays()["images"], images) and len(run.arrays()["mse"]) == 10
-    assert f"31.00 dB on 3 test views, written to {run.path('')}" in capsys.readouterr().out
+    assert f"31.00 dB on 3 views, written to {run.path('')}" in capsys.readouterr().out
     other = Run(tmp_path, "ngp", "toy", "relu", 0, {**run.config, "scene": {"test": [1]}})
     with pytest.raises(UserError, match="was made with scene .*--force"):  # other test views
         nerf_views.render_only([other], lambda _: pytest.fail("was rendered"))
