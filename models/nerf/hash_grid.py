@@ -209,10 +209,11 @@ class _Interpolate(torch.autograd.Function):
         def scatter(levels: slice) -> None:
             cell, upper = grid.cells(x01, levels)
             x, y, z = torch.addcmul(grid._weight.to(upper), grid._weight_slope.to(upper), upper.unsqueeze(1)).unbind(0)
-            weights = ((x[:, None] * y)[:, :, None] * z).flatten(0, 2)
+            across = (x[:, None] * y).flatten(0, 1)  # four weights, of an edge along z each
             for part, start, rows in grid.rows(cell, levels):
                 for target, column in zip(_columns(table_gradient[start:]), _columns(gradient[levels][part])):
-                    target.index_add_(0, rows.flatten(), (weights[:, part] * column).flatten())
+                    of_corners = across[:, None, part] * (z[:, part] * column)
+                    target.index_add_(0, rows.flatten(), of_corners.flatten())
 
         share_out(scatter, grid.batches(), x01.device)
         return None, table_gradient, None, None
