@@ -147,14 +147,14 @@ class InstantNGPField(nn.Module):
         rays = len(origins)
         offsets = torch.rand_like(origins[:, 0]) if jitter else None
         t, ray_index = self.march(origins, directions, offsets)
-        points = points_along(origins, directions, t, ray_index)
         with torch.no_grad():
-            sigma, features, encoded = self.density(points)
+            sigma, features, encoded = self.density(points_along(origins, directions, t, ray_index))
             # Whatever the opacity, as the gradient of `truncated_exp` does not vanish with it.
             seen = contributing(sigma * -self.occupancy.step, ray_index, rays, MIN_TRANSMITTANCE).nonzero().squeeze(1)
         t, ray_index = t.index_select(0, seen), ray_index.index_select(0, seen)
         if torch.is_grad_enabled():
-            sigma, features, _ = self.density(points.index_select(0, seen), encoded.index_select(0, seen))
+            points = points_along(origins, directions, t, ray_index)
+            sigma, features, _ = self.density(points, encoded.index_select(0, seen))
         else:
             sigma, features = sigma.index_select(0, seen), features.index_select(0, seen)
 

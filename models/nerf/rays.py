@@ -111,4 +111,6 @@ def uniform_samples(t_min: Tensor, t_max: Tensor, step: Tensor) -> tuple[Tensor,
 
 def points_along(origins: Tensor, directions: Tensor, t: Tensor, ray_index: Tensor) -> Tensor:
     """The points o + t d, (S, 3), of samples at `t` (S,) along the rays `ray_index` (S,)."""
-    return torch.addcmul(origins.index_select(0, ray_index), t[:, None], directions.index_select(0, ray_index))
+    # Axis by axis: on a CPU rows of three numbers are looked up at a third of the speed.
+    return torch.stack([torch.addcmul(origin.index_select(0, ray_index), t, direction.index_select(0, ray_index))
+                        for origin, direction in zip(origins.T.contiguous(), directions.T.contiguous())]).T
