@@ -1,12 +1,13 @@
 """The benchmarks time what they say they do."""
 
+import multiprocessing
 from importlib import import_module
 
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import common, radiance_fields
+from benchmarks import chunks, common, radiance_fields
 from benchmarks.__main__ import ARGUMENTS
 from models import FourierReparamLinear, build_inr
 from models.nerf.hash_grid import HashGrid
@@ -80,6 +81,20 @@ def test_the_radiance_fields_are_timed(monkeypatch, capsys):
     radiance_fields.main()
     output = capsys.readouterr().out
     assert all(f"\n{name} " in output for name in ("DVGO coarse", "DVGO fine", "Instant-NGP"))
+
+
+@pytest.mark.parametrize("experiment, script", [("2d", "2d_image_fitting"), ("3d", "3D_occupance")])
+def test_chunks_of_the_scripts_size_give_the_loss_of_all_points_at_once(experiment, script, monkeypatch):
+    assert import_module(script).CPU_CHUNK == chunks.CHUNK
+    monkeypatch.setattr(chunks, "keep_freed_memory", lambda: None)
+    losses = []
+    for chunk in (24, 64):
+        ours, theirs = multiprocessing.Pipe()
+        for count in (1, 2, 0):
+            ours.send(count)
+        chunks.serve(theirs, experiment, "sin+fr", 64, chunk, torch.get_num_threads())
+        losses.append((ours.recv(), ours.recv()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0][0] != losses[0][1]
 
 
 def test_one_of_them_runs(monkeypatch, capsys):
