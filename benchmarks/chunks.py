@@ -1,0 +1,85 @@
+"""A training step of 2D and 3D as the scripts do it on a CPU, against all points at once.
+
+    python -m benchmarks.chunks [--full]
+
+The scripts compose W = Λ B once a step, take the points in chunks that a CPU's caches hold, and keep freed memory. The
+plain way takes all points at once. Each is timed in a process of its own, block by block in turn, as memory is kept or
+not by a whole process. `difference` is that of the losses of the last steps.
+"""
+
+import functools
+import multiprocessing
+import statistics
+from multiprocessing.connection import Connection
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks.common import device_name, interleaved, paper_network, ratio
+from harness import cli
+from harness.allocator import keep_freed_memory
+from harness.training import composed_once
+from models import build_inr
+
+POINTS = {"2d": 32_768, "3d": 16_384}
+FULL = {"2d": 98_304, "3d": 50_000}
+CHUNK = 4_096  # as in the scripts
+
+
+def serve(connection: Connection, experiment: str, mode: str, points: int, chunk: int, threads: int) -> None:
+    """Do as many steps as is asked for, again and again, and answer with the last loss."""
+    if chunk < points:
+        keep_freed_memory()
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    network = paper_network(experiment, mode)
+    model = build_inr(mode, **network)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    x, target = 2 * torch.rand(points, network["in_features"]) - 1, torch.rand(points, network["out_features"])
+    while count := connection.recv():
+        for _ in range(count):
+            optimizer.zero_grad()
+            with composed_once(model):
+                losses = []
+                for of_x, of_target in zip(x.split(chunk), target.split(chunk)):
+                    losses.append(F.mse_loss(model(of_x), of_target) * (len(of_x) / points))
+                    losses[-1].backward()
+            optimizer.step()
+        connection.send(sum(losses).item())
+
+
+def measure(experiment: str, mode: str, points: int, rounds: int) -> None:
+    """Time the two ways in turn and print a line."""
+    context, losses = multiprocessing.get_context("spawn"), {}
+    pipes: dict[str, Connection] = {}
+    for way, chunk in (("chunks", CHUNK), ("at once", points)):
+        pipes[way], theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, experiment, mode, points, chunk, torch.get_num_threads()),
+                        daemon=True).start()
+
+    def advance(count: int, way: str) -> None:
+        pipes[way].send(count)
+        losses[way] = pipes[way].recv()
+
+    times = interleaved({way: functools.partial(advance, way=way) for way in pipes}, torch.device("cpu"), rounds, 2)
+    for pipe in pipes.values():
+        pipe.send(0)
+    print(f"{experiment.upper() + ', ' + mode:<14}{points:>9,}{1e3 * statistics.median(times['chunks']):>9.0f}"
+          f"{1e3 * statistics.median(times['at once']):>13.0f}{ratio(times['at once'], times['chunks']):>18.2f}"
+          f"{abs(losses['chunks'] / losses['at once'] - 1):>12.0e}", flush=True)
+
+
+def main() -> None:
+    parser = cli.Parser(__doc__)
+    parser.add_argument("--device", default="cpu", help="of no meaning here: a GPU takes all points at once")
+    parser.add_argument("--full", action="store_true", help="98,304 pixels, 50,000 voxels")
+    parser.add_argument("--rounds", type=cli.whole(1), default=5)
+    args = parser.parse_args()
+    print(f"{device_name(torch.device('cpu'))}, chunks of {CHUNK:,}")
+    print(f"{'a step of':<14}{'points':>9}{'ms':>9}{'at once, ms':>13}{'at once / chunks':>18}{'difference':>12}")
+    for experiment, mode in (("2d", "relu+fr"), ("2d", "sin"), ("2d", "sin+fr"), ("3d", "sin"), ("3d", "sin+fr")):
+        measure(experiment, mode, (FULL if args.full else POINTS)[experiment], args.rounds)
+
+
+if __name__ == "__main__":
+    cli.run(main)
