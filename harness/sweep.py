@@ -1,7 +1,6 @@
 """Train the runs that have no finished record: one by one, on the cores of a CPU at once, or over torchrun's ranks."""
 
 import argparse
-import contextlib
 import functools
 import multiprocessing
 import os
@@ -17,14 +16,11 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 import torch
-from tqdm import tqdm
 
 from data.errors import UserError, describe
 from harness.device import cpu_count
 from harness.files import check_writable
 from harness.records import Run
-
-_bar_position = 0
 
 
 class Job(NamedTuple):
@@ -44,14 +40,6 @@ def first_rank() -> bool:
     return not torchrun() or os.environ["RANK"] == "0"
 
 
-def progress(total: int, done: int, label: str) -> tqdm:
-    """A progress bar for a run of `total` steps, on a line of its own among the workers'; under torchrun for rank 0."""
-    if done:
-        tqdm.write(f"{label}: going on after step {done:,} of {total:,}")
-    return tqdm(total=total, initial=done, desc=label, position=_bar_position, leave=False, dynamic_ncols=True,
-                disable=None if first_rank() else True)
-
-
 def in_ranks(main: Callable[[], None]) -> Callable[[], None]:
     """A script's `main` for torchrun: the ranks above 0 begin it when rank 0 has come to its sweep, or end if it ends.
 
@@ -62,11 +50,10 @@ def in_ranks(main: Callable[[], None]) -> Callable[[], None]:
         if torchrun():
             _end_with(os.getppid())
             torch.distributed.init_process_group("gloo", timeout=timedelta(days=365))  # no run takes longer
-            if not first_rank():
-                signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it at once; rank 0 says how to go on
-                _gather(None)
-                with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):  # rank 0 has said it
-                    main()
+        if not first_rank():
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it at once; rank 0 says how to go on
+            sys.stdout = open(os.devnull, "w")  # rank 0 says it all, but for what _attempt prints
+            _gather(None)
         main()
     return joined
 
@@ -80,21 +67,28 @@ def sweep(*stages: list[Job], args: argparse.Namespace, parallel: bool) -> None:
     Args:
         stages: the jobs. Those of a stage begin when the stage before is done, whose results they need.
         args: the options: with `force` finished runs are trained too, with `debug` every failure has its traceback.
-        parallel: on a CPU, train as many at a time as there are processors, on one thread each; of no meaning under
-            torchrun.
+        parallel: on a CPU, train as many at a time as there are processors, on one thread each.
     """
     for folder in dict.fromkeys([args.figures, *(job.run.path("").parent for jobs in stages for job in jobs)]):
         check_writable(folder)
-    unfinished = [[i for i, job in enumerate(jobs) if args.force or not job.run.finished()] for jobs in stages]
+    finished = [[not args.force and job.run.finished() for job in jobs] for jobs in stages]
     if torchrun() and first_rank():
         _gather(None)  # that of `in_ranks`: nothing was wrong, the others load the data too
+    attempt = functools.partial(_attempt, args=args, one_thread=parallel)
     failures: list[str] = []
-    for jobs, left in zip(stages, _gather(unfinished)[0]):  # rank 0's, as of a moment when none had begun to train
-        for i in sorted(set(range(len(jobs))) - set(left)) if first_rank() else []:
-            print(f"{jobs[i].run}: finished before, {jobs[i].run.path('.json')}")
-        attempt = functools.partial(_attempt, args=args, one_thread=parallel)
-        outcomes = _train([jobs[i] for i in left], attempt, parallel)
-        failures += [failure for share in _gather(outcomes) for failure in share if failure]
+    for jobs, of_jobs in zip(stages, _gather(finished)[0]):  # rank 0's, of a moment when none had begun to train
+        for job, is_finished in zip(jobs, of_jobs):
+            if is_finished:
+                print(f"{job.run}: finished before, {job.run.path('.json')}")
+        jobs = [job for job, is_finished in zip(jobs, of_jobs) if not is_finished]
+        if parallel or torchrun():  # the longest first: then none is left alone with a long one at the end
+            jobs.sort(key=lambda job: [kind not in job.run.path(".json").name for kind in ("+fr", "sin")])
+        if torchrun():
+            jobs = jobs[torch.distributed.get_rank()::torch.distributed.get_world_size()]
+        in_parallel = parallel and not torchrun() and all(job.run.device == "cpu" for job in jobs)
+        processes = min(cpu_count(), len(jobs)) if in_parallel else 1
+        outcomes = _in_processes(processes, jobs, attempt) if processes > 1 else [attempt(job) for job in jobs]
+        failures += [failure for of_rank in _gather(outcomes) for failure in of_rank if failure]
     if not first_rank():
         raise SystemExit(0)  # any other status, and torchrun would end rank 0 before it has reported the failures
     if failures:
@@ -113,18 +107,6 @@ def _gather(value: Any) -> list:
             raise UserError("a rank has ended early; the same command goes on with what is not finished") from error
         raise SystemExit(0) from None  # rank 0 or torchrun says why
     return values
-
-
-def _train(jobs: list[Job], attempt: Callable[[Job], str], parallel: bool) -> list[str]:
-    """Train the jobs, in a rank its share of them; what went wrong with each."""
-    processes = min(cpu_count(), len(jobs)) if parallel and all(job.run.device == "cpu" for job in jobs) else 1
-    if not torchrun() and processes <= 1:
-        return [attempt(job) for job in jobs]
-    # The longest first: then no process is left alone with a long one at the end.
-    jobs = sorted(jobs, key=lambda job: [kind not in job.run.path(".json").name for kind in ("+fr", "sin")])
-    if not torchrun():
-        return _in_processes(processes, jobs, attempt)
-    return [attempt(job) for job in jobs[torch.distributed.get_rank()::torch.distributed.get_world_size()]]
 
 
 def _attempt(job: Job, args: argparse.Namespace, one_thread: bool) -> str:
@@ -146,20 +128,17 @@ def _attempt(job: Job, args: argparse.Namespace, one_thread: bool) -> str:
         return f"{job.run}: {describe(error)}"
     finally:
         torch.set_num_threads(threads)
-    clear_line = "\r\033[K" if sys.stdout.isatty() else ""  # a bar of another process may stand there
-    tqdm.write(f"{clear_line}{job.run}: {line}", file=sys.stdout if first_rank() else sys.__stdout__)
-    sys.stdout.flush()  # this process may be ended at any moment
+    clear_line = "\r\033[K" if sys.stdout.isatty() else ""  # the bar of another process may stand there
+    print(f"{clear_line}{job.run}: {line}", file=sys.stdout if first_rank() else sys.__stdout__, flush=True)
     return ""
 
 
 def _in_processes(count: int, jobs: list[Job], attempt: Callable[[Job], str]) -> list[str]:
     """Train the jobs in this process and in `count` - 1 workers, which have yet to import torch."""
-    context = multiprocessing.get_context("spawn")  # a forked process inherits torch's threads in a broken state
-    position = context.Value("i", 0)
-    tqdm.set_lock(position.get_lock())
     sys.stdout.flush()  # what was printed before comes before the lines of the workers
     outcomes, killed = [], []
-    with ProcessPoolExecutor(count - 1, context, _begin_worker, (os.getpid(), position)) as pool:
+    # Not forked: a forked process inherits torch's threads in a broken state.
+    with ProcessPoolExecutor(count - 1, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),)) as pool:
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: Ctrl-C reaches them too
         futures = [pool.submit(attempt, job) for job in jobs[1:]]
         signal.signal(signal.SIGINT, handler)
@@ -176,15 +155,6 @@ def _in_processes(count: int, jobs: list[Job], attempt: Callable[[Job], str]) ->
                 worker.terminate()
             raise
     return outcomes + [f"{', '.join(killed)}: a worker was killed; was there enough memory?"] * bool(killed)
-
-
-def _begin_worker(parent: int, position: Any) -> None:
-    global _bar_position
-    with position.get_lock():
-        position.value += 1
-        _bar_position = position.value
-    tqdm.set_lock(position.get_lock())
-    _end_with(parent)
 
 
 def _end_with(parent: int) -> None:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import functools
 import math
+import multiprocessing
 import timeit
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,12 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from data.errors import UserError
 from harness.allocator import keep_freed_memory
 from harness.device import Stopwatch, choose_device, set_precision
 from harness.records import Run
-from harness.sweep import progress
+from harness.sweep import first_rank
 from models import FourierReparamLinear
 
 
@@ -56,7 +58,10 @@ def steps(run: Run, args: argparse.Namespace, losses: Tensor, clock: Stopwatch, 
     show_every = min(100, max(20, total // 100))
     state.update(losses=losses, clock=clock)
     step = run.restore(**state)
-    with progress(total, step, str(run)) as bar:
+    if step:
+        tqdm.write(f"{run}: going on after step {step:,} of {total:,}")
+    hidden = not first_rank() or multiprocessing.parent_process() is not None  # one bar, that of the first process
+    with tqdm(total=total, initial=step, desc=str(run), leave=False, dynamic_ncols=True, disable=hidden or None) as bar:
         while step < total:
             first = step
             stop = min(total, *(step - step % every + every for every in (show_every, args.checkpoint_every)))
