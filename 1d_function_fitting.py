@@ -4,8 +4,8 @@
     python 1d_function_fitting.py --quick                       the same for 2,000 steps
     python 1d_function_fitting.py --modes sin+fr sin+fr,alpha=0.01      networks side by side that differ in a setting
 
-Trains each network on f(x) = 2·round((sin 3πx + sin 5πx + sin 7πx + sin 9πx) / 2) with the full batch of 300 points,
-keeps its output at every step, and computes the empirical neural tangent kernel (NTK) every tenth of the steps. Writes
+The target is f(x) = 2·round((sin 3πx + sin 5πx + sin 7πx + sin 9πx) / 2) at 300 points, all of them in each step. A
+network's output is kept at every step, its empirical neural tangent kernel (NTK) ten times. The script writes
 
     results/1d/function/<network>-seed<k>.json  loss, relative error at four frequencies, shares of the NTK's spectrum
     results/1d/function/<network>-seed<k>.npz   the outputs (steps × 300), the NTK's eigenvalues, one layer's Λ
@@ -50,7 +50,7 @@ FR = {
     "low_freq_num": 64,     # released code
     "high_freq_num": 64,    # released code
     "phase_num": 16,        # released code
-    "alpha": 0.05,          # released code for ReLU; for sine its heat map, although a comment there says 0.01
+    "alpha": 0.05,          # released code for ReLU; for SIREN its heat map, although a comment there says 0.01
 }
 PE = {"pe_frequencies": int(math.log2(POINTS / 4))}  # released code
 SINE = {"first_omega": 5.0, "hidden_omega": 5.0}     # released code
@@ -65,7 +65,7 @@ NETWORKS = {
 QUICK: dict = {"steps": 2_000}
 COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
 
-EIGENVALUES = 4  # of the NTK, the largest, whose shares are reported one by one
+EIGENVALUES = 4  # the number of the NTK's largest that are reported one by one
 
 
 def train(run: Run, args: argparse.Namespace, build: Callable[..., torch.nn.Sequential] = build_inr,
@@ -150,7 +150,7 @@ def draw_fits(runs: list[Run], args: argparse.Namespace) -> None:
 
 
 def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
-    """The part of the NTK's spectrum that its largest eigenvalues hold, over training; the mean of the seeds."""
+    """The share of the NTK's sum that its largest eigenvalues hold, over training; the mean of the seeds."""
     first = [run for run in runs if run.seed == args.seeds[0]]
     figure, panels = figures.grid_by_backbone(first, width=3.8, height=2.3, sharex=True, sharey=True)
     shades = figures.shades(EIGENVALUES)

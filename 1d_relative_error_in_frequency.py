@@ -1,11 +1,11 @@
 """Draw the relative error in frequency over training, the heat maps of section 4 of the paper as curves.
 
-    python 1d_relative_error_in_frequency.py            of the records of 1d_function_fitting.py, which it runs first
-    python 1d_relative_error_in_frequency.py --quick    where they are not there
+    python 1d_relative_error_in_frequency.py            of the records of 1d_function_fitting.py
+    python 1d_relative_error_in_frequency.py --quick    of those with --quick
 
-With |F| the magnitude of the DFT over the 300 samples, the error at a frequency k is ||F_output(k)| − |F_target(k)|| /
-|F_target(k)|; the target's energy lies at 1.5, 2.5, 3.5 and 4.5 cycles a unit of x. Reads the outputs at every step,
-results/1d/function/<options>/<network>-seed<k>.npz, and writes
+Networks that have no record are trained first, by that script. F is the DFT over the 300 samples. The error at a
+frequency k is ||F_output(k)| − |F_target(k)|| / |F_target(k)|. The target's energy lies at 1.5, 2.5, 3.5 and 4.5 cycles
+a unit of x. The script reads the outputs at every step, results/1d/function/<options>/<network>-seed<k>.npz, and writes
 
     figures/1d/function/<options>/relative_error.png    a panel a network, FR right of its baseline, a curve a frequency
 

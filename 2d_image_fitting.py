@@ -6,7 +6,7 @@
     python 2d_image_fitting.py --image 1 2 8        other Kodak images; `all` for the 24, or the path of an image file
     python 2d_image_fitting.py --modes sin sin,lr=3e-4 sin+fr       side by side, a network at two learning rates
 
-Each network maps a pixel's position to its color and is trained on all pixels at once, or on --batch of them. Writes
+Each network maps a pixel's position to its color. A step takes all pixels, or --batch of them. The script writes
 
     results/2d/<image>/<options>/<network>-seed<k>.json     PSNR at the end, at some steps and the best of all, SSIM
     results/2d/<image>/<options>/<network>-seed<k>.npz      the reconstruction and the PSNR at every step
@@ -15,7 +15,7 @@ Each network maps a pixel's position to its color and is trained on all pixels a
     figures/2d/<image>/<options>/psnr.png                   PSNR over the steps
     figures/2d/<image>/<options>/spectrum.png               the error's radially averaged power spectrum
 
-<options> are what differs from the defaults, as quick or batch=8192; there is no such folder where nothing does.
+<options> are what differs from the defaults, as quick or batch=8192. Where nothing does, there is no such folder.
 """
 
 import argparse
@@ -70,7 +70,7 @@ NETWORKS = {                                         # α: released code
 }
 # A smaller image and fewer steps at the first learning rate; the same networks.
 QUICK: dict = {"steps": 100, "decay_at": 100, "downscale": 8}
-EVALUATIONS = 20      # of the whole image in a training
+EVALUATIONS = 20      # of the whole image during a training
 CPU_CHUNK = 4_096     # pixels whose activations stay in a CPU's cache
 
 

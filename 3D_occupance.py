@@ -6,7 +6,8 @@
     python 3D_occupance.py --modes sin sin+fr sin+fr,lr=5e-4                one network at two learning rates
     python 3D_occupance.py --shape path/to/mesh.ply --resolution 256        or a .mat or .npy volume
 
-Each network maps a voxel's position to whether it is full, and is trained on all voxels in random order. Writes
+Each network maps a voxel's position to whether it is full. It is trained on all voxels in random order. The script
+writes
 
     results/3d/<volume>/<options>/<network>-seed<k>.json    IoU on the whole grid, Chamfer distance and F-score
     results/3d/<volume>/<options>/<network>-seed<k>.npz     the network's output in 256 levels, the IoU after each epoch
@@ -60,7 +61,7 @@ FR = {
 }
 PE = {"pe_frequencies": 10}                          # released code
 SINE = {"first_omega": 30.0, "hidden_omega": 30.0}   # released code
-# The paper's learning rates are not known but for sin+fr. With 5e-3 sin ends in an empty volume (IoU 0).
+# Of the paper's learning rates only that of sin+fr is known. With 5e-3 sin ends in an empty volume (IoU 0).
 NETWORKS = {
     "relu":       {"lr": 2e-3, "network": {**MLP}},                              # lr: a later work's
     "relu+fr":    {"lr": 2e-3, "network": {**MLP, **FR, "alpha": 0.01}},         # lr: a later work's
@@ -69,8 +70,8 @@ NETWORKS = {
     "sin":        {"lr": 5e-4, "network": {**MLP, **SINE}},                      # lr: a later work's
     "sin+fr":     {"lr": 5e-3, "network": {**MLP, **SINE, **FR, "alpha": 0.001}},  # lr: released code
 }
-DECAY = 0.2  # of the learning rate over all epochs (released code)
-QUICK: dict = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, as a solid has
+DECAY = 0.2  # what all epochs together multiply the learning rate by (released code)
+QUICK: dict = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, like a solid
 RESOLUTION, QUICK_RESOLUTION = 256, 28  # voxels along the longest side of a solid or mesh
 LEVELS = 256  # of the output that is kept, from 0 to 1
 CPU_CHUNK = 4_096  # voxels whose activations stay in a CPU's cache
@@ -82,7 +83,7 @@ def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int
 
     What lies beyond 0 and 1 is cut off. 128 and more are outputs of 1/2 and more: full.
     """
-    # Into memory of its own: small results among large activations keep the freed ones from being used again.
+    # The results have memory of their own. Among large activations they would keep the freed ones from being reused.
     levels = torch.empty(len(voxels), dtype=torch.uint8, device=voxels.device)
     with torch.no_grad():
         for part, index in zip(levels.split(chunk), voxels.split(chunk)):
@@ -101,7 +102,7 @@ def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
     batches = training.Batches(len(full), config["batch"], run.seed, device, drop_last=False)
     chunk = args.chunk or (batches.size if device.type == "cuda" else CPU_CHUNK)
 
-    # What the curve is measured on: two batches of voxels, always the same.
+    # The curve is measured on two batches of voxels, always the same.
     sample = training.random_order(len(full), run.seed, -1, device)[:2 * batches.size]
     curve = torch.zeros(config["epochs"])
     losses, clock = torch.zeros(config["epochs"] * batches.per_epoch, device=device), Stopwatch(device)
@@ -222,7 +223,7 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     for run, axis, label in zip(runs, panels, labels(map(vars, runs))):
         predicted = output_of(run) > 0.5
         counts = seen(volume & ~predicted), seen(predicted & ~volume)
-        # Each by its own scale, which the title says: one for all would leave the better networks white.
+        # Each panel has its own scale, which its title says. One for all would leave the better networks white.
         most = max(1, np.quantile(np.maximum(*counts)[np.maximum(*counts) > 0], 0.99)) if np.any(counts) else 1
         ink = sum((of_kind / most).clip(0, 0.75)[..., None] * color for of_kind, color in zip(counts, colors))
         axis.imshow((1 - silhouette - ink).clip(0, 1), interpolation="nearest")

@@ -1,5 +1,6 @@
-"""Train Instant-NGP (Müller, Evans, Schied and Keller, SIGGRAPH 2022) with the plain and with the Fourier
-reparameterized color network (section 5 of the paper), from photographs with known cameras to renderings of new views.
+"""Train Instant-NGP (Müller et al., SIGGRAPH 2022) with a plain and with a Fourier reparameterized color network.
+
+This is of section 5 of the paper. It goes from photographs with known cameras to renderings of new views.
 
     python InstantNGP.py                lego at 800 × 800, both networks, 110 epochs: for a GPU
     python InstantNGP.py --medium       lego at 400 × 400, a quarter of the rays, a smaller encoding
@@ -7,7 +8,7 @@ reparameterized color network (section 5 of the paper), from photographs with kn
     python InstantNGP.py --render-only  the views and the turntable again, of fields trained before
 
 An epoch is 1,000 iterations of 8,192 rays. Nothing is compiled: the hash encoding, the occupancy grid and the marching
-of rays are plain PyTorch. Writes
+of rays are plain PyTorch. The script writes
 
     results/ngp/<scene>/<options>/<network>-seed<k>.json        PSNR and SSIM on the test views
     results/ngp/<scene>/<options>/<network>-seed<k>.npz, .pt    renderings and training curve; the field, FR folded
@@ -76,12 +77,12 @@ MEDIUM = {"epochs": 10, "iterations": 500, "batch": 2048, "warm_up": 128, "downs
 # A smaller encoding and occupancy grid, smaller batches; the same networks.
 QUICK = {"epochs": 10, "iterations": 65, "batch": 512, "lr": 1.4e-2, "warm_up": 64, "update_every": 4, "downscale": 8,
          "field": {"levels": 4, "log2_size": 18, "finest": 64, "resolution": 32, "steps": 192}}
-OPERATIONS_A_RAY = 20e6  # of matrix products that take as long on a CPU as a training step of a ray
-LAST_LR = 1 / 30  # of the first (ngp_pl: CosineAnnealingLR with eta_min = lr / 30)
+OPERATIONS_A_RAY = 20e6  # matrix products with so many take as long on a CPU as a training step of a ray
+LAST_LR = 1 / 30  # the last learning rate over the first (ngp_pl: CosineAnnealingLR with eta_min = lr / 30)
 
 
 def cosine(epoch: int, epochs: int) -> float:
-    """The factor on every learning rate, from 1 to LAST_LR. (CosineAnnealingLR has one last rate for all groups.)"""
+    """The factor on each learning rate, from 1 to LAST_LR. CosineAnnealingLR would give all groups one last rate."""
     return LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * epoch / epochs)) / 2
 
 

@@ -1,12 +1,14 @@
-"""Train DirectVoxGO (Sun, Sun and Chen, CVPR 2022) with the plain and with the Fourier reparameterized color network
-(section 5 of the paper), from photographs with known cameras to renderings of new views.
+"""Train DirectVoxGO (Sun, Sun and Chen, CVPR 2022) with a plain and with a Fourier reparameterized color network.
+
+This is of section 5 of the paper. It goes from photographs with known cameras to renderings of new views.
 
     python dvgo.py                      lego at 800 × 800, both networks, 25,000 iterations: for a GPU
     python dvgo.py --medium             lego at 400 × 400, a quarter of the rays, smaller grids
     python dvgo.py --quick              a small scene that is rendered here; nothing to download
     python dvgo.py --render-only        the views and the turntable again, of fields trained before
 
-First a coarse field finds where the scene is, the same for both networks; then the fine field is trained there. Writes
+First a coarse field, which both networks share, finds where the scene is. Then the fine field is trained there. The
+script writes
 
     results/dvgo/<scene>/<options>/coarse-seed<k>.json, .npz    the coarse field, reused by every run of the same seed
     results/dvgo/<scene>/<options>/<network>-seed<k>.json       PSNR and SSIM on the test views
@@ -14,8 +16,8 @@ First a coarse field finds where the scene is, the same for both networks; then 
     results/dvgo/<scene>/<options>/<network>-seed<k>/           views/ and depths/ of the test views, turntable.gif
     figures/dvgo/<scene>/<options>/close_ups.png, psnr.png      a test view, enlarged; PSNR over the iterations
 
-<options> are what differs from the defaults, as quick or background=black. --steps, --batch and --lr are the fine
-stage's iterations, rays and the color network's learning rate.
+<options> are what differs from the defaults, as quick or background=black. --steps and --batch are those of the fine
+stage; --lr is the color network's.
 """
 
 import argparse
@@ -96,7 +98,7 @@ QUICK = {"steps": 400, "batch": 512, "voxels": 48**3, "scale_at": [80, 160], "th
          "decay_steps": 400, "renew_every": 100, "downscale": 8,
          "coarse": {**COARSE, "steps": 250, "batch": 1024, "voxels": 32**3, "alpha_init": 1e-5, "grid_lr": 0.4,
                     "renew_every": 100}}
-OPERATIONS_A_RAY = 40e6  # of matrix products that take as long on a CPU as a training step of a ray
+OPERATIONS_A_RAY = 40e6  # matrix products with so many take as long on a CPU as a training step of a ray
 
 
 def training_step(field: DVGOField, optimizer: MaskedAdam, scheduler: ExponentialLR, dataset: RayDataset,
@@ -109,7 +111,7 @@ def training_step(field: DVGOField, optimizer: MaskedAdam, scheduler: Exponentia
     optimizer.zero_grad()
     loss.backward()
     for grid, weight in ((field.density, config.get("tv_density")), (field.features, config.get("tv_features"))):
-        if weight:  # not for Blender's scenes; 128 and 6 neighbors are the released code's unit
+        if weight:  # not for Blender's scenes; the released code counts in units of 128 nodes and 6 neighbors
             add_total_variation_(grid.values, weight / len(pixels) * max(grid.shape) / 128 / 6)
     optimizer.step()
     scheduler.step()
@@ -117,7 +119,7 @@ def training_step(field: DVGOField, optimizer: MaskedAdam, scheduler: Exponentia
 
 
 def make_optimizer(field: DVGOField, config: dict, factors: Tensor | None) -> tuple[MaskedAdam, ExponentialLR]:
-    """Adam that leaves alone the voxels that a step did not touch; in the coarse stage with a factor for each."""
+    """Adam that leaves alone the voxels that a step did not touch; `factors` scale the density's steps, if given."""
     density, features = field.density.values, field.features.values
     groups: list[dict] = ([{"params": [density, features]}] if factors is None else
                           [{"params": [density], "lr_factor": factors}, {"params": [features]}])
@@ -183,7 +185,7 @@ def train_fine(run: Run, scene: Scene, args: argparse.Namespace) -> str:
             to_come = sum(at > step + 1 for at in config["scale_at"])
             field.resize(config["voxels"] // 2**to_come, act_shift_decay=float(config["act_decay"]))
             optimizer, scheduler = make_optimizer(field, config, None)
-            state.update(optimizer=optimizer, scheduler=scheduler)  # those that a checkpoint keeps
+            state.update(optimizer=optimizer, scheduler=scheduler)  # a checkpoint keeps the new ones
         losses[step] = training_step(field, optimizer, scheduler, dataset, pool[batches[step]], config, autocast)
 
     plain = fold(field).requires_grad_(False)
@@ -206,7 +208,7 @@ def render_again(run: Run, scene: Scene, args: argparse.Namespace):
     device, autocast = training.prepare(args, run.seed)
     saved, config = nerf_views.load_field(run), run.config
     near, _ = near_far(scene.train.poses)
-    # Loading takes over the number of nodes that was saved: here the least will do.
+    # Loading takes over the number of nodes that was saved, whatever it is here.
     field = DVGOField(saved["lower"], saved["upper"], voxels=8, final_voxels=config["voxels"], near=near,
                       alpha_init=config["alpha_init"], threshold=config["threshold"],
                       bg_color=nerf_views.bg_color(config), mode="relu", **config["network"])

@@ -33,7 +33,7 @@ def with_full_products(model: nn.Module) -> nn.Module:
 
 
 def full_batch_steps(model: nn.Module, x: Tensor, target: Tensor, fused: bool = True) -> Callable[[int], None]:
-    """A function that does n training steps, each on all points; `fused` is Adam in one kernel."""
+    """A function that does n training steps, each on all points; with `fused` Adam is one kernel."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-6, fused=fused)
 
     def advance(count: int) -> None:

@@ -3,11 +3,11 @@
     python -m benchmarks.radiance_fields            the paper's sizes
     python -m benchmarks.radiance_fields --small    about those of --medium, a quarter of the rays
 
-The plain way, below, is what DirectVoxGO's and other pure PyTorch code has: grids (C, X, Y, Z) that F.grid_sample looks
-up, once to find the samples that count and once more for these; Adam in passes over whole grids; the hash encoding
-level after level, left to autograd. Both do the same steps from the same state, of a ball with a soft surface seen from
-all around, in turn; `difference` is that of their first losses. DVGO's fields are full of fog in the coarse stage, and
-in the fine one some 40 samples a ray count, as in a trained field. `--no-keep` leaves the allocator as it is.
+The plain way, below, is that of DirectVoxGO's and other pure PyTorch code. F.grid_sample looks up grids (C, X, Y, Z),
+once to find the samples that count and once more for these. Adam passes over whole grids. The hash encoding goes level
+after level, and autograd differentiates it. Both ways take turns with the same steps from the same state: a ball with a
+soft surface, seen from all around. `difference` is that of their first losses. In DVGO's coarse stage the field is full
+of fog. In its fine one some 40 samples a ray count, as in a trained field. `--no-keep` leaves the allocator as it is.
 """
 
 import argparse
@@ -93,7 +93,7 @@ class PlainAdam(MaskedAdam):
 
 
 class PlainHashGrid(HashGrid):
-    """What HashGrid computes, a level after the other, twice where it is asked twice; the gradient is autograd's."""
+    """HashGrid in the plain way: level after level, anew whenever it is asked, and differentiated by autograd."""
 
     def forward(self, x01: Tensor, encoded: Tensor | None = None) -> Tensor:
         corners = torch.cartesian_prod(*[torch.arange(2, device=x01.device)] * 3)[:, None]  # (8, 1, 3)
@@ -142,7 +142,7 @@ def dvgo_steps(field: DVGOField | PlainDVGOField, fine: bool, rays: int) -> Call
 
 
 def ngp_steps(field: InstantNGPField, rays: int) -> Callable[[int], float]:
-    """The same of Instant-NGP, between two updates of the occupancy grid."""
+    """Likewise for Instant-NGP, between two updates of the occupancy grid."""
     optimizer = torch.optim.Adam(field.parameters(), lr=1e-4, eps=1e-15, fused=True)
     generator = torch.Generator().manual_seed(0)
 

@@ -4,9 +4,9 @@
     python -m benchmarks.step --full            393,216 pixels, 500,000 voxels: for a GPU
     python -m benchmarks.step --only 1d         one of them
 
-Times the steps of an experiment's networks in turn, block by block, and prints medians: milliseconds a step, FR's ratio
-to its baseline, that of the published way to ours, and the part of the rate of a large fp32 matrix product at which a
-step's matrix products run. As published are W = Λ B formed from the whole basis, and Adam without fusion.
+Times the steps of an experiment's networks in turn, block by block. Prints medians: milliseconds a step, FR's ratio to
+its baseline, and that of the published way to ours. The published way forms W = Λ B from the whole basis, and its Adam
+is not fused. The last column is the rate of a step's matrix products, over that of a large fp32 product.
 """
 
 import statistics

@@ -7,10 +7,10 @@ import sys
 def keep_freed_memory() -> None:
     """Let glibc keep what is freed, for the arrays of the next step; elsewhere do nothing.
 
-    By default glibc gives every array above 32 MB back to the system when it is freed, and the next step meets its
-    pages anew, one page fault for each 4 kB. That took 20 to 35 % of a step of 3D, DVGO and Instant-NGP. The results
-    are the same bits; the peak memory is higher, by 20 to 45 % where nothing else changed. Call it before the first
-    large array is made.
+    By default glibc gives every array above 32 MB back to the system when it is freed. The next step gets its pages
+    anew, one page fault for each 4 kB. That took 20 to 35 % of a step of 3D, DVGO and Instant-NGP. The results are the
+    same bits. The peak memory is higher, by 20 to 45 % where nothing else changed. Call it before the first large array
+    is made.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

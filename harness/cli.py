@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from data.errors import UserError, describe
 
-OWN = ("lr", "alpha", "hidden_lr")  # what a network may have of its own, in the order of a path
+OWN = ("lr", "alpha", "hidden_lr")  # the settings that a network may have of its own, in the order of a path
 
 
 class Network(NamedTuple):
@@ -73,7 +73,7 @@ def folder(text: str) -> Path:
 
 
 def network(modes: Collection[str]) -> Callable[[str], Network]:
-    """An argparse type: a mode, and behind commas what is its own, as in sin+fr,lr=5e-4."""
+    """An argparse type: a mode, then behind commas its own settings, as in sin+fr,lr=5e-4."""
     def parse(text: str) -> Network:
         mode, *pairs = text.split(",")
         if mode not in modes:
@@ -146,8 +146,8 @@ def resolve(args: argparse.Namespace, chosen: Network, paper: Mapping[str, Any],
         paper: the script's default settings for its mode; `size` has what another size changes of them.
 
     Returns:
-        All settings; those that hold for all networks and are not the size's default; and those of the network's own
-        (lr, alpha, hidden_lr) that are not.
+        All settings; of those that hold for all networks, what is not the size's default; and of the network's own (lr,
+        alpha, hidden_lr) likewise.
     """
     default = {"hidden_lr": 1.0, **paper, **size}
     given = {name: value for name in args.settings if (value := getattr(args, name)) is not None}

@@ -1,4 +1,4 @@
-"""Files that are written atomically, so that no reader ever sees half of one."""
+"""Files that are written atomically."""
 
 import os
 import tempfile

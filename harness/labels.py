@@ -14,12 +14,12 @@ def baseline(mode: str) -> str:
 
 
 def own_settings(own: Mapping[str, Any]) -> str:
-    """What a network has of its own, in words; empty where all is the default."""
+    """The settings of a network's own, in words; empty where all are the default."""
     return ", ".join(OWN[name].format(value) for name, value in own.items())
 
 
 def labels(records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """A label for each of some runs that are shown together: the network, and what else tells it from the others.
+    """A label for each of some runs that are shown together: the network, and what tells it from the others.
 
     Args:
         records: dicts with `mode`, `own` and `config`.
@@ -45,7 +45,7 @@ UNITS = {"1d": "points", "2d": "pixels", "3d": "voxels", "dvgo": "rays", "ngp": 
 
 
 def length(experiment: str, config: Mapping[str, Any]) -> str:
-    """How long a run is trained, on how many points a step, and what is done without."""
+    """In words: the length of a training, its points a step, and what it leaves out of the method."""
     if "iterations" in config:
         text = f"{config['epochs'] * config['iterations']:,} steps"
     elif "epochs" in config:

@@ -44,13 +44,12 @@ def extract_mesh(volume: np.ndarray, smooth: float = 0.0) -> trimesh.Trimesh:
 def surface_distance(mesh: trimesh.Trimesh, truth: trimesh.Trimesh, near: float = 1.0) -> tuple[float, float] | None:
     """Chamfer distance and F-score of two surfaces of the same voxel grid.
 
-    Marching cubes puts about a vertex on every voxel edge that a surface crosses, so that the distance from a vertex of
-    one to the nearest vertex of the other is taken for its distance from the other surface. That needs no random
-    points, and is 0 for equal surfaces.
+    Marching cubes puts about a vertex on every voxel edge that a surface crosses. So the distance from a vertex to the
+    other surface is taken as that to its nearest vertex. That needs no random points, and is 0 for equal surfaces.
 
     Returns:
-        The mean of the two mean distances in voxels, and the harmonic mean of the two fractions of vertices that have
-        the other surface within `near` voxels (Knapitsch et al., 2017); None where either mesh is empty.
+        The mean of the two mean distances, in voxels; and the F-score of Knapitsch et al. (2017), the harmonic mean of
+        the two fractions of vertices with the other surface within `near` voxels. None where a mesh is empty.
     """
     if not (len(mesh.vertices) and len(truth.vertices)):
         return None
@@ -65,8 +64,8 @@ def render(mesh: trimesh.Trimesh, camera: np.ndarray, center: np.ndarray, width:
            pixels_per_voxel: float) -> np.ndarray:
     """A shaded picture of a mesh under parallel projection.
 
-    Every triangle that faces the viewer is covered with points less than a pixel apart, of which each pixel shows the
-    nearest. The picture is made at twice its size and averaged down.
+    Every triangle that faces the viewer is covered with points less than a pixel apart. A pixel shows the nearest of
+    its points. The picture is made at twice its size and averaged down.
 
     Args:
         camera: shape (3, 3), the rows the directions right, up and toward the viewer.
@@ -131,7 +130,7 @@ def render_with_close_up(meshes: list[trimesh.Trimesh], view: tuple[float, float
     """A picture of the first of some meshes, and close-ups of all where that has the most detail, from one camera.
 
     Args:
-        meshes: the first, of which the picture shows all there is, with vertices.
+        meshes: the first one is not empty.
         view: azimuth, elevation and the axis upward, as for `look_at`.
         pixels: the width of a picture and of a close-up.
 

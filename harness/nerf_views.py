@@ -23,7 +23,7 @@ from harness.labels import image_size, labels, length
 from harness.metrics import SSIM_WINDOW, image_psnr, psnr, ssim
 from harness.records import Run
 
-MAX_QUEUED_VIEWS = 4  # rendered, but not yet measured: so pictures do not pile up in memory
+MAX_QUEUED_VIEWS = 4  # that are rendered and not yet measured, so that pictures do not pile up in memory
 # A camera (3, 4), its fx, fy, cx, cy in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
 Render = Callable[[np.ndarray, np.ndarray, int, int], tuple[np.ndarray, np.ndarray]]
 
@@ -109,8 +109,8 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
              args: argparse.Namespace) -> tuple[dict[str, Any], np.ndarray]:
     """Render and measure test views, write each and its depth as PNG, and a turntable.
 
-    PSNR is taken of each view, of the colors as they are, and then averaged; `psnr_8bit` likewise of the PNGs. A view
-    is measured and written on a thread while the next is rendered.
+    `psnr` is the mean over the views, each of the colors as they are; `psnr_8bit` is that of the PNGs. A view is
+    measured and written on a thread while the next is rendered.
 
     Args:
         autocast: the precision to render in.
@@ -123,7 +123,7 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
         truth, name = views.colors(view, bg_color(run.config)), views.names[view]
         image = np.rint(255 * color.clip(0, 1)).astype(np.uint8)
         figures.write_picture(image, run.path("") / "views" / f"{name}.png")
-        # From 0, where there is nothing, to the farthest: near is dark.
+        # Black is 0, where there is nothing; white is the farthest.
         figures.write_picture(np.rint(255 * depth / max(depth.max(), 1e-6)).astype(np.uint8),
                               run.path("") / "depths" / f"{name}.png")
         return image, image_psnr(color, truth), image_psnr(image / 255, truth), ssim(color.clip(0, 1), truth)
@@ -160,7 +160,7 @@ def orbit(frames: int, radius: float, elevation: float = 30.0) -> np.ndarray:
 def write_turntable(run: Run, render: Render, views: Views, center: np.ndarray, frames: int) -> None:
     """Render an orbit about `center` at the mean distance of the cameras of `views`, and write it as an animated GIF.
 
-    At the size of the views, or the half or less of it that has no more than 400 pixels a side.
+    Its pictures have the size of the views, divided by a whole number if a side is above 400 pixels.
     """
     if not frames:
         return
@@ -201,7 +201,7 @@ def load_field(run: Run) -> dict[str, Any]:
 
 
 def render_only(runs: list[Run], render_again: Callable[[Run], tuple[dict[str, Any], np.ndarray]]) -> None:
-    """What --render-only does: each finished run's views again, its record and arrays with what was measured on them.
+    """Do what --render-only asks for: render and measure each finished run's views again, and write its record anew.
 
     Args:
         render_again: a run's metrics and images, as `evaluate` returns them.
@@ -217,11 +217,7 @@ def render_only(runs: list[Run], render_again: Callable[[Run], tuple[dict[str, A
 
 
 def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespace) -> list[Callable[[], None]]:
-    """What draws the figures of the first seed.
-
-    Args:
-        views: the test views.
-    """
+    """What draws the figures of the first seed; `views` are the test views."""
     first = [run for run in runs if run.seed == args.seeds[0]]
     config = first[0].config
     title = (f"{method}, {first[0].case}, {image_size(config)} pixels, {length(first[0].experiment, config)}, "
@@ -232,7 +228,7 @@ def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespac
 
 
 def draw_views(runs: list[Run], views: Views, title: str, path: Path) -> None:
-    """A test view: the part with the most detail, ground truth and networks; and how the first two's errors differ."""
+    """The part of a test view with the most detail: truth, networks, and the difference of the first two's errors."""
     view = len(views.names) // 2
     truth = views.colors(view, bg_color(runs[0].config))
     window = figures.busiest_window(truth)

@@ -68,13 +68,13 @@ def joined(settings: Mapping[str, Any]) -> str:
 class Run:
     """One training run and the files that it leaves below `results`.
 
-    Its path says what it is: <results>/<experiment>/<case>/<options>/<mode>,<own>-seed<k>. What is not a setting, the
-    data and the code's defaults, is in `config` and in the record. A record or checkpoint of the same path with another
-    `config` belongs to other data; it is neither used nor overwritten without --force.
+    Its path says what it is: <results>/<experiment>/<case>/<options>/<mode>,<own>-seed<k>. The path does not say the
+    data and the script's defaults; `config` and the record do. A record or checkpoint of the same path with another
+    `config` belongs to other data. Without --force it is neither used nor overwritten.
 
     Attributes:
-        options: what holds for all networks of the command and is not the script's default, by name.
-        own: what holds for this network and is not its default: lr, alpha, hidden_lr.
+        options: the settings that hold for all networks of the command and are not the script's default, by name.
+        own: the settings of this network (lr, alpha, hidden_lr) that are not its default.
         config: every setting that decides the outcome, and the digest of the data.
     """
 
@@ -134,7 +134,7 @@ class Run:
         return read_arrays(self.path(".npz"), **shapes)
 
     def missing(self) -> Path | None:
-        """What keeps the run from being finished: the record or the arrays, or a checkpoint of its training."""
+        """What keeps the run from being finished: record or arrays that are missing, or a checkpoint that is there."""
         if self.path(".ckpt").exists():  # --force leaves the old record in place until the new one is there
             return self.path(".ckpt")
         if self.record() is None:
@@ -165,7 +165,7 @@ class Run:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from training the run. Where this process is killed, the system ends the lock.
+        """Keep other processes from training the run. If this process is killed, the system ends the lock.
 
         Raises:
             UserError: another process trains it.
@@ -227,7 +227,7 @@ class Run:
 
 def planned_runs(args: argparse.Namespace, experiment: str, case: str, paper: Mapping[str, Mapping[str, Any]],
                  size: Mapping[str, Any], data: Mapping[str, Any]) -> list[Run]:
-    """The runs of one case that the options ask for: of each seed the networks.
+    """The runs of one case that the options ask for, seed after seed.
 
     Args:
         paper: the script's default settings, by mode.
@@ -260,7 +260,7 @@ def environment(device: str, precision: str) -> dict[str, str]:
                               env={**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parent)}).stdout.strip()
 
     try:
-        # Only another line of code makes the commit not say what was run.
+        # A changed page leaves the commit right; a changed line of code does not.
         changed = git("diff", "--name-only", "HEAD", "--", ":/*.py")
         commit = git("rev-parse", "--short=12", "HEAD") + "-dirty" * bool(changed)
     except (OSError, subprocess.CalledProcessError):

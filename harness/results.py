@@ -10,14 +10,14 @@ import numpy as np
 from harness.labels import labels
 from harness.records import Run
 
-# Each entry: values by mode, the settings (`at`) at which they hold, the source, and `beside`, what no setting says.
+# An entry has values by mode, the settings (`at`) at which they hold, their source, and `beside`, what no setting says.
 PUBLISHED = json.loads((Path(__file__).parents[1] / "report" / "published.json").read_text(encoding="utf-8"))
 
 
 def published(record: Mapping[str, Any], metric: str, digits: int) -> str:
     """The published value of a run in a metric, with what differs beside it; – where none is known.
 
-    It stands beside a run of its own settings; the number of points a step may differ and is then said.
+    The run has to have the settings of that value. Only the points a step may differ, which is then said.
 
     Args:
         record: with `experiment`, `case`, `options`, `mode`, `own` and `config`.

@@ -42,7 +42,7 @@ def steps(run: Run, args: argparse.Namespace, losses: Tensor, clock: Stopwatch, 
             ...  # forward, loss, backward, step
             losses[step] = loss.detach()
 
-    A run that was stopped goes on from its last checkpoint, which is loaded into `state` when the loop begins.
+    A run that was stopped goes on from its last checkpoint. It is loaded into `state` when the loop begins.
 
     Args:
         losses: (steps,), on the device; the training's length, and the loss of each step once it is done.
@@ -135,14 +135,13 @@ def _linear(layer: FourierReparamLinear, weight: Tensor, x: Tensor) -> Tensor:
 
 def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,
                      network: nn.Module | None = None) -> list[dict[str, Any]]:
-    """The parameters of a model for an optimizer, in two groups with a learning rate each; in one if that is the same.
+    """The parameters of a model for an optimizer, in a group for each learning rate.
 
     Args:
-        lr: of all parameters but the weights of the hidden-to-hidden layers.
-        hidden_lr: the factor on `lr` for those, the coefficients of an FR layer or the weight of what stands in its
-            place.
-        network: the part of the model whose hidden-to-hidden layers are meant, the model itself where not given. Its
-            linear and FR layers come in `modules()` in the order in which they are applied.
+        lr: the learning rate of all parameters but the weights of the hidden-to-hidden layers.
+        hidden_lr: the factor on `lr` for those: the coefficients of FR layers, the weights of ordinary ones.
+        network: the part of the model that has these layers; the model itself where not given. Its linear and FR layers
+            come in `modules()` in the order in which they are applied.
     """
     if hidden_lr == 1:  # Adam takes longer for two groups than for one
         return [{"params": list(model.parameters()), "lr": lr}]
@@ -156,7 +155,7 @@ def say_how_long(runs: list[Run], args: argparse.Namespace, operations: Callable
     """Before trainings on a CPU that are not --quick, say about how many hours they take.
 
     Args:
-        operations: from a run's config, the floating-point operations of matrix products that take as long.
+        operations: maps a run's config to the floating-point operations of matrix products that take as long.
     """
     left = [run for run in runs if run.device == "cpu" and (args.force or not run.finished())]
     if args.size == "quick" or not left:
@@ -169,7 +168,7 @@ def say_how_long(runs: list[Run], args: argparse.Namespace, operations: Callable
 
 
 def fitting_operations(network: dict[str, Any], points: int) -> float:
-    """What `say_how_long` takes for a network of `build_inr` and the points that it goes through in all its steps."""
-    # Forward, and the gradients by the input and by the weight: 2 operations a weight, a point and each. Activations,
-    # Adam and the rest take about as long again.
+    """What `say_how_long` needs, for a network of `build_inr` that goes through `points` points in all its steps."""
+    # Forward and the two gradients, by the input and by the weight, take 2 operations each, a weight and point.
+    # Activations, Adam and the rest take about as long again.
     return 2 * 6 * points * network["hidden_features"] ** 2 * network["hidden_layers"]

@@ -18,7 +18,7 @@ class PositionalEncoding(nn.Module):
     Args:
         in_features: the number of coordinates.
         num_frequencies: K.
-        base: what stands in the place of π; DirectVoxGO encodes directions with 1.
+        base: the factor in the place of π; DirectVoxGO encodes directions with 1.
 
     Raises:
         ValueError: a number that is not whole or not positive.
@@ -41,8 +41,8 @@ class PositionalEncoding(nn.Module):
         return f"in_features={self.in_features}, num_frequencies={self.num_frequencies}, base={self.base:g}"
 
 
-# The real spherical harmonics of degree 0 to 3, by degree l and within one by order m = −l..l, with the Condon–Shortley
-# phase (−1)^m, on the unit sphere: the coefficients of the products of coordinates that each is a sum of.
+# The real spherical harmonics of degree 0 to 3 on the unit sphere, with the Condon–Shortley phase (−1)^m. They come by
+# degree l, within one by order m = −l..l. Each is a sum of products of coordinates, given by their coefficients.
 HARMONICS: tuple[dict[str, float], ...] = (
     {"": 0.28209479},
     {"y": -0.48860251},
@@ -66,10 +66,8 @@ HARMONICS: tuple[dict[str, float], ...] = (
 class SphericalHarmonics(nn.Module):
     """The 16 real spherical harmonics of degree 0 to 3, orthonormal on the unit sphere.
 
-    In the order and with the signs of Instant-NGP (Müller et al., SIGGRAPH 2022, section 5.4; tiny-cuda-nn counts them
-    as degree 4), see `HARMONICS`.
-
-    Maps unit vectors (..., 3) to (..., 16). A vector of another length gives values that are not harmonics.
+    Order and signs are those of Instant-NGP (Müller et al., SIGGRAPH 2022, section 5.4), where tiny-cuda-nn counts them
+    as degree 4; see `HARMONICS`. Maps unit vectors (..., 3) to (..., 16).
     """
 
     out_features = len(HARMONICS)

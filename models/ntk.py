@@ -10,14 +10,13 @@ from .fourier_reparam import FourierReparamLinear
 def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
     """K = J Jᵀ, J the Jacobian of the outputs at `x` with respect to the trained parameters (paper, section 4).
 
-    J itself, N rows of all parameters, is never formed. The gradient of output n with respect to a layer's weight is
-    the outer product of the sensitivity δ_n (the output's derivative with respect to the layer's output) and the
-    layer's input u_n, so that
+    J itself, N rows of all parameters, is never formed. Let u_n be a layer's input, and δ_n the derivative of output n
+    with respect to the layer's output. Its gradient with respect to the layer's weight is their outer product. So
 
         K = Σ_layers (Δ Δᵀ) ∘ (U Uᵀ) + Δ Δᵀ,
 
-    the second term for the bias. For an FR layer the gradient is taken with respect to Λ, and u_n is B times the
-    layer's input. Fixed bases are not trained and do not count.
+    where the second term is of the bias. For an FR layer the gradient is taken with respect to Λ, and u_n is B times
+    the layer's input. Fixed bases are not trained and do not count.
 
     Args:
         model: maps (N, in) to (N, 1) or (N,), each row by itself; its parameters belong to linear and FR layers, each
@@ -28,8 +27,8 @@ def empirical_ntk(model: nn.Module, x: Tensor) -> Tensor:
         K, shape (N, N), in the dtype of the output.
 
     Raises:
-        ValueError: an `x` that is not a matrix, more than one output per point, or a trained parameter outside linear
-            and FR layers, in two of them, or in one used more than once.
+        ValueError: `x` is not a matrix; the model has more than one output per point; a trained parameter lies outside
+            linear and FR layers, in two layers, or in one that is used more than once.
     """
     if x.dim() != 2:
         raise ValueError(f"x must have the shape (N, in), not {tuple(x.shape)}")

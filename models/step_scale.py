@@ -16,16 +16,16 @@ def step_scale(layer: FourierReparamLinear) -> float:
 
         κ² = trace(Bᵀ S B) / d_in.
 
-    Rule of thumb: κ ≈ 0.65 α M / sqrt(d_in). The d_in points tell d_in / 2 frequencies apart, on which the others
-    alias, n = 2 M / d_in rows on each. Rows of different ones have S = 0. Two of one, at phases δ apart, have
-    C = cos δ and S = 1 − 2|δ| / π, where S C is 4 / π² on average. Their norm is α sqrt(d_in / 2), so that
+    Rule of thumb: κ ≈ 0.65 α M / sqrt(d_in). The d_in points tell d_in / 2 frequencies apart. The others alias on
+    these, n = 2 M / d_in rows on each. Rows of different ones have S = 0. Two of one, at phases δ apart, have
+    C = cos δ and S = 1 − 2|δ| / π, where S C is 4 / π² on average. Their norm is α sqrt(d_in / 2). So
 
         κ² ≈ (1 / d_in) (d_in / 2) (n² α² d_in / 2) (4 / π²) = (2/π α M)² / d_in.
 
     With fewer frequencies than half d_in κ is larger.
     """
     phases, waves = layer.exact_factors()
-    opposites = layer.phase_num % 2 == 0  # where φ + π is there with φ, as a row and its negative move W alike
+    opposites = layer.phase_num % 2 == 0  # φ + π is there with φ: a row and its negative move W alike
     if opposites:
         phases = phases[:, :layer.phase_num // 2]
     gram = torch.einsum("cfj,dgj->fgcd", waves, waves)

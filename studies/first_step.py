@@ -2,8 +2,8 @@
 
     python -m studies.first_step        1D, and Kodak 05 and the dragon at the sizes of studies.step_size; seconds
 
-Prints, for each hidden-to-hidden layer of the networks at their start (seed 0), the root mean square of what the first
-step on the script's own loss adds to an element of W, in units of the learning rate, and the share of the layer's
+Takes the first step on the script's own loss from the networks' start (seed 0). Prints for each hidden-to-hidden layer
+how far an element of W moves, root mean square, in units of the learning rate. Also prints the share of the layer's
 trained weights that have no gradient there.
 """
 
@@ -22,7 +22,7 @@ from harness import cli
 from models import FourierReparamLinear, build_inr, fold
 from models.step_scale import step_scale
 
-LR = 1e-6  # of which the step is a multiple, as small as it may be in float32
+LR = 1e-6  # as small as it may be in float32
 
 
 def batch_1d(*_) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def batch_2d(script: ModuleType, folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def batch_3d(script: ModuleType, folder: Path) -> tuple[Tensor, Tensor]:
-    """20,000 voxels of the dragon at an eighth of its sides, and whether they are full."""
+    """20,000 voxels of the dragon at an eighth of its sides, and whether each is full."""
     args = script.parse(["--shape", "dragon", "--downscale", "8", "--data", str(folder)])
     (volume, _), = script.load_volumes(args).values()
     voxels = torch.randperm(volume.size)[:20_000]
@@ -58,8 +58,7 @@ def hidden(model: nn.Sequential) -> list[Tensor]:
 
 
 def first_step(model: nn.Sequential, x: Tensor, target: Tensor) -> tuple[list[float], list[float]]:
-    """By hidden layer, the root mean square of Adam's first step of W over its learning rate, and the share of the
-    trained weights without a gradient. Changes the model."""
+    """Take Adam's first step; by hidden layer, how far W moves over LR, and the share of weights without a gradient."""
     before, optimizer = hidden(model), torch.optim.Adam(model.parameters(), lr=LR)
     F.mse_loss(model(x), target).backward()
     optimizer.step()

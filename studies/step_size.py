@@ -10,8 +10,8 @@ learning rate of the hidden-to-hidden weights is scaled. Each training is one of
 
     python 1d_function_fitting.py --modes relu,hidden-lr=5.884 --seeds 0 1 2
 
-Writes figures/step_size.png, a panel an experiment and backbone, and prints what FR gains at equal learning rates, at
-equal steps of W and at each network's best step.
+Writes figures/step_size.png, with a panel for each experiment and backbone. Prints what FR gains at equal learning
+rates, at equal steps of W, and at each network's best step.
 """
 
 import argparse
@@ -41,12 +41,12 @@ from models.step_scale import step_scale
 
 
 class Experiment(NamedTuple):
-    """Which trainings of which script, where their records lie, and what is looked at.
+    """Some trainings of one script.
 
     Attributes:
-        folder: below results/ and records/.
-        held_out: whether the metric is that of test views, so that the best step is chosen by other trainings, on views
-            held out of them.
+        folder: the place of their records, below results/ and records/.
+        metric: the metric of a record that is compared.
+        held_out: whether that is of test views. The best step is then chosen by other trainings, on views held out.
     """
 
     title: str
@@ -87,7 +87,7 @@ def key(mode: str, own: dict[str, Any], seed: int) -> Key:
 
 
 def key_of(run: Run) -> Key:
-    """Likewise."""
+    """The key of a run."""
     return key(run.mode, run.own, run.seed)
 
 
@@ -143,14 +143,14 @@ def at_step(experiment: Experiment, backbone: str, step: float) -> dict[bool, Ne
 
 
 def records(experiment: Experiment, args: argparse.Namespace) -> dict[Key, dict[str, Any]]:
-    """The records of an experiment: those below records/, and where there is none those below results/."""
+    """The records of an experiment, by key: from records/, else from results/."""
     found = [read_record(path) for top in (args.results, args.records)
              for path in sorted((top / experiment.folder).glob("*.json"))]
     return {key(record["mode"], record["own"], record["seed"]): record for record in found}
 
 
 def missing(experiment: Experiment, wanted: list[Network], args: argparse.Namespace) -> set[Key]:
-    """Those of some networks, of each seed, that have no record."""
+    """The keys of some networks, of each seed, that have no record."""
     return {key(*network, seed) for network in wanted for seed in args.seeds or experiment.seeds
             } - set(records(experiment, args))
 

@@ -1,4 +1,4 @@
-"""How work is cut for a CPU: into parts that its caches hold, and for as many threads as PyTorch has."""
+"""Work is cut for a CPU here: into parts that its caches hold, and for as many threads as PyTorch has."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -37,7 +37,7 @@ def _workers(threads: int) -> ThreadPoolExecutor:
 def share_out(work: Callable[[Part], None], parts: Sequence[Part], device: torch.device) -> None:
     """Do work(part) for each part, in any order; on a CPU on as many threads as PyTorch has, each with one of its own.
 
-    For parts that write to different places, without a graph. PyTorch's operations let other threads run meanwhile.
+    The parts have to write to different places, without a graph. PyTorch's operations let other threads run meanwhile.
     """
     work = torch.no_grad()(work)  # a thread does not know that of another
     threads = min(torch.get_num_threads(), len(parts)) if device.type == "cpu" else 1

@@ -1,5 +1,7 @@
-"""The radiance field of DirectVoxGO (Sun, Sun and Chen, "Direct Voxel Grid Optimization: Super-fast Convergence for
-Radiance Fields Reconstruction", CVPR 2022): densities and features on dense voxel grids, with a shallow color network.
+"""The radiance field of DirectVoxGO: densities and features on dense voxel grids, with a shallow color network.
+
+Sun, Sun and Chen, "Direct Voxel Grid Optimization: Super-fast Convergence for Radiance Fields Reconstruction",
+CVPR 2022.
 """
 
 import math
@@ -34,9 +36,9 @@ from models.nerf.voxel_grid import (
 )
 
 STEP = 0.5  # between samples, in voxels
-MIN_OPACITY = 1e-3  # opacity of the coarse field at which there is something
-MIN_VIEWS = 3  # images: what two see or fewer could be anything (released code, dvgo.py)
-WORLD_BOUND_SCALE = 1.05  # of the fine field's box, against that of what the coarse one found
+MIN_OPACITY = 1e-3  # the opacity of the coarse field at which there is something
+MIN_VIEWS = 3  # images that have to see a voxel; with fewer it could be anything (released code, dvgo.py)
+WORLD_BOUND_SCALE = 1.05  # sides of the fine field's box, over those of what the coarse one found
 MIN_TRANSMITTANCE = 1e-3  # the transmittance at which a ray ends
 
 
@@ -59,12 +61,12 @@ class DVGOField(nn.Module):
         near: the depth at which rays begin, in units of their directions.
         bg_color: the gray level behind the field.
         mode: None, relu or relu+fr.
-        hidden_features: the width of the color network, which the coarse field has not.
+        hidden_features: the width of the color network; the coarse field has none.
         basis: low_freq_num, high_freq_num, phase_num and alpha of `color_mlp`; `relu+fr` needs them.
 
     Attributes:
         density, features: VoxelGrids of 1 channel and of 3 or 12.
-        mask: a MaskGrid that tells where there may be something. It only ever loses nodes.
+        mask: a MaskGrid that tells where there may be something; it only ever loses nodes.
         act_shift: b.
     """
 
@@ -94,7 +96,7 @@ class DVGOField(nn.Module):
 
     def log_transmittance(self, raw: Tensor, step: float) -> Tensor:
         """log(1 − α) of raw densities over `step` voxels of the current grid."""
-        # −softplus, as the opacities of 1e-7 at the start would not survive 1 − α in float32.
+        # By softplus: the opacities of 1e-7 at the start would not survive 1 − α in float32.
         return -step * self.voxel_size / self.final_voxel_size * F.softplus(raw + self.act_shift)
 
     def node_opacity(self) -> Tensor:
@@ -118,7 +120,7 @@ class DVGOField(nn.Module):
     def forward(self, origins: Tensor, directions: Tensor) -> Rendering:
         """What rays (R, 3) see; `directions` advance by 1 in depth, see `pixel_rays`.
 
-        Samples of a weight of at most `threshold` are left out: theirs in the Rendering is 0.
+        Samples with a weight of at most `threshold` do not count: their weight in the Rendering is 0.
         """
         rays = len(origins)
         coordinates, t, ray_index = self.samples(origins, directions)
@@ -190,7 +192,7 @@ def coarse_field(dataset: RayDataset, config: dict, near: float, far: float) -> 
     for center in centers:
         # Nothing is nearer than `near`: a density that stays empty whatever is added to it (released code, dvgo.py).
         field.density.values.data[(nodes - center).norm(dim=-1) <= near] = -100
-    # At least 4 rays across a voxel, and no fewer than every 4th, as far as `count_views` was compared with all rays.
+    # At least 4 rays cross a voxel, and at least every 4th is taken: so far `count_views` was compared with all rays.
     views = count_views(dataset.poses, dataset.intrinsics, dataset.height, dataset.width, lower, upper, shape, near,
                         STEP * field.voxel_size, stride=max(1, min(4, round(pixels_per_voxel(field, dataset) / 4))))
     field.mask.mask &= views >= MIN_VIEWS
@@ -199,7 +201,7 @@ def coarse_field(dataset: RayDataset, config: dict, near: float, far: float) -> 
 
 def fine_field(opacity: Tensor, lower: Tensor, upper: Tensor, mode: str, config: dict, near: float,
                bg_color: float) -> DVGOField:
-    """The fine field before training, in the box that the coarse one found something in.
+    """The fine field before training, in the box in which the coarse one found something.
 
     Args:
         opacity: of the coarse field's nodes, (X, Y, Z), not everywhere at most `MIN_OPACITY`.
@@ -225,8 +227,8 @@ def fine_field(opacity: Tensor, lower: Tensor, upper: Tensor, mode: str, config:
 def pixels_in_sight(field: DVGOField, dataset: RayDataset) -> Tensor:
     """The pixels (P,) whose rays have a sample where the mask has something; the others are background for good.
 
-    Tested is every fourth pixel along either axis, or as many as half a voxel is wide, and all between four that do not
-    agree: what is overlooked has to be smaller than a voxel of the mask.
+    Every fourth pixel along either axis is tested, or more where a voxel is less than eight wide. Then all between four
+    that do not agree are. So only what is smaller than a voxel of the mask can be overlooked.
     """
     stride = max(1, min(4, int(pixels_per_voxel(field, dataset) / 2)))
 

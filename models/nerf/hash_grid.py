@@ -18,14 +18,14 @@ class HashGrid(nn.Module):
     """L grids of learned features, from coarse to fine, interpolated trilinearly at a point and concatenated.
 
     Level l has the scale s_l = N_min b^l − 1 with b = exp(ln(N_max / N_min) / (L − 1)) (after Eqs. 2 and 3), and
-    R_l = ⌈s_l⌉ + 1 grid vertices along each axis; a coordinate x lies at s_l x + 1/2 among them. A level of at most
-    T points has a row of the table for each of them; a finer one shares T rows, found by the hash
+    R_l = ⌈s_l⌉ + 1 vertices along each axis. A coordinate x lies at s_l x + 1/2 among them. A level of at most T
+    vertices has a row of the table for each. A finer one shares T rows, found by the hash
 
-        (x ⊕ 2654435761 y ⊕ 805459861 z) mod T        (Eq. 4),
+        (x ⊕ 2654435761 y ⊕ 805459861 z) mod T        (Eq. 4);
 
-    with nothing done about collisions. The half cell by which the vertices are shifted, so that the cells of different
-    levels do not line up, and the sizes are those of the authors' tiny-cuda-nn; where the shift would reach past the
-    last grid vertex, the field is continued as a constant.
+    nothing is done about collisions. The sizes are those of the authors' tiny-cuda-nn. So is the shift of the vertices
+    by half a cell, by which the cells of different levels do not line up. Where the shift reaches past the last vertex,
+    the field is continued as a constant.
 
     The gradient reaches the table, not the points, and is first-order only. Autocast has no effect.
 
@@ -73,7 +73,7 @@ class HashGrid(nn.Module):
             raise ValueError(f"a table of {sum(self.sizes)} rows is too large; log2_size={self.log2_size}")
         self.dense_levels = sum(points**3 <= size for points, size in zip(self.resolutions, self.sizes))
         self.table = nn.Parameter(torch.empty(sum(self.sizes), self.features))
-        # In int32 a product is right in its last 32 bits, and the hash needs no more; a prime of 32 bits is written as
+        # In int32 a product is right in its last 32 bits, and the hash needs no more. A prime of 32 bits is written as
         # the negative number with the same bits.
         primes = [(prime + 2**31) % 2**32 - 2**31 for prime in PRIMES]
         strides = [primes if level >= self.dense_levels else [1, points, points**2] if points > 1 else [0, 0, 0]
@@ -133,7 +133,7 @@ class HashGrid(nn.Module):
         Returns:
             int32 (3, N, S), and the weights of the upper vertices along each axis, in x01's dtype, (3, N, S).
         """
-        x01 = x01.clamp(0, 1).T.contiguous().unsqueeze(1)  # lest all that follows is laid out point by point
+        x01 = x01.clamp(0, 1).T.contiguous().unsqueeze(1)  # else all that follows is laid out point by point
         position = (x01 * self._scale[levels].to(x01)).add_(0.5).minimum(self._last[levels])
         cell = position.int().minimum(self._last_cell[levels])
         return cell, position.sub_(cell)
@@ -142,8 +142,8 @@ class HashGrid(nn.Module):
         """The rows of the table of the 8 vertices of cells (3, N, S), first of the dense levels, then of the hashed.
 
         Yields:
-            Which of the N levels; from which row of the table on its rows are counted; the rows, int32 (8, n, S), of
-            the corners in the order lower, lower, lower; lower, lower, upper; … along x, y and z.
+            Which of the N levels; the row of the table from which its rows are counted; the rows, int32 (8, n, S). The
+            corners come in the order lower, lower, lower; lower, lower, upper; … along x, y and z.
         """
         steps = self._steps[:, :, levels]
         lower = cell * steps[1]
@@ -165,7 +165,7 @@ class HashGrid(nn.Module):
 def _columns(numbers: Tensor) -> tuple[Tensor, ...]:
     """The numbers (…, F) by feature, (…) each; by pair, as one complex number, where they come in pairs.
 
-    So that the memory of a row is visited once for both features, which is what the encoding spends its time on.
+    A pair is then read in one visit to the memory of its row. The encoding spends its time on these visits.
     """
     if numbers.shape[-1] % 2 == 0:
         numbers = torch.view_as_complex(numbers.unflatten(-1, (-1, 2)))

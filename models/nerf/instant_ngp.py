@@ -1,7 +1,7 @@
 """The radiance field of Instant-NGP, in plain PyTorch, with or without Fourier reparameterization.
 
-Müller, Evans, Schied and Keller, "Instant Neural Graphics Primitives", SIGGRAPH 2022, section 5.4 and appendix E, with
-the marching of the ngp_pl implementation; Shi, Zhou and Gu, CVPR 2024, section 5, for the Fourier reparameterization.
+Müller, Evans, Schied and Keller, "Instant Neural Graphics Primitives", SIGGRAPH 2022, section 5.4 and appendix E. Rays
+are marched as in the ngp_pl implementation. The Fourier reparameterization is that of section 5 of the CVPR paper.
 """
 
 import torch
@@ -22,7 +22,7 @@ from models.nerf.volume_rendering import (
     render_weights,
 )
 
-DENSITY_FEATURES = 16  # the outputs of the density network, of which the first is log σ
+DENSITY_FEATURES = 16  # the outputs of the density network; the first is log σ
 MIN_TRANSMITTANCE = 1e-4  # the transmittance at which a ray ends
 
 
@@ -41,8 +41,8 @@ class _TruncatedExp(torch.autograd.Function):
 def truncated_exp(h: Tensor) -> Tensor:
     """exp(h) with the gradient of exp(clamp(h, −15, 15)), the activation that makes a density of a network's output.
 
-    The gradient neither vanishes nor explodes however far h strays. In float32 at least, also under autocast, with h
-    cut off at 80, so that no infinity arises.
+    The gradient neither vanishes nor explodes however far h strays. The result is float32 at least, also under
+    autocast. h is cut off at 80, so that no infinity arises.
     """
     return _TruncatedExp.apply(h if h.dtype == torch.float64 else h.float())
 
@@ -51,13 +51,13 @@ class InstantNGPField(nn.Module):
     """Density and color in the cube [−h, h]³, and what they show along rays.
 
     A point's hash encoding goes through a network of one hidden layer to 16 numbers, the first of them log σ. These
-    and the spherical harmonics of the viewing direction go through the color network, whose middle layer is Fourier
-    reparameterized in the mode `relu+fr`. The linear layers have biases and start as PyTorch's do, but for the last
-    of the color network, whose weight is Xavier-uniform (the released code of the CVPR paper).
+    and the spherical harmonics of the viewing direction go through the color network. Its middle layer is Fourier
+    reparameterized in the mode `relu+fr`. The linear layers have biases and start as PyTorch's do. Only the weight of
+    the color network's last one is Xavier-uniform (released code of the CVPR paper).
 
-    Densities are per world unit, and the step between samples is counted along the directions as they are given:
-    their length does not enter the optical depth, as in ngp_pl. Under autocast only the color network runs in the
-    lower precision.
+    Densities are per world unit. As in ngp_pl, the step between samples is counted along the directions as they are
+    given: their length does not enter the optical depth. Under autocast only the color network runs in the lower
+    precision.
 
     Args:
         mode: relu or relu+fr.
@@ -98,8 +98,8 @@ class InstantNGPField(nn.Module):
             encoded: (S, L F), if they were encoded before.
 
         Returns:
-            σ (S,), per world unit, the features (S, 16) and the encoding (S, L F). Not subject to autocast: log σ with
-            the 8 bits of bfloat16 would be a density wrong by per cents.
+            σ (S,), per world unit, the features (S, 16) and the encoding (S, L F). They are not subject to autocast:
+            with the 8 bits of bfloat16 for log σ, σ would be wrong by per cents.
         """
         with torch.autocast(points.device.type, enabled=False):
             encoded = self.encoding(points / (2 * self.occupancy.half_extent) + 0.5, encoded)
@@ -125,7 +125,7 @@ class InstantNGPField(nn.Module):
         (start, inner_start), (_, inner_end) = box_intersection(origins, directions, *boxes, near)
         if offsets is not None:
             start = start.add(offsets, alpha=step)
-        # Only the samples between where the ray enters the box of the occupied cells and where it leaves it.
+        # Samples are made only where the ray is in the box of the occupied cells.
         first = ((inner_start - start) / step).floor().clamp(min=0)
         past = ((inner_end - start) / step).ceil()
         ray_index, index = ragged_indices((past - first).clamp(min=0).long())

@@ -1,4 +1,4 @@
-"""Adam as DirectVoxGO uses it: for grids of which one step touches few voxels."""
+"""Adam as DirectVoxGO uses it: for grids where one step touches few voxels."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,14 @@ from torch.optim import Optimizer
 class MaskedAdam(Optimizer):
     """Adam (Kingma and Ba, ICLR 2015) that leaves alone what a sparse gradient does not reach.
 
-    It differs from `torch.optim.Adam` in three things, all from the released code of DirectVoxGO: ε is added to √v
-    without a bias correction,
+    It differs from `torch.optim.Adam` in three things, all from the released code of DirectVoxGO. First, ε is added to
+    √v without a bias correction:
 
-        p ← p − lr √(1 − β₂ᵗ) / (1 − β₁ᵗ) · m / (√v + ε);
+        p ← p − lr √(1 − β₂ᵗ) / (1 − β₁ᵗ) · m / (√v + ε).
 
-    where a gradient is sparse an element that it does not hold, or holds as exactly 0, keeps its p, m and v, while t,
-    which the tensor's elements share, goes on (`skip_zero_grad` in that code); and a group may scale the steps element
-    by element.
+    Second, an element that a sparse gradient does not hold, or holds as exactly 0, keeps its p, m and v. The step count
+    t, which a tensor's elements share, goes on all the same (`skip_zero_grad` in that code). Third, a group may scale
+    the steps element by element.
 
     Args:
         params: parameters or groups. A group may hold, beside those below, `lr_factor`: None, or a tensor of the shape
@@ -57,7 +57,7 @@ def _dense_step(p: Tensor, gradient: Tensor, m: Tensor, v: Tensor, size: float, 
 
 
 def _sparse_step(p: Tensor, gradient: Tensor, m: Tensor, v: Tensor, size: float, group: dict) -> None:
-    """A step of copies of the rows that are touched, which few are."""
+    """The same of the few rows that are touched: copies of them are changed and put back."""
     rows, (beta1, beta2), dims = _rows(gradient), group["betas"], gradient.sparse_dim()
     if not (rows[1:] > rows[:-1]).all():  # VoxelGrid's are ascending, but autograd does not pass on that they are
         gradient = gradient.coalesce()

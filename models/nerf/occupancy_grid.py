@@ -1,4 +1,4 @@
-"""Where the density of a scene is: Instant-NGP's occupancy grid, by which marching skips empty space.
+"""Instant-NGP's occupancy grid, which tells where a scene has density, so that marching skips empty space.
 
 Müller, Evans, Schied and Keller, "Instant Neural Graphics Primitives", SIGGRAPH 2022, appendix E.2, with the numbers of
 the ngp_pl implementation. The world is the cube [−h, h]³, cut into R³ cells.
@@ -19,7 +19,7 @@ LEAST_OPTICAL_DEPTH = 0.01  # over one marching step; a cell that reaches it is 
 
 
 class OccupancyGrid(nn.Module):
-    """For each cell a decayed maximum of the densities seen in it, and whether that makes it occupied.
+    """Keeps for each cell a decayed maximum of the densities seen in it, and whether that makes it occupied.
 
     Args:
         resolution: R, the cells along an axis.
@@ -68,14 +68,14 @@ class OccupancyGrid(nn.Module):
     def update(self, density_of: Callable[[Tensor], Tensor], everywhere: bool) -> None:
         """Look at the density anew, at one random point in each of some cells.
 
-        Every cell decays, looked at or not: density ← max(0.95 density, newest). A cell is then occupied where its
-        density is above the mean of the positive ones, or above `threshold` where that is lower. Should no cell be,
-        all that are not excluded are taken to be occupied, and a warning is given.
+        Every cell decays, looked at or not: density ← max(0.95 density, newest). A cell is then occupied if its density
+        is above the lower one of two: the mean of the positive densities, and `threshold`. If no cell is, all that are
+        not excluded are taken to be occupied, and a warning is given.
 
         Args:
             density_of: maps points (S, 3) in the cube to densities (S,), none negative. Called with up to 2^19 points.
-            everywhere: look at all R³ cells, as in the first 256 training steps; else at R³/4 uniformly drawn ones and
-                as many drawn from those above `threshold`, both with replacement.
+            everywhere: look at all R³ cells, as in the first 256 training steps. Else R³/4 are drawn uniformly and as
+                many from those above `threshold`, both with replacement.
         """
         if everywhere:
             cells = torch.arange(self.density.numel(), device=self.density.device)
@@ -83,12 +83,12 @@ class OccupancyGrid(nn.Module):
             cells = self._some_cells()
         newest = torch.zeros_like(self.density).flatten()
         for chunk in cells.split(CHUNK):
-            # The largest where a cell was drawn twice: the same whatever the order, on a GPU too.
+            # Where a cell was drawn twice, the larger counts: the same whatever the order, on a GPU too.
             newest.scatter_reduce_(0, chunk, density_of(self._random_points(chunk)).to(newest), "amax")
 
         decayed = torch.maximum(DECAY * self.density, newest.view_as(self.density))
         self.density.copy_(torch.where(self.density < 0, self.density, decayed))
-        # Without a positive cell 0, not the undefined mean of nothing, which would leave the grid empty for good.
+        # Without a positive cell the mean is 0. As undefined it would leave the grid empty for good.
         mean = self.density.clamp(min=0).sum() / (self.density > 0).sum().clamp(min=1)
         self.occupied.copy_(self.density > mean.clamp(max=self.threshold))
         if not self.occupied.any():
@@ -118,8 +118,8 @@ class OccupancyGrid(nn.Module):
     def bounds(self) -> tuple[Tensor, Tensor]:
         """The least and the greatest corner, shape (3,) each, of a box that holds all occupied cells.
 
-        One cell wider on each side, as far as the cube goes, so that a ray clipped to the box loses none of its
-        samples to rounding. The whole cube where nothing is occupied. Looked for when `occupied` has changed.
+        The box is a cell wider on each side, within the cube, so that a ray clipped to it loses no sample to rounding.
+        Where nothing is occupied it is the whole cube. It is computed anew when `occupied` has changed.
         """
         looked_at = self.occupied, self.occupied._version, self.density.dtype
         if self._bounds and self._bounds[0] is looked_at[0] and self._bounds[1:3] == looked_at[1:]:

@@ -14,7 +14,7 @@ def pixel_rays(poses: Tensor, intrinsics: Tensor, views: Tensor, rows: Tensor,
 
     Args:
         poses: (N, 3, 4) camera-to-world, the camera's axes as in OpenGL: x right, y up, looking along −z.
-        intrinsics: (N, 4), the focal lengths fx, fy and the center cx, cy of each view, in pixels; the first pixel has
+        intrinsics: (N, 4), the focal lengths fx, fy and the center cx, cy of each view, in pixels. The first pixel has
             its center at (0.5, 0.5).
         views, rows, columns: (R,) long, the image and the pixel of each ray.
 
@@ -87,8 +87,8 @@ def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
         counts: (R,) long, samples of each ray.
 
     Returns:
-        ray_index and step_index, (S,) long each with S = Σ counts: for counts 2, 0, 3 they are 0 0 2 2 2 and
-        0 1 0 1 2. On a GPU the host waits once, for S.
+        ray_index and step_index, (S,) long each with S = Σ counts. For counts 2, 0, 3 they are 0 0 2 2 2 and 0 1 0 1 2.
+        On a GPU the host waits once, for S.
     """
     rays = torch.arange(len(counts), device=counts.device)
     ray_index = rays.repeat_interleave(counts, output_size=int(counts.sum()))

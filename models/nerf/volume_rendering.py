@@ -1,9 +1,9 @@
 """Volume rendering of flat arrays of samples, sorted by ray and front to back (see models/nerf/rays.py).
 
-With the opacities α_i of a ray's samples and T_i = Π_{j<i} (1 − α_j), the transmittance in front of sample i, the ray's
-color is Σ T_i α_i c_i plus the background times what is left of T at the end (Max, 1995; NeRF, Mildenhall et al.,
-ECCV 2020, Eq. 3). The functions take L_i = log(1 − α_i), which a density gives without ever forming 1 − α:
-−σ_i δ_i, or for DVGO −interval · softplus(raw + act_shift). Then T_i = exp(Σ_{j<i} L_j) and α_i = −expm1(L_i).
+A ray's samples have the opacities α_i. The transmittance in front of sample i is T_i = Π_{j<i} (1 − α_j). The ray's
+color is Σ T_i α_i c_i, plus the background times what is left of T at the end (Max, 1995; NeRF, ECCV 2020, Eq. 3). The
+functions take L_i = log(1 − α_i), which a density gives without ever forming 1 − α. It is −σ_i δ_i, and for DVGO
+−interval · softplus(raw + act_shift). Then T_i = exp(Σ_{j<i} L_j) and α_i = −expm1(L_i).
 """
 
 from collections.abc import Callable
@@ -36,10 +36,7 @@ class Rendering(NamedTuple):
     @property
     @torch.no_grad()
     def depth(self) -> Tensor:
-        """(R,), the mean of t over the samples, by weight, in units of the rays' directions; 0 where there is none.
-
-        Without a graph.
-        """
+        """(R,), the mean of t over the samples, by weight, in units of the rays' directions; 0 where there is none."""
         of_samples = torch.stack([self.t, torch.ones_like(self.t)], dim=1)
         # The sum of the weights is 1 − final_transmittance, but exact where that is small.
         depth, opacity = accumulate(self.weights, of_samples, self.ray_index, len(self.color)).unbind(1)
@@ -48,8 +45,8 @@ class Rendering(NamedTuple):
 
 def _sums_along_rays(log_transmittance: Tensor, ray_index: Tensor, rays: int) -> tuple[Tensor, Tensor]:
     """log T in front of each sample, (S,), and, in float64, its running sum where the rays begin and end, (R + 1,)."""
-    # One running sum over the whole batch, less its value where the ray begins; in float32 the difference of two such
-    # sums would be wrong in the second digit of T.
+    # The sum runs over the whole batch; its value where the ray begins is taken off. In float32 such a difference would
+    # make T wrong in its second digit.
     sums = F.pad(log_transmittance.cumsum(0, dtype=torch.float64), (1, 0))
     bounds = torch.searchsorted(ray_index, torch.arange(rays + 1, device=ray_index.device))
     at_bounds = sums.index_select(0, bounds)
@@ -58,8 +55,8 @@ def _sums_along_rays(log_transmittance: Tensor, ray_index: Tensor, rays: int) ->
 
 
 def _opaque_at_most(log_transmittance: Tensor) -> Tensor:
-    # exp(−1000) is zero in float64 already, and with it every gradient, so this changes nothing but −inf, which
-    # would make the running sum a NaN for the rays that follow.
+    # This changes nothing but −inf, as exp(−1000) is zero in float64 already. −inf would make the running sum a NaN for
+    # the rays that follow.
     return log_transmittance.clamp(min=-1000)
 
 
@@ -68,8 +65,8 @@ def contributing(log_transmittance: Tensor, ray_index: Tensor, rays: int, stop: 
                  threshold: float | None = None) -> Tensor:
     """Which samples enter the picture: α > threshold, and T in front > stop among those that pass the first test.
 
-    The others are left out as if they were wholly transparent. So a field may first be evaluated everywhere without
-    a graph, and then with one at these samples alone.
+    The others count as wholly transparent. So a field may first be evaluated everywhere without a graph, and then with
+    one at these samples alone.
 
     Args:
         log_transmittance, ray_index, rays: as for `render_weights`.

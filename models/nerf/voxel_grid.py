@@ -31,7 +31,7 @@ def grid_shape(lower: Tensor, upper: Tensor, voxels: int) -> tuple[tuple[int, in
     if min(extent) <= 0 or voxels < 1:
         raise ValueError(f"cannot divide a box of size {extent} into {voxels} voxels")
     size = (math.prod(extent) / voxels) ** (1 / 3)
-    # The small addition is for a cube of n³ voxels, of which rounding would leave n − 1 a side.
+    # The small addition is for a cube of n³ voxels: rounding would make it n − 1 a side.
     x, y, z = (max(2, math.floor(length / size + 1e-4)) for length in extent)
     return (x, y, z), size
 
@@ -73,8 +73,8 @@ class Corners(NamedTuple):
 
     @classmethod
     def around(cls, coordinates: Tensor, shape: Sequence[int]) -> "Corners":
-        """Of points (3, S) within the box of a grid of (X, Y, Z) nodes."""
-        # Of each corner, whether it is the upper one along an axis: (3, 8).
+        """The corners around points (3, S) within the box of a grid of (X, Y, Z) nodes."""
+        # Whether a corner is the upper one along an axis: (3, 8).
         upper = torch.cartesian_prod(*[torch.arange(2, dtype=torch.int32, device=coordinates.device)] * 3).T
         cell, weights = [], []
         for axis, nodes, is_upper in zip(coordinates, shape, upper):
@@ -86,7 +86,7 @@ class Corners(NamedTuple):
         return cls(place(cell, shape)[:, None] + place(upper, shape), weights[0].mul_(weights[1]).mul_(weights[2]))
 
     def take(self, kept: Tensor) -> "Corners":
-        """Those of the points with the indices (K,)."""
+        """The corners around the points with the indices (K,)."""
         return Corners(self.nodes.index_select(0, kept), self.weights.index_select(0, kept))
 
 
@@ -131,7 +131,7 @@ class VoxelGrid(nn.Module):
         """Go over to `shape` nodes by interpolation. `values` becomes a new Parameter; optimizers hold the old one."""
         finer = F.interpolate(self.values.permute(3, 0, 1, 2)[None], size=tuple(shape), mode="trilinear",
                               align_corners=True)
-        # Not .contiguous(), which leaves a single channel its stride, with which embedding_bag is slow.
+        # Not .contiguous(): it leaves a single channel its stride, with which embedding_bag is slow.
         self.values = nn.Parameter(finer[0].movedim(0, -1).clone(memory_format=torch.contiguous_format))
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
@@ -172,9 +172,9 @@ class _Interpolate(torch.autograd.Function):
 
 
 def scatter_sparse(corners: Corners, gradients: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
-    """What gradients (S, C) of features are of a grid's values, sparse (X, Y, Z, C) tensors; the nodes ascending."""
-    # Sorted by node a sum is that over a stretch of the points. What the sort costs, the number of nodes does not
-    # enter, it uses all cores, and the sums come out the same on a GPU whatever the order of its threads.
+    """The gradients of a grid's values from those (S, C) of its features: sparse (X, Y, Z, C), the nodes ascending."""
+    # Sorted by node, the sum of a node is over one stretch. The cost does not depend on the number of nodes, and all
+    # cores are used. On a GPU the sums are the same whatever the order of its threads.
     nodes, order = corners.nodes.flatten().sort(stable=True)
     is_first = torch.ones_like(nodes, dtype=torch.bool)
     torch.ne(nodes[1:], nodes[:-1], out=is_first[1:])
@@ -229,7 +229,7 @@ class MaskGrid(nn.Module):
         return self.at(grid_coordinates(points, self.lower, self.upper))
 
     def at(self, coordinates: Tensor) -> Tensor:
-        """The same of points with the coordinates (3, S)."""
+        """What `forward` gives for points with the coordinates (3, S)."""
         nearest = [(axis * (nodes - 1)).add_(0.5).floor_().int() for axis, nodes in zip(coordinates, self.mask.shape)]
         inside = [(node >= 0) & (node < nodes) for node, nodes in zip(nearest, self.mask.shape)]
         nodes = place([node.clamp_(0, last - 1) for node, last in zip(nearest, self.mask.shape)], self.mask.shape)
@@ -240,8 +240,8 @@ def count_views(poses: Tensor, intrinsics: Tensor, height: int, width: int, lowe
                 shape: Sequence[int], near: float, step: float, stride: int = 4) -> Tensor:
     """How many images see each voxel, for the paper's "view-count-based learning rate".
 
-    An image sees a voxel if the samples of its pixels' rays, each shared out among the 8 nodes around it by the
-    trilinear weights, leave there more than 1 in sum.
+    The samples of an image's rays are shared out among the 8 nodes around each, by the trilinear weights. The image
+    sees a voxel whose sum is above 1.
 
     Args:
         poses, intrinsics: as for `pixel_rays`.
@@ -249,14 +249,14 @@ def count_views(poses: Tensor, intrinsics: Tensor, height: int, width: int, lowe
         lower, upper, shape: of the grid.
         near: depth at which the rays begin.
         step: distance between samples, in world units.
-        stride: take one row and one column in this many, and 1 / stride² as the sum to exceed. 1 is exact; 4 agrees
-            on 99.8 % of the voxels of a Blender scene at 800 × 800 pixels, where a voxel is some 15 pixels wide. At 2
-            pixels a voxel it finds a fifth too few views.
+        stride: take one row and one column in this many, and 1 / stride² as the sum to exceed. 1 is exact. 4 agrees
+            on 99.8 % of the voxels of a Blender scene at 800 × 800 pixels, some 15 pixels a voxel. At 2 pixels a voxel
+            it finds a fifth too few views.
 
     Returns:
         (X, Y, Z) long.
     """
-    # A sample up to a voxel outside the box still reaches the nodes on its face: so a grid that is wider by a voxel.
+    # A sample up to a voxel outside the box still reaches the nodes on its face. So the grid is wider by a voxel.
     margin = (upper - lower) / (torch.tensor(shape, device=lower.device) - 1)
     wider, wider_lower, wider_upper = [nodes + 2 for nodes in shape], lower - margin, upper + margin
     rows, columns = torch.meshgrid(torch.arange(0, height, stride, device=poses.device),
