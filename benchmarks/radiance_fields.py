@@ -45,7 +45,7 @@ class PlainDVGOField(nn.Module):
         super().__init__()
         self.field = copy.deepcopy(field)
         self.density, self.features = (nn.Parameter(grid.values.detach().permute(3, 0, 1, 2).contiguous())
-                                       for grid in (field.density, field.features))
+                                       for grid in (self.field.density, self.field.features))
 
     def forward(self, origins: Tensor, directions: Tensor) -> Rendering:
         field, rays = self.field, len(origins)
@@ -162,7 +162,7 @@ def ngp_steps(field: InstantNGPField, rays: int) -> Callable[[int], float]:
 def make_dvgo(voxels: int, fine: bool, device: torch.device) -> DVGOField:
     """A field of a ball: fog in its box before the coarse stage is trained, or a surface of some voxels' depth."""
     box = torch.full((3,), 0.6, device=device)
-    field = DVGOField(-box, box, voxels, final_voxels=voxels, alpha_init=1e-2 if fine else 1e-6, near=2.0,
+    field = DVGOField(-box, box, voxels, final_voxels=voxels, alpha_init=1e-2 if fine else 1e-6, near=0.5,
                       threshold=1e-4 if fine else 1e-7, mode="relu+fr" if fine else None, **(FR if fine else {}))
     if fine:
         depth = 0.5 - grid_points(field.density.shape, -box, box).norm(dim=-1)  # below the surface

@@ -62,6 +62,7 @@ def test_the_plain_dvgo_does_the_same_steps(fine):
     torch.manual_seed(0)
     field = radiance_fields.make_dvgo(16**3, fine, CPU)
     other = radiance_fields.PlainDVGOField(field)
+    assert len(field.samples(*radiance_fields.camera_rays(40, 4.0, CPU)[:2])[1]) > 400
     losses = [[advance(1) for _ in range(4)] for advance in (radiance_fields.dvgo_steps(one, fine, 40)
                                                              for one in (field, other))]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(set(losses[0])) == 4
