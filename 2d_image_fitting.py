@@ -142,7 +142,6 @@ def load_images(args: argparse.Namespace) -> dict[str, np.ndarray]:
     images: dict[str, np.ndarray] = {}
     for source in dict.fromkeys(sources):
         case, pixels = read_image(source, args.data)
-        print(describe(case, pixels))
         image = as_rgb(pixels)
         if case in images:
             raise UserError(f"--image gives two images of the name {case}; rename one")
@@ -152,6 +151,8 @@ def load_images(args: argparse.Namespace) -> dict[str, np.ndarray]:
         if downscale > 1:
             shape = [max(metrics.SSIM_WINDOW, round(side / downscale)) for side in image.shape[:2]]
             image = skimage.transform.resize(image, shape, anti_aliasing=True).astype(np.float32)
+        smaller = f"; made smaller, to {image.shape[1]} × {image.shape[0]}" if downscale > 1 else ""
+        print(f"{describe(case, pixels)}{smaller}")
         if args.batch and args.batch > (count := image.shape[0] * image.shape[1]):
             raise UserError(f"--batch {args.batch:,} is more than the {count:,} pixels of {case}")
         images[case] = image

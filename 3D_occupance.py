@@ -73,7 +73,6 @@ NETWORKS = {
 DECAY = 0.2  # what all epochs together multiply the learning rate by (released code)
 QUICK: dict = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, like a solid
 RESOLUTION, QUICK_RESOLUTION = 256, 28  # voxels along the longest side of a solid or mesh
-LEVELS = 256  # of the output that is kept, from 0 to 1
 CPU_CHUNK = 4_096  # voxels whose activations stay in a CPU's cache
 ALMOST_ONE = 1 - 1e-6  # where a logarithmic axis has an IoU of 1
 
@@ -87,7 +86,8 @@ def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int
     levels = torch.empty(len(voxels), dtype=torch.uint8, device=voxels.device)
     with torch.no_grad():
         for part, index in zip(levels.split(chunk), voxels.split(chunk)):
-            part.copy_((LEVELS * model(voxel_coordinates(index, shape))[:, 0].float()).clamp(0, LEVELS - 1))
+            output = model(voxel_coordinates(index, shape))[:, 0].float()
+            part.copy_((meshes.LEVELS * output).clamp(0, meshes.LEVELS - 1))
     return levels
 
 
@@ -121,13 +121,13 @@ def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
         if (step + 1) % batches.per_epoch == 0:
             scheduler.step()
             with clock.paused(), autocast:
-                found = predict(model, sample, volume.shape, chunk) >= LEVELS // 2
+                found = predict(model, sample, volume.shape, chunk) >= meshes.LEVELS // 2
                 curve[step // batches.per_epoch] = metrics.iou(found.cpu().numpy(), full[sample].cpu().numpy())
 
     with autocast:
         levels = predict(fold(model), torch.arange(len(full), device=device), volume.shape, chunk)
     output = levels.cpu().numpy().reshape(volume.shape)
-    predicted = output >= LEVELS // 2
+    predicted = output >= meshes.LEVELS // 2
     final = metrics.iou(predicted, volume)
     distances = meshes.surface_distance(meshes.extract_mesh(predicted), meshes.extract_mesh(volume))
     chamfer, f_score = distances or (None, None)
@@ -159,7 +159,7 @@ def load_volumes(args: argparse.Namespace) -> dict[str, tuple[np.ndarray, dict]]
 
 def output_of(run: Run) -> np.ndarray:
     """What a finished network gives at each voxel, in [0, 1], float32."""
-    return (run.arrays(output=tuple(run.config["shape"]))["output"] + np.float32(0.5)) / LEVELS
+    return meshes.from_levels(run.arrays(output=tuple(run.config["shape"]))["output"])
 
 
 def write_surface(run: Run, smooth: float) -> None:
@@ -247,8 +247,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_setting("--batch", type=cli.whole(1), metavar="N", help=f"voxels a step (default: {PAPER['batch']:,})")
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="voxels in memory at once; the step stays that of the whole batch (default: what is fast)")
-    parser.add_argument("--smooth", type=cli.positive, default=0.8, metavar="SIGMA",
-                        help="smooth the drawn and written surfaces by a Gaussian of so many voxels (default: 0.8)")
+    parser.add_argument("--smooth", type=cli.positive, default=meshes.SMOOTH, metavar="SIGMA",
+                        help=f"smooth the drawn and written surfaces by so many voxels (default: {meshes.SMOOTH})")
     return cli.parse(parser, argv)
 
 

@@ -3,7 +3,7 @@
 import functools
 import statistics
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -11,17 +11,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from harness.device import Stopwatch
-from harness.records import read_record
 from models import FourierReparamLinear
 
-# Published records that have the paper's networks, whatever the length of their training.
-RECORDS = {"1d": "1d/function", "2d": "2d/kodim05/batch=8192", "3d": "3d/holed_sphere/quick"}
+SCRIPTS = {"1d": "1d_function_fitting", "2d": "2d_image_fitting", "3d": "3D_occupance"}
 
 
 def paper_network(experiment: str, mode: str) -> dict[str, Any]:
     """The arguments of build_inr for a network of the paper, by its experiment: 1d, 2d or 3d."""
-    folder = Path(__file__).parents[1] / "records" / RECORDS[experiment]
-    return read_record(folder / f"{mode}-seed0.json")["config"]["network"]
+    of_mode = import_module(SCRIPTS[experiment]).NETWORKS[mode]
+    return of_mode.get("network", of_mode)
 
 
 def with_full_products(model: nn.Module) -> nn.Module:

@@ -12,6 +12,16 @@ import torch
 from data.errors import UserError
 
 
+def torchrun() -> bool:
+    """Whether torchrun started this process, as one rank of several."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def first_rank() -> bool:
+    """Whether this is the rank that draws and prints; so is a process without torchrun."""
+    return not torchrun() or os.environ["RANK"] == "0"
+
+
 def choose_device(name: str) -> torch.device:
     """The device that `--device` names: auto, cpu, cuda or cuda:N.
 

@@ -22,7 +22,8 @@ from harness.device import choose_device, set_precision
 from harness.files import write_atomically
 from harness.labels import own_settings
 
-KEYS = ("experiment", "case", "options", "mode", "own", "seed", "config", "metrics", "time", "environment", "command")
+IDENTITY = ("experiment", "case", "options", "mode", "own", "seed", "config")  # of a record, as of a Run
+KEYS = (*IDENTITY, "metrics", "time", "environment", "command")
 
 
 def digest(*arrays: np.ndarray) -> str:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 
 from data.errors import UserError, describe
-from harness.device import cpu_count
+from harness.device import cpu_count, first_rank, torchrun
 from harness.files import check_writable
 from harness.records import Run
 
@@ -28,16 +28,6 @@ class Job(NamedTuple):
 
     run: Run
     train: Callable[[], str]
-
-
-def torchrun() -> bool:
-    """Whether torchrun started this process, as one rank of several."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
-
-
-def first_rank() -> bool:
-    """Whether this is the rank that draws and prints; so is a process without torchrun."""
-    return not torchrun() or os.environ["RANK"] == "0"
 
 
 def in_ranks(main: Callable[[], None]) -> Callable[[], None]:

@@ -16,9 +16,8 @@ from tqdm import tqdm
 
 from data.errors import UserError
 from harness.allocator import keep_freed_memory
-from harness.device import Stopwatch, choose_device, set_precision
+from harness.device import Stopwatch, choose_device, first_rank, set_precision
 from harness.records import Run
-from harness.sweep import first_rank
 from models import FourierReparamLinear
 
 

@@ -15,11 +15,10 @@ from pathlib import Path
 from data.errors import UserError
 from harness import cli
 from harness.files import write_atomically
-from harness.records import Run, read_record
+from harness.records import IDENTITY, Run, read_record
 from report.tables import TABLES, markdown, read_groups
 
 PAGES = (Path("docs/results.md"),)
-IDENTITY = ("experiment", "case", "options", "mode", "own", "seed", "config")
 
 
 def adopt(source: Path, target: Path) -> int:

@@ -50,8 +50,8 @@ def pictures(folder: str, runs: list[tuple[dict, dict[str, np.ndarray]]], data: 
         return [picture.clip(0, 1)[window] for picture in (truth, *(arrays["reconstruction"] for _, arrays in runs))]
     _, truth = load_volume(runs[0][0]["case"], data)
     volumes = [shorten(truth, 1 / config["downscale"], "the volume"),
-               *((arrays["output"] + np.float32(0.5)) / 256 for _, arrays in runs)]
-    surfaces = [meshes.extract_mesh(volume, 0.8) for volume in volumes]
+               *(meshes.from_levels(arrays["output"]) for _, arrays in runs)]
+    surfaces = [meshes.extract_mesh(volume, meshes.SMOOTH) for volume in volumes]
     return meshes.render_with_close_up(surfaces, meshes.VIEWS[runs[0][0]["case"]], pixels=512)[2]
 
 

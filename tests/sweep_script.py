@@ -17,7 +17,8 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from data.errors import UserError
-from harness.sweep import Job, first_rank, in_ranks, sweep
+from harness.device import first_rank
+from harness.sweep import Job, in_ranks, sweep
 
 FOLDER = Path(sys.argv[1])
 

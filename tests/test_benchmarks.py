@@ -15,14 +15,6 @@ from models.nerf.hash_grid import HashGrid
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("experiment, script", [("1d", "1d_function_fitting"), ("2d", "2d_image_fitting"),
-                                                ("3d", "3D_occupance")])
-@pytest.mark.parametrize("mode", ["relu", "relu+fr", "sin", "sin+fr"])
-def test_the_networks_of_the_records_are_those_of_the_scripts(experiment, script, mode):
-    of_mode = import_module(script).NETWORKS[mode]
-    assert common.paper_network(experiment, mode) == of_mode.get("network", of_mode)
-
-
 @pytest.mark.parametrize("mode, encoding", [("relu", {}), ("relu+pe", {"pe_frequencies": 4})])
 def test_the_products_of_a_step_are_counted(mode, encoding):
     network = {"in_features": 2, "out_features": 3, "hidden_features": 16, "hidden_layers": 2, **encoding}

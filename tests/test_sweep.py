@@ -16,7 +16,8 @@ import pytest
 from conftest import heed_ctrl_c
 
 from data.errors import UserError
-from harness.sweep import Job, cpu_count, first_rank, in_ranks, sweep
+from harness.device import cpu_count, first_rank
+from harness.sweep import Job, in_ranks, sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tests" / "sweep_script.py"
