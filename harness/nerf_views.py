@@ -84,7 +84,7 @@ def load(args: argparse.Namespace, default: dict[str, Any]) -> Scene:
 
 
 def some_views(views: Views, chosen: np.ndarray) -> Views:
-    """Those views of which `chosen`, bool (N,), says so."""
+    """The views at which `chosen`, bool (N,), is true."""
     return Views(views.images[chosen], views.poses[chosen], views.intrinsics[chosen],
                  [name for name, is_chosen in zip(views.names, chosen) if is_chosen])
 

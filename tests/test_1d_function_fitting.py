@@ -1,10 +1,10 @@
-"""The 1D scripts as a user runs them."""
+"""The 1D scripts as a user runs them; test_training.py stops one and goes on."""
 
 import json
 
 import numpy as np
 import pytest
-from conftest import assert_same_run, beside, ended_at_checkpoint, folders, record, run_script, stem
+from conftest import beside, folders, record, run_script, stem
 
 FIT, DRAW = "1d_function_fitting.py", "1d_relative_error_in_frequency.py"
 RUN = ("1d", "function")
@@ -75,16 +75,6 @@ def test_missing_records_are_made_first(tmp_path, call):
     assert (tmp_path / "results" / "1d/function/quick,steps=20/sin,lr=0.001-seed5.json").exists()
     assert (tmp_path / "figures" / "1d/function/quick,steps=20/relative_error.png").exists()
     assert call(DRAW, "--options", "size=small", *options).returncode == 2  # the other script has said why
-
-
-def test_a_resumed_run_has_the_same_bits(tmp_path, call):
-    arguments = (FIT, "--modes", "sin+fr", "--steps", 35, "--checkpoint-every", 10)
-    with ended_at_checkpoint(2):
-        assert call(*arguments, *folders(tmp_path / "cut")).returncode == 9
-    for name in ("cut", "whole"):
-        done = call(*arguments, *folders(tmp_path / name))
-        assert done.returncode == 0 and ("going on after step 20" in done.stderr + done.stdout) == (name == "cut")
-    assert_same_run(*(stem(tmp_path / name, *RUN, "sin+fr", "steps=35") for name in ("cut", "whole")))
 
 
 def test_a_damaged_record_and_a_diverging_run_get_one_line(tmp_path, call, refused):

@@ -8,7 +8,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import chunks, common, radiance_fields
-from benchmarks.__main__ import ARGUMENTS
 from models import FourierReparamLinear, build_inr
 from models.nerf.hash_grid import HashGrid
 
@@ -59,11 +58,6 @@ def test_the_plain_dvgo_does_the_same_steps(fine):
                                                              for one in (field, other))]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and len(set(losses[0])) == 4
     torch.testing.assert_close(field.features.values.permute(3, 0, 1, 2), other.features, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ARGUMENTS)
-def test_every_benchmark_can_be_imported(name):
-    assert callable(import_module(f"benchmarks.{name}").main)
 
 
 def test_the_radiance_fields_are_timed(monkeypatch, capsys):

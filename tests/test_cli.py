@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, ball, folders, run_script
 
+from benchmarks.__main__ import ARGUMENTS
 from data.errors import UserError
 from data.scenes import load_scene
 from harness import cli
@@ -163,7 +164,8 @@ def test_a_script_runs_in_other_peoples_surroundings(tmp_path):
 
 @pytest.mark.parametrize("name", [*sorted(path.stem for path in ROOT.glob("*.py") if path.stem != "hubconf"),
                                   "report.__main__", "report.overview", "studies.step_size", "studies.controls",
-                                  "studies.first_step", "benchmarks.__main__", "benchmarks.step"])
+                                  "studies.first_step", "benchmarks.__main__",
+                                  *(f"benchmarks.{name}" for name in ARGUMENTS)])
 def test_help_is_there(name, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as stopped:

@@ -45,16 +45,11 @@ def test_a_drawing_that_fails_costs_no_other_and_ends_in_one_error(tmp_path, cap
     assert [file.name for file in path.parent.iterdir()] == ["a.png"]
 
 
-def test_a_title_wider_than_its_figure_goes_on_in_another_line(tmp_path):
-    for title, count in (("aaa", 1), (" ".join(9 * ["aaaaa"]), 2)):
-        draw_title(title, tmp_path / "a.png")
-        assert lines(tmp_path / "a.png") == count
-
-
 @pytest.mark.parametrize("title, count", [
-    ("$x^2$ costs $", 1), (r"$\frac$", 1), ("$ a wall has $ more _ than $ one fence " * 2, 3)])
-def test_a_dollar_in_a_title_is_drawn_as_it_is_and_no_matplotlibrc_changes_it(title, count, tmp_path):
-    """The last is broken: matplotlib measures a text that it wraps as mathematics, whatever it is told."""
+    ("aaa", 1), ("aaaaa " * 9, 2), ("$x^2$ costs $", 1), (r"$\frac$", 1),
+    ("$ a wall has $ more _ than $ one fence " * 2, 3)])
+def test_a_title_is_broken_where_it_is_wide_and_a_dollar_or_a_matplotlibrc_changes_nothing(title, count, tmp_path):
+    """matplotlib itself measures a text that it wraps as mathematics, whatever it is told."""
     given = {"image.origin": "lower", "text.usetex": True, "savefig.bbox": "tight", "text.parse_math": True}
     with matplotlib.rc_context(given):
         figures.draw_each(partial(draw_title, title, tmp_path / "found.png"))
