@@ -71,12 +71,12 @@ def sweep(*stages: list[Job], args: argparse.Namespace, parallel: bool) -> None:
             if is_finished:
                 print(f"{job.run}: finished before, {job.run.path('.json')}")
         jobs = [job for job, is_finished in zip(jobs, of_jobs) if not is_finished]
-        if parallel or torchrun():  # the longest first: then none is left alone with a long one at the end
+        in_parallel = parallel and not torchrun() and all(job.run.device == "cpu" for job in jobs)
+        processes = min(cpu_count(), len(jobs)) if in_parallel else 1
+        if processes > 1 or torchrun():  # the longest first: then none is left alone with a long one at the end
             jobs.sort(key=lambda job: [kind not in job.run.path(".json").name for kind in ("+fr", "sin")])
         if torchrun():
             jobs = jobs[torch.distributed.get_rank()::torch.distributed.get_world_size()]
-        in_parallel = parallel and not torchrun() and all(job.run.device == "cpu" for job in jobs)
-        processes = min(cpu_count(), len(jobs)) if in_parallel else 1
         outcomes = _in_processes(processes, jobs, attempt) if processes > 1 else [attempt(job) for job in jobs]
         failures += [failure for of_rank in _gather(outcomes) for failure in of_rank if failure]
     if not first_rank():

@@ -36,6 +36,20 @@ def folders(path):
     return "--results", path / "results", "--figures", path / "figures", "--device", "cpu"
 
 
+def toy_options(path, *more):
+    """The options of a radiance field's script, on the toy scene at 32 × 32 pixels."""
+    return "--quick", "--downscale", 4, *folders(path), "--data", "nowhere", *more
+
+
+def run_main(script, quick, arguments):
+    """Run a script in this process with other settings for --quick; for the fixture of a module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(script, "QUICK", quick)
+        patch.setattr("harness.sweep.cpu_count", lambda: 1)
+        patch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
+        script.main()
+
+
 def stem(path, experiment, case, name, options="quick", seed=0):
     """The path, but for the suffix, of what a run with `folders(path)` leaves; `name`: its mode and own settings."""
     return path / "results" / experiment / case / options / f"{name}-seed{seed}"

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +13,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_run, before_each_step, beside, ended_at_checkpoint, folders, record, stem
+from conftest import assert_same_run, before_each_step, beside, ended_at_checkpoint, record, run_main, stem, toy_options
 from torch.optim.lr_scheduler import ExponentialLR
 
 import dvgo
@@ -34,21 +33,13 @@ def tiny(one_process, monkeypatch):
     monkeypatch.setattr(dvgo, "QUICK", TINY)
 
 
-def options(path, *more):
-    return "--quick", "--downscale", 4, *folders(path), "--data", "nowhere", *more
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """One run of both modes, with the optimizers it made."""
     path, optimizers = tmp_path_factory.mktemp("finished"), {}
-    arguments = (SCRIPT, *options(path, "--frames", 2))
-    with (pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as printed,
+    with (contextlib.redirect_stdout(io.StringIO()) as printed,
           before_each_step(lambda optimizer: optimizers.setdefault(id(optimizer), optimizer))):
-        patch.setattr(dvgo, "QUICK", TINY)
-        patch.setattr("harness.sweep.cpu_count", lambda: 1)
-        patch.setattr(sys, "argv", list(map(str, arguments)))
-        dvgo.main()
+        run_main(dvgo, TINY, toy_options(path, "--frames", 2))
     return SimpleNamespace(path=path, folder=stem(path, *RUN, "relu", FOLDER).parent, stdout=printed.getvalue(),
                            optimizers=list(optimizers.values()))
 
@@ -116,7 +107,7 @@ def test_rendering_again_trains_nothing_and_records_what_it_measured(finished, c
     for mode, path in paths.items():
         shutil.rmtree(path)
         beside(path, ".json").write_text(json.dumps({**made[mode], "metrics": {"psnr": 1.0}}))
-    done = call(SCRIPT, *options(tmp_path / "again", "--frames", 2, "--render-only"))
+    done = call(SCRIPT, *toy_options(tmp_path / "again", "--frames", 2, "--render-only"))
     assert done.returncode == 0, done.stderr
     for mode, path in paths.items():
         before, again = np.load(finished.folder / f"{mode}-seed0.npz"), np.load(beside(path, ".npz"))
@@ -129,13 +120,13 @@ def test_rendering_again_trains_nothing_and_records_what_it_measured(finished, c
                    for name, image in zip(record["metrics"]["views"], again["images"]))
         assert len(iio.imread(path / "turntable.gif")) == 2
         assert f"{mode} seed 0: {record['metrics']['psnr']:.2f} dB on 8 test views, written to {path}" in done.stdout
-    line = refused(SCRIPT, *options(tmp_path / "again", "--render-only", "--background", "black"))
+    line = refused(SCRIPT, *toy_options(tmp_path / "again", "--render-only", "--background", "black"))
     assert "downscale=4,background=black/relu-seed0.json is not there; run without --render-only first" in line
 
 
 @pytest.mark.slow
 def test_a_run_resumed_in_either_stage_has_the_same_bits(finished, call, tmp_path):
-    arguments = options(tmp_path, "--modes", "relu+fr", "--frames", 0, "--checkpoint-every", 21)
+    arguments = toy_options(tmp_path, "--modes", "relu+fr", "--frames", 0, "--checkpoint-every", 21)
     # The second of the coarse stage; that of the fine one, between two scalings; and on to the end.
     for number, steps in ((2, [("coarse", 21), ("coarse", 42)]), (1, [("relu+fr", 21)])):
         with ended_at_checkpoint(number) as written:
@@ -149,7 +140,7 @@ def test_a_run_resumed_in_either_stage_has_the_same_bits(finished, call, tmp_pat
 
 def test_a_coarse_field_with_nothing_in_it_is_reported(refused, monkeypatch, tmp_path):
     monkeypatch.setitem(dvgo.QUICK["coarse"], "steps", 1)
-    line = refused(SCRIPT, *options(tmp_path, "--modes", "relu"))
+    line = refused(SCRIPT, *toy_options(tmp_path, "--modes", "relu"))
     assert "coarse field is empty" in line
     assert [file.name for file in tmp_path.rglob("*.json")] == ["coarse-seed0.json"]
 
@@ -187,4 +178,4 @@ def test_total_variation_is_weighted_by_the_grid_and_the_batch(toy_rays):
 @pytest.mark.parametrize("arguments, said", [
     ("--tv-density 0", "--tv-density"), ("--tv-features x", "--tv-features")])
 def test_bad_input_gets_one_line_and_status_2(arguments, said, refused, tmp_path):
-    assert said in refused(SCRIPT, *options(tmp_path, *arguments.split()))
+    assert said in refused(SCRIPT, *toy_options(tmp_path, *arguments.split()))

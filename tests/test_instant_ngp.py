@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import assert_same_run, before_each_step, beside, ended_at_checkpoint, folders, record, stem
+from conftest import assert_same_run, before_each_step, beside, ended_at_checkpoint, record, run_main, stem, toy_options
 
 import InstantNGP
 from data.scenes import load_scene, normalize_poses, on_background
@@ -27,10 +26,6 @@ TINY: dict = {"epochs": 3, "iterations": 14, "batch": 192, "lr": 1.4e-2, "warm_u
 FEW: dict = {**TINY, "iterations": 4, "batch": 32, "warm_up": 4, "field": {**TINY["field"], "steps": 512}}
 
 
-def options(path, *more):
-    return "--quick", "--downscale", 4, *folders(path), "--data", "nowhere", *more
-
-
 @pytest.fixture(autouse=True)
 def tiny(one_process, monkeypatch):
     monkeypatch.setattr(InstantNGP, "QUICK", TINY)
@@ -40,11 +35,7 @@ def tiny(one_process, monkeypatch):
 def trained(tmp_path_factory):
     """A folder with results and figures of both modes."""
     path = tmp_path_factory.mktemp("ngp")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InstantNGP, "QUICK", TINY)
-        patch.setattr("harness.sweep.cpu_count", lambda: 1)
-        patch.setattr(sys, "argv", list(map(str, (NGP, *options(path, "--frames", 3)))))
-        InstantNGP.main()
+    run_main(InstantNGP, TINY, toy_options(path, "--frames", 3))
     return path
 
 
@@ -221,13 +212,13 @@ def test_a_resumed_run_has_the_same_bits(tmp_path, monkeypatch):
 
 def test_a_second_run_trains_nothing_and_rendering_again_records_what_it_measured(trained, tmp_path, call):
     shutil.copytree(trained / "results", tmp_path / "results")
-    done = call(NGP, *options(tmp_path))
+    done = call(NGP, *toy_options(tmp_path))
     assert done.returncode == 0 and done.stdout.count("finished before") == 2, done.stderr
     assert (tmp_path / "figures" / "ngp" / "toy" / FOLDER / "close_ups.png").exists()
     path = stem(tmp_path, *RUN, "relu+fr", FOLDER)
     made = json.loads(beside(path, ".json").read_text())
     beside(path, ".json").write_text(json.dumps({**made, "metrics": {}}))
-    assert call(NGP, *options(tmp_path, "--frames", 2, "--modes", "relu+fr", "--render-only")).returncode == 0
+    assert call(NGP, *toy_options(tmp_path, "--frames", 2, "--modes", "relu+fr", "--render-only")).returncode == 0
     again = json.loads(beside(path, ".json").read_text())
     assert again["metrics"]["psnr"] == pytest.approx(made["metrics"]["psnr"], abs=1e-4)
     assert {**again, "metrics": 0} == {**made, "metrics": 0} and len(iio.imread(path / "turntable.gif")) == 2
@@ -236,5 +227,5 @@ def test_a_second_run_trains_nothing_and_rendering_again_records_what_it_measure
 @pytest.mark.parametrize("arguments, said", [
     ("--chunk 0", "--chunk"), ("--batch 0", "--batch"), ("--epochs 1 --modes relu --lr 1e30", "smaller --lr")])
 def test_bad_input_gets_one_line_and_status_2(arguments, said, refused, tmp_path):
-    assert said in refused(NGP, *options(tmp_path, *arguments.split()))
+    assert said in refused(NGP, *toy_options(tmp_path, *arguments.split()))
     assert not list(tmp_path.rglob("*.json"))
