@@ -119,7 +119,7 @@ def test_rendering_again_trains_nothing_and_records_what_it_measured(finished, c
         assert all(np.array_equal(iio.imread(path / "views" / f"{name}.png"), image)
                    for name, image in zip(record["metrics"]["views"], again["images"]))
         assert len(iio.imread(path / "turntable.gif")) == 2
-        assert f"{mode} seed 0: {record['metrics']['psnr']:.2f} dB on 8 test views, written to {path}" in done.stdout
+        assert f"{mode} seed 0: {record['metrics']['psnr']:.2f} dB on 8 views, written to {path}" in done.stdout
     line = refused(SCRIPT, *toy_options(tmp_path / "again", "--render-only", "--background", "black"))
     assert "downscale=4,background=black/relu-seed0.json is not there; run without --render-only first" in line
 
