@@ -133,7 +133,7 @@ def fitting_chunk(pixels: int, network: dict, device: torch.device) -> int:
     return fitting if device.type == "cuda" else min(fitting, CPU_CHUNK)
 
 
-def load_images(args: argparse.Namespace) -> dict[str, np.ndarray]:
+def load(args: argparse.Namespace) -> dict[str, np.ndarray]:
     """The images that the options ask for, made smaller where asked for, by their names; prints what was read."""
     sources = args.image or (["astronaut"] if args.size else ["5"])
     if sources == ["all"]:
@@ -231,7 +231,7 @@ def plan(args: argparse.Namespace, images: dict[str, np.ndarray]) -> list[Run]:
 
 def main() -> None:
     args = parse()
-    images = load_images(args)
+    images = load(args)
     runs = plan(args, images)
     training.say_how_long(runs, args, lambda config: training.fitting_operations(
         config["network"], config["steps"] * (config["batch"] or math.prod(config["shape"][:2]))))

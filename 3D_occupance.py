@@ -137,7 +137,7 @@ def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
             f"{config['epochs'] * len(full) / clock.seconds:,.0f} points a second")
 
 
-def load_volumes(args: argparse.Namespace) -> dict[str, tuple[np.ndarray, dict]]:
+def load(args: argparse.Namespace) -> dict[str, tuple[np.ndarray, dict]]:
     """The volumes that the options ask for, by their names, and what --quick changes in the settings of each."""
     volumes: dict[str, tuple[np.ndarray, dict]] = {}
     for source in dict.fromkeys(args.shape or (["holed_sphere"] if args.size else SHA256)):
@@ -261,7 +261,7 @@ def plan(args: argparse.Namespace, volumes: dict[str, tuple[np.ndarray, dict]]) 
 
 def main() -> None:
     args = parse()
-    volumes = load_volumes(args)
+    volumes = load(args)
     for case, (volume, _) in volumes.items():
         print(summary(case, volume))
     runs = plan(args, volumes)

@@ -150,6 +150,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return nerf_views.parse(parser, argv)
 
 
+def load(args: argparse.Namespace) -> Scene:
+    """The scene that the options ask for, moved and scaled into the cube."""
+    return normalize_poses(nerf_views.load(args, {**PAPER, **nerf_views.size_settings(args, MEDIUM, QUICK)}))
+
+
 def plan(args: argparse.Namespace, scene: Scene) -> list[Run]:
     """The runs that the options ask for."""
     settings = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
@@ -159,7 +164,7 @@ def plan(args: argparse.Namespace, scene: Scene) -> list[Run]:
 
 def main() -> None:
     args = parse()
-    scene = normalize_poses(nerf_views.load(args, {**PAPER, **nerf_views.size_settings(args, MEDIUM, QUICK)}))
+    scene = load(args)
     print(describe(scene))
     runs = plan(args, scene)
     if args.render_only:

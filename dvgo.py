@@ -240,6 +240,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return nerf_views.parse(parser, argv)
 
 
+def load(args: argparse.Namespace) -> Scene:
+    """The scene that the options ask for."""
+    return nerf_views.load(args, {**PAPER, **nerf_views.size_settings(args, MEDIUM, QUICK)})
+
+
 def plan(args: argparse.Namespace, scene: Scene) -> list[Run]:
     """The runs that the options ask for."""
     settings = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
@@ -249,7 +254,7 @@ def plan(args: argparse.Namespace, scene: Scene) -> list[Run]:
 
 def main() -> None:
     args = parse()
-    scene = nerf_views.load(args, {**PAPER, **nerf_views.size_settings(args, MEDIUM, QUICK)})
+    scene = load(args)
     print(describe(scene))
     if (views := len(scene.train.images)) < MIN_VIEWS:
         raise UserError(f"{scene.name} has {views} training views; DVGO needs {MIN_VIEWS} or more, as it takes for "

@@ -32,7 +32,7 @@ def batch_1d(*_) -> tuple[Tensor, Tensor]:
 
 def batch_2d(script: ModuleType, folder: Path) -> tuple[Tensor, Tensor]:
     """4,096 pixels of Kodak 05 at half of its sides, and their colors."""
-    image, = script.load_images(script.parse(["--image", "5", "--downscale", "2", "--data", str(folder)])).values()
+    image, = script.load(script.parse(["--image", "5", "--downscale", "2", "--data", str(folder)])).values()
     x, target = pixel_grid(image, torch.device("cpu"))
     pixels = torch.randperm(len(x))[:4096]
     return x[pixels], target[pixels]
@@ -41,7 +41,7 @@ def batch_2d(script: ModuleType, folder: Path) -> tuple[Tensor, Tensor]:
 def batch_3d(script: ModuleType, folder: Path) -> tuple[Tensor, Tensor]:
     """20,000 voxels of the dragon at an eighth of its sides, and whether each is full."""
     args = script.parse(["--shape", "dragon", "--downscale", "8", "--data", str(folder)])
-    (volume, _), = script.load_volumes(args).values()
+    (volume, _), = script.load(args).values()
     voxels = torch.randperm(volume.size)[:20_000]
     return voxel_coordinates(voxels, volume.shape), torch.from_numpy(volume).flatten()[voxels, None].float()
 

@@ -30,8 +30,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from data.errors import UserError
-from data.scenes import normalize_poses
-from harness import cli, figures, nerf_views
+from harness import cli, figures
 from harness.labels import LABELS, image_size, length, volume_size
 from harness.records import Run, joined, read_record
 from harness.results import mean_and_spread
@@ -164,16 +163,7 @@ def plan(experiment: Experiment, wanted: list[Network],
                "--seeds", *map(str, args.seeds or experiment.seeds)]
     ours = script.parse([*options, "--device", "cpu", "--data", str(args.data), "--results", str(args.results)])
     ours.command = shlex.join(["python", f"{experiment.script}.py", *options])
-    if experiment.script == "1d_function_fitting":
-        data: list[Any] = []
-    elif experiment.script == "2d_image_fitting":
-        data = [script.load_images(ours)]
-    elif experiment.script == "3D_occupance":
-        data = [script.load_volumes(ours)]
-    else:
-        size = nerf_views.size_settings(ours, script.MEDIUM, script.QUICK)
-        scene = nerf_views.load(ours, {**script.PAPER, **size})
-        data = [normalize_poses(scene) if experiment.script == "InstantNGP" else scene]
+    data = [script.load(ours)] if hasattr(script, "load") else []  # 1D has nothing to load
     return ours, data, script.plan(ours, *data)
 
 

@@ -94,7 +94,7 @@ def test_downscale_divides_the_sides_of_a_stored_volume_and_of_a_solid(tmp_path)
 
     def shape(source, *more):
         args = fitting.parse(["--shape", source, "--data", str(tmp_path), *more])
-        run = fitting.plan(args, fitting.load_volumes(args))[0]
+        run = fitting.plan(args, fitting.load(args))[0]
         return run.config["shape"], run.options
 
     stored, solid = str(tmp_path / "block.npy"), "holed_sphere"

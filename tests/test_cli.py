@@ -44,7 +44,7 @@ def planned():
             if name == "1d_function_fitting":
                 return script.plan(args)
             if name == "3D_occupance":
-                return script.plan(args, script.load_volumes(args))
+                return script.plan(args, script.load(args))
             runs = script.plan(args, scene if "--scene" in data else {"a": np.zeros((2, 3, 3), np.float32)})
             return runs + ([script.coarse_run(run) for run in runs] if name == "dvgo" else [])
         yield plan

@@ -110,7 +110,7 @@ def test_defaults_follow_the_scene_and_the_size(name, arguments, downscale, fram
     args = script.parse(arguments.split())
     asked = []
     monkeypatch.setattr(nerf_views, "load_scene", lambda *words: asked.append(words) or SCENE)
-    loaded = nerf_views.load(args, {**script.PAPER, **nerf_views.size_settings(args, script.MEDIUM, script.QUICK)})
+    loaded = script.load(args)
     assert asked == [(scene, Path("data"), downscale)] and args.frames == frames
     for run in script.plan(args, loaded):
         assert (run.config["downscale"], run.config["background"]) == (downscale, background)

@@ -259,7 +259,7 @@ def test_the_scripts_give_every_published_record_its_path_and_settings(experimen
         args = script.parse(argv)
         data = {"1d": [], "2d": [{case: np.zeros((2, 3, 3))}], "dvgo": [replace(toy, name=case)],
                 "ngp": [replace(toy, name=case)]}
-        run, = script.plan(args, *(data[experiment] if experiment != "3d" else [script.load_volumes(args)]))
+        run, = script.plan(args, *(data[experiment] if experiment != "3d" else [script.load(args)]))
         run = script.coarse_run(run) if coarse else run
         assert all(getattr(run, key) == record[key] for key in ("experiment", "case", "mode", "seed", "options", "own"))
         assert {**run.config, **{key: record["config"][key] for key in DATA[experiment]}} == record["config"], argv

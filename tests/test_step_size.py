@@ -68,8 +68,8 @@ def test_everything_has_a_published_record_so_that_nothing_is_trained(name, publ
     ("1d", []), ("2d", [{"kodim05": np.zeros((2, 2, 3))}]), ("3d", [{"dragon": (np.zeros((2, 2, 2), bool), {})}])])
 def test_the_folder_is_where_the_script_puts_its_records(name, loaded, options, monkeypatch):
     script = step_size.import_module(EXPERIMENTS[name].script)
-    for loader, data in zip(("load_images", "load_volumes"), 2 * loaded):
-        monkeypatch.setattr(script, loader, lambda _, data=data: data, raising=False)
+    for data in loaded:
+        monkeypatch.setattr(script, "load", lambda _, data=data: data)
     ours, _, runs = step_size.plan(EXPERIMENTS[name], [("relu", {"hidden_lr": 16.0})], options)
     assert {str(run.folder) for run in runs} == {EXPERIMENTS[name].folder}
     assert [(run.own, run.seed) for run in runs] == [({"hidden_lr": 16.0}, 0), ({"hidden_lr": 16.0}, 1)]
