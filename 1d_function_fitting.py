@@ -63,7 +63,7 @@ NETWORKS = {
     "sin+fr":     {**MLP, **SINE, **FR},
 }
 QUICK: dict = {"steps": 2_000}
-COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
+DEFAULT_MODES = ("relu", "relu+fr", "sin", "sin+fr")
 
 EIGENVALUES = 4  # the number of the NTK's largest that are reported one by one
 
@@ -202,7 +202,8 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
-    parser = cli.options(__doc__, modes=MODES, default_modes=COMPARED, steps=PAPER["steps"], checkpoint_every=2_500)
+    parser = cli.options(__doc__, modes=MODES, default_modes=DEFAULT_MODES, steps=PAPER["steps"],
+                         checkpoint_every=2_500)
     return cli.parse(parser, argv)
 
 

@@ -28,7 +28,7 @@ from harness.labels import LABELS, labels
 from harness.metrics import relative_spectral_error
 from harness.records import Run, read_record
 
-COMPARED = ("relu", "relu+fr", "sin", "sin+fr")
+DEFAULT_MODES = ("relu", "relu+fr", "sin", "sin+fr")
 
 
 def recorded_runs(args: argparse.Namespace) -> list[Run]:
@@ -87,8 +87,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The options of the command line, or of `argv`."""
     parser = cli.Parser(__doc__)
     add = parser.add_argument
-    add("--modes", nargs="+", type=cli.network(LABELS), default=[cli.Network(mode, {}) for mode in COMPARED],
-        metavar="M", help=f"which networks (default: {' '.join(COMPARED)})")
+    add("--modes", nargs="+", type=cli.network(LABELS), default=[cli.Network(mode, {}) for mode in DEFAULT_MODES],
+        metavar="M", help=f"which networks (default: {' '.join(DEFAULT_MODES)})")
     add("--seeds", nargs="+", type=cli.whole(0), default=[0], metavar="S", help="default 0")
     add("--options", default="", metavar="O", help="the folder below 1d/function that the runs are in")
     add("--quick", action="store_const", const="quick", dest="options", help="the same as --options quick")

@@ -247,8 +247,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_setting("--batch", type=cli.whole(1), metavar="N", help=f"voxels a step (default: {PAPER['batch']:,})")
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="voxels in memory at once; the step stays that of the whole batch (default: what is fast)")
-    parser.add_argument("--smooth", type=cli.positive, default=meshes.SMOOTH, metavar="SIGMA",
-                        help=f"smooth the drawn and written surfaces by so many voxels (default: {meshes.SMOOTH})")
+    parser.add_argument("--smooth", type=cli.positive, default=meshes.SMOOTHING, metavar="SIGMA",
+                        help=f"smooth the drawn and written surfaces by so many voxels (default: {meshes.SMOOTHING})")
     return cli.parse(parser, argv)
 
 

@@ -32,10 +32,10 @@ from models.nerf.volume_rendering import Rendering, composite, contributing, ren
 from models.nerf.voxel_grid import grid_points
 
 FR: dict = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
-PAPER = {"rays": 8192, "coarse": 1_024_000, "fine": 160**3, "levels": 16, "log2_size": 19, "finest": 1024,
-         "resolution": 128, "steps": 1024}
-SMALL = {"rays": 2048, "coarse": 64**3, "fine": 100**3, "levels": 8, "log2_size": 17, "finest": 256, "resolution": 64,
-         "steps": 512}
+PAPER_SIZE = {"rays": 8192, "coarse": 1_024_000, "fine": 160**3, "levels": 16, "log2_size": 19, "finest": 1024,
+              "resolution": 128, "steps": 1024}
+SMALL_SIZE = {"rays": 2048, "coarse": 64**3, "fine": 100**3, "levels": 8, "log2_size": 17, "finest": 256,
+              "resolution": 64, "steps": 512}
 
 
 class PlainDVGOField(nn.Module):
@@ -208,7 +208,7 @@ def main() -> None:
     args.device = choose_device(args.device)
     if not args.no_keep:
         keep_freed_memory()
-    size = SMALL if args.small else PAPER
+    size = SMALL_SIZE if args.small else PAPER_SIZE
     torch.manual_seed(0)
     print(f"{device_name(args.device)}, {size['rays']:,} rays")
     print(f"{'iteration':<14}{'ms':>10}{'plain, ms':>12}{'plain / ours':>15}{'difference':>13}")

@@ -28,7 +28,7 @@ from harness.device import choose_device, set_precision
 from models import build_inr
 
 POINTS = {"1d": 300, "2d": 8_192, "3d": 4_096}
-FULL = {"1d": 300, "2d": 393_216, "3d": 500_000}
+FULL_POINTS = {"1d": 300, "2d": 393_216, "3d": 500_000}
 
 
 def main() -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     print(f"{device_name(device)}, torch {torch.__version__}, fp32 matrix product {rate / 1e12:.3f} TFLOP/s")
     print(f"{'a step of':<24}{'points':>9}{'ms':>9}{'/ plain':>9}{'published / ours':>18}{'of matmul rate':>16}")
     for experiment in args.only:
-        points = (FULL if args.full else POINTS)[experiment]
+        points = (FULL_POINTS if args.full else POINTS)[experiment]
         networks = {mode: paper_network(experiment, mode) for mode in ("relu", "relu+fr", "sin", "sin+fr")}
         x = 2 * torch.rand(points, networks["relu"]["in_features"], device=device) - 1
         target = torch.rand(points, networks["relu"]["out_features"], device=device)

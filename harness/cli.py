@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from data.errors import UserError, describe
 
-OWN = ("lr", "alpha", "hidden_lr")  # the settings that a network may have of its own, in the order of a path
+OWN_SETTINGS = ("lr", "alpha", "hidden_lr")  # the settings that a network may have of its own, in the order of a path
 
 
 class Network(NamedTuple):
@@ -82,10 +82,10 @@ def network(modes: Collection[str]) -> Callable[[str], Network]:
         for pair in pairs:
             name, _, value = pair.partition("=")
             name = name.replace("-", "_")
-            if name not in OWN or name in own or (name == "alpha" and "+fr" not in mode):
+            if name not in OWN_SETTINGS or name in own or (name == "alpha" and "+fr" not in mode):
                 raise argparse.ArgumentTypeError(f"a network has lr=, hidden-lr=, alpha= (FR), each once; not {pair!r}")
             own[name] = positive(value)
-        return Network(mode, {name: own[name] for name in OWN if name in own})
+        return Network(mode, {name: own[name] for name in OWN_SETTINGS if name in own})
     return parse
 
 
@@ -155,9 +155,9 @@ def resolve(args: argparse.Namespace, chosen: Network, paper: Mapping[str, Any],
     if args.precision != "fp32":
         shared["precision"] = args.precision
     alpha = default["network"].get("alpha")
-    asked = {name: value for name in OWN if (value := getattr(args, name)) is not None} | chosen.own
+    asked = {name: value for name in OWN_SETTINGS if (value := getattr(args, name)) is not None} | chosen.own
     default_own = {"lr": default["lr"], "hidden_lr": default["hidden_lr"], **({"alpha": alpha} if alpha else {})}
-    own = {name: asked[name] for name in OWN
+    own = {name: asked[name] for name in OWN_SETTINGS
            if name in asked and name in default_own and asked[name] != default_own[name]}
     config = {**default, **given, **{name: value for name, value in own.items() if name != "alpha"}}
     if "alpha" in own:

@@ -5,7 +5,7 @@ from typing import Any
 
 LABELS = {"relu": "ReLU", "relu+fr": "ReLU + FR", "relu+pe": "ReLU + PE", "relu+pe+fr": "ReLU + PE + FR",
           "sin": "SIREN", "sin+fr": "SIREN + FR"}
-OWN = {"lr": "lr {:g}", "alpha": "α {:g}", "hidden_lr": "hidden lr × {:.3g}", "control": "{}"}
+OWN_FORMATS = {"lr": "lr {:g}", "alpha": "α {:g}", "hidden_lr": "hidden lr × {:.3g}", "control": "{}"}
 
 
 def baseline(mode: str) -> str:
@@ -15,7 +15,7 @@ def baseline(mode: str) -> str:
 
 def own_settings(own: Mapping[str, Any]) -> str:
     """The settings of a network's own, in words; empty where all are the default."""
-    return ", ".join(OWN[name].format(value) for name, value in own.items())
+    return ", ".join(OWN_FORMATS[name].format(value) for name, value in own.items())
 
 
 def labels(records: Iterable[Mapping[str, Any]]) -> list[str]:

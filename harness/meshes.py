@@ -17,7 +17,7 @@ VIEWS = {"thai_statue": (120, 15, 1), "dragon": (120, 15, 0)}  # azimuth and ele
 VIEW = (-60, 25, 2)  # of any other volume
 LIGHTS = (((-0.5, 0.7, 0.6), 0.75), ((0.8, 0.1, 0.5), 0.3))  # toward each, in the camera's axes, and how bright
 AMBIENT = 0.18
-SMOOTH = 0.8  # σ in voxels of the Gaussian by which the surfaces of figures are smoothed
+SMOOTHING = 0.8  # σ in voxels of the Gaussian by which the surfaces of figures are smoothed
 LEVELS = 256  # of a network's output, from 0 to 1, that a record keeps
 CLAY = np.array([0.93, 0.86, 0.76])
 

@@ -11,7 +11,7 @@ from harness.labels import labels
 from harness.records import Run
 
 # An entry has values by mode, the settings (`at`) at which they hold, their source, and `beside`, what no setting says.
-PUBLISHED = json.loads((Path(__file__).parents[1] / "report" / "published.json").read_text(encoding="utf-8"))
+PUBLISHED_VALUES = json.loads((Path(__file__).parents[1] / "report" / "published.json").read_text(encoding="utf-8"))
 
 
 def published(record: Mapping[str, Any], metric: str, digits: int) -> str:
@@ -26,7 +26,7 @@ def published(record: Mapping[str, Any], metric: str, digits: int) -> str:
     if "scene" in config:
         config = {**config, "scene_size": config["scene"]["test"][1:3]}
     names = {"experiment": record["experiment"], "case": record["case"], "metric": metric}
-    for entry in PUBLISHED:
+    for entry in PUBLISHED_VALUES:
         # All values are of fp32, and of the hidden rates and α of the paper.
         if names != {key: entry[key] for key in names} or "precision" in record["options"]:
             continue

@@ -28,8 +28,8 @@ IMAGE = "2d/kodim05/batch=8192"
 VOLUME = "3d/thai_statue/epochs=4,downscale=2,batch=10000"
 COLUMNS = [(IMAGE, "sin-seed0", "sin+fr-seed0"), (VOLUME, "sin-seed0", "sin+fr,lr=0.0005-seed0")]
 FUNCTION = "1d/function"
-HIGHEST = "4.5"  # of the target's frequencies
-SHAPE = 2 / 3  # height of a picture over its width
+HIGHEST_FREQUENCY = "4.5"  # of the target's frequencies
+ASPECT = 2 / 3  # height of a picture over its width
 
 
 def finished(results: Path, folder: str, name: str) -> tuple[dict, dict[str, np.ndarray]]:
@@ -51,7 +51,7 @@ def pictures(folder: str, runs: list[tuple[dict, dict[str, np.ndarray]]], data: 
     _, truth = load_volume(runs[0][0]["case"], data)
     volumes = [shorten(truth, 1 / config["downscale"], "the volume"),
                *(meshes.from_levels(arrays["output"]) for _, arrays in runs)]
-    surfaces = [meshes.extract_mesh(volume, meshes.SMOOTH) for volume in volumes]
+    surfaces = [meshes.extract_mesh(volume, meshes.SMOOTHING) for volume in volumes]
     return meshes.render_with_close_up(surfaces, meshes.VIEWS[runs[0][0]["case"]], pixels=512)[2]
 
 
@@ -61,10 +61,10 @@ def draw_errors(axis: Axes, results: Path) -> None:
     for mode in ("relu", "relu+fr", "sin", "sin+fr"):
         names = sorted(path.stem for path in (results / FUNCTION).glob(f"{mode}-seed*.json"))
         runs = [finished(results, FUNCTION, name) for name in names or [f"{mode}-seed0"]]
-        errors = np.mean([relative_spectral_error(arrays["outputs"], target, [FREQUENCIES[HIGHEST]])[:, 0]
+        errors = np.mean([relative_spectral_error(arrays["outputs"], target, [FREQUENCIES[HIGHEST_FREQUENCY]])[:, 0]
                           for _, arrays in runs], axis=0)
         axis.semilogy(errors, **figures.line_style(mode), label=LABELS[mode])
-    axis.set_title(f"1D function: relative error at\nfrequency {HIGHEST}, mean of {len(runs)} seeds")
+    axis.set_title(f"1D function: relative error at\nfrequency {HIGHEST_FREQUENCY}, mean of {len(runs)} seeds")
     axis.set_ylim(0.02, 1.2)
     axis.set_xlabel("step")
     axis.xaxis.set_major_formatter(figures.THOUSANDS)
@@ -88,7 +88,7 @@ def draw(results: Path, data: Path, path: Path) -> None:
         texts = ["ground truth", *(f"{'FR' if '+fr' in run['mode'] else 'plain'}: {run['metrics'][metric]:.{digits}f}"
                                    f"{unit}, lr {run['config']['lr']:g}" for run, _ in runs)]
         for axis, picture, text in zip(axes, pictures(folder, runs, data), texts):
-            rows = min(len(picture), round(SHAPE * picture.shape[1]))  # all of one shape: the middle of a tall one
+            rows = min(len(picture), round(ASPECT * picture.shape[1]))  # all of one shape: the middle of a tall one
             above = (len(picture) - rows) // 2
             axis.imshow(picture[above:above + rows], interpolation="bicubic")
             axis.text(0.02, 0.03, text, transform=axis.transAxes, fontweight="bold", fontsize=9,

@@ -10,7 +10,7 @@ import numpy as np
 from data.errors import UserError
 from harness.labels import LABELS, image_size, labels, length, volume_size
 from harness.records import read_record
-from harness.results import PUBLISHED, mean_and_spread, published
+from harness.results import PUBLISHED_VALUES, mean_and_spread, published
 
 Record = dict[str, Any]
 Group = list[Record]  # one network of one folder, a record a seed
@@ -104,7 +104,7 @@ def relative_error(groups: list[Group]) -> list[dict[str, str]]:
             spread = f"{ours.std(axis=0, ddof=1).max():.3f}".removeprefix("0") if len(group) > 1 else "–"
             row = {"network": LABELS[group[0]["mode"]], "step": f"{int(step):,}", "here": text(ours.mean(axis=0)),
                    "± at most": spread}
-            for entry in PUBLISHED:
+            for entry in PUBLISHED_VALUES:
                 if entry["metric"] == "relative_error" and all(group[0]["config"][key] == value
                                                                for key, value in entry["at"].items()):
                     errors = entry["values"].get(group[0]["mode"], {}).get(step)

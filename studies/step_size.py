@@ -58,14 +58,14 @@ class Experiment(NamedTuple):
     held_out: bool = False
 
 
-ALL = ("relu", "relu+pe", "sin")
+BACKBONES = ("relu", "relu+pe", "sin")
 # At sizes at which all of it takes some hours on two cores. 2D has more values than the plain network has weights.
 EXPERIMENTS = {
     "1d": Experiment("1D", "1d_function_fitting", "", "1d/function", ("relu", "sin"), "loss", (0, 1, 2)),
     "2d": Experiment("2D", "2d_image_fitting", "--image 5 --downscale 2 --steps 300 --batch 4096",
-                     "2d/kodim05/steps=300,downscale=2,batch=4096", ALL, "psnr", (0, 1)),
+                     "2d/kodim05/steps=300,downscale=2,batch=4096", BACKBONES, "psnr", (0, 1)),
     "3d": Experiment("3D", "3D_occupance", "--shape dragon --downscale 8 --epochs 25 --batch 20000",
-                     "3d/dragon/epochs=25,downscale=8,batch=20000", ALL, "iou", (0, 1, 2)),
+                     "3d/dragon/epochs=25,downscale=8,batch=20000", BACKBONES, "iou", (0, 1, 2)),
     **{f"{name} {scene}": Experiment(f"{title}, {scene}", script, f"--quick --scene {scene} --frames 0",
                                      f"{name}/{scene}/quick", ("relu",), "psnr", (0, 1, 2),
                                      held_out=True)

@@ -63,7 +63,7 @@ def test_the_plain_dvgo_does_the_same_steps(fine):
 def test_the_radiance_fields_are_timed(monkeypatch, capsys):
     size = {"rays": 20, "coarse": 8**3, "fine": 8**3, "levels": 2, "log2_size": 8, "finest": 32, "resolution": 8,
             "steps": 32}
-    monkeypatch.setattr(radiance_fields, "SMALL", size)
+    monkeypatch.setattr(radiance_fields, "SMALL_SIZE", size)
     monkeypatch.setattr("sys.argv", "radiance_fields --small --rounds 1 --no-keep --device cpu".split())
     radiance_fields.main()
     output = capsys.readouterr().out

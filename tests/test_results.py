@@ -9,7 +9,7 @@ import pytest
 from data.errors import UserError
 from harness.labels import labels, length
 from harness.records import Run
-from harness.results import PUBLISHED, mean_and_spread, print_results, published
+from harness.results import PUBLISHED_VALUES, mean_and_spread, print_results, published
 
 KODIM = {"shape": [512, 768, 3], "steps": 10_000, "lr": 1e-4, "batch": None, "hidden_lr": 1.0}
 SCENE = {"test": [200, 800, 800, 4], "train": [100, 800, 800, 4]}
@@ -36,7 +36,7 @@ def test_a_value_stands_beside_its_own_settings_and_no_others():
     ("InstantNGP", "ngp", {"epochs": 20, "batch": 16384, "lr": 2e-2})])
 def test_those_of_a_radiance_field_name_what_no_setting_says(name, experiment, settings):
     config = {**import_module(name).PAPER, **settings, "scene": SCENE}
-    entry = next(entry for entry in PUBLISHED if entry["experiment"] == experiment and all(
+    entry = next(entry for entry in PUBLISHED_VALUES if entry["experiment"] == experiment and all(
         settings.get(key, config.get(key)) == value for key, value in entry["at"].items() if key != "scene_size"))
 
     def found(case="lego", mode="relu", options=None, **changed):
