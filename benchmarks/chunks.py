@@ -45,7 +45,7 @@ def serve(connection: Connection, experiment: str, mode: str, points: int, chunk
                     losses.append(F.mse_loss(model(of_x), of_target) * (len(of_x) / points))
                     losses[-1].backward()
             optimizer.step()
-        connection.send(float(sum(losses)))
+        connection.send(torch.stack(losses).sum().item())
 
 
 def measure(experiment: str, mode: str, points: int, rounds: int) -> None:

@@ -146,8 +146,8 @@ def resolve(args: argparse.Namespace, chosen: Network, paper: Mapping[str, Any],
         paper: the script's default settings for its mode; `size` has what another size changes of them.
 
     Returns:
-        All settings; of those that hold for all networks, what is not the size's default; and of the network's own (lr,
-        alpha, hidden_lr) likewise.
+        First all settings. Then those that hold for all networks and differ from the default of this size. Then those
+        of the network (lr, alpha, hidden_lr) that differ from its default.
     """
     default = {"hidden_lr": 1.0, **paper, **size}
     given = {name: value for name in args.settings if (value := getattr(args, name)) is not None}

@@ -122,9 +122,9 @@ def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
 
 def close_ups(whole: np.ndarray, window: tuple[slice, slice], truth: np.ndarray,
               shown: Sequence[tuple[str, str, np.ndarray]]) -> Figure:
-    """The truth, what stands in a window of it, and the same of some pictures: up to three in a row, more in two.
+    """Draw the truth, its part in a window, and that part of some pictures: up to three in a row, more in two.
 
-    In two rows they stand column by column, so that of pairs the second is under the first.
+    Two rows are filled column by column, so that the second of a pair is under the first.
 
     Args:
         whole: the truth, (rows, columns, 3), with a box drawn around the window.

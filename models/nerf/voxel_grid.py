@@ -149,7 +149,7 @@ def interpolate(grids: Sequence[VoxelGrid], corners: Corners, found: Sequence[Te
     """The features (S, C) of one or two grids of the same nodes, at S points; differentiable in the grids' values.
 
     Args:
-        found: features of a grid that were looked up before, and are not again.
+        found: the features of a grid, if they were looked up before.
         sparse: give the gradients as sparse tensors of the nodes around the points alone, as nn.Embedding does.
     """
     return _Interpolate.apply(corners, [grid.look_up(corners) if features is None else features
@@ -188,7 +188,7 @@ def scatter_sparse(corners: Corners, gradients: Sequence[Tensor], shape: Sequenc
 
 
 def scatter_dense(corners: Corners, gradients: Sequence[Tensor], shape: Sequence[int]) -> list[Tensor]:
-    """The same, dense."""
+    """The gradients of `scatter_sparse` as dense tensors."""
     nodes, of_channels = corners.nodes.flatten(), [column for gradient in gradients for column in gradient.unbind(1)]
     sums = [corners.weights.new_zeros(math.prod(shape)) for _ in of_channels]
 
