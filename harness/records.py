@@ -134,17 +134,11 @@ class Run:
         """The bulk arrays beside the record. UserError if they are damaged, or if one of `shapes` is another."""
         return read_arrays(self.path(".npz"), **shapes)
 
-    def missing(self) -> Path | None:
-        """What keeps the run from being finished: record or arrays that are missing, or a checkpoint that is there."""
-        if self.path(".ckpt").exists():  # --force leaves the old record in place until the new one is there
-            return self.path(".ckpt")
-        if self.record() is None:
-            return self.path(".json")
-        return None if self.path(".npz").exists() else self.path(".npz")
-
     def finished(self) -> bool:
-        """Whether the record and the arrays that the figures need are both there."""
-        return self.missing() is None
+        """Whether the record and the arrays are there, and no checkpoint: --force leaves the old record in its place."""
+        if self.path(".ckpt").exists():
+            return False
+        return self.record() is not None and self.path(".npz").exists()
 
     def finish(self, *, metrics: dict[str, Any], arrays: Mapping[str, np.ndarray], seconds: float,
                steps: int) -> None:
