@@ -135,7 +135,7 @@ class Run:
         return read_arrays(self.path(".npz"), **shapes)
 
     def finished(self) -> bool:
-        """Whether the record and the arrays are there, and no checkpoint: --force leaves the old record in its place."""
+        """Whether record and arrays are there, and no checkpoint: --force leaves the old record in its place."""
         if self.path(".ckpt").exists():
             return False
         return self.record() is not None and self.path(".npz").exists()
