@@ -118,6 +118,22 @@ def camera_rays(count: int, distance: float, device: torch.device) -> tuple[Tens
     return origins, torch.rand(count, 3, device=device) - 0.5 - origins, torch.rand(count, 3, device=device)
 
 
+def iterations(optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tensor]) -> Callable[[int], float]:
+    """A function that does n iterations and returns the last loss; each has random numbers of its own, from a seed."""
+    generator = torch.Generator().manual_seed(0)
+
+    def advance(count: int) -> float:
+        for _ in range(count):
+            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+            loss = loss_of()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    return advance
+
+
 def dvgo_steps(field: DVGOField | PlainDVGOField, fine: bool, rays: int) -> Callable[[int], float]:
     """A function that does n iterations of either stage and returns the last loss."""
     if isinstance(field, DVGOField):
@@ -126,37 +142,23 @@ def dvgo_steps(field: DVGOField | PlainDVGOField, fine: bool, rays: int) -> Call
         grids, color, adam = [field.density, field.features], field.field.color, PlainAdam
     optimizer = adam([{"params": grids, "skip": fine}, {"params": color.parameters() if color else [], "skip": False}],
                      lr=1e-3)
-    generator = torch.Generator().manual_seed(0)
 
-    def advance(count: int) -> float:
-        for _ in range(count):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-            origins, directions, target = camera_rays(rays, 4.0, grids[0].device)
-            _, loss = objective(field(origins, directions), target, *((0.001, 0.01) if fine else (0.01, 0.1)))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return loss.item()
+    def loss_of() -> Tensor:
+        origins, directions, target = camera_rays(rays, 4.0, grids[0].device)
+        return objective(field(origins, directions), target, *((0.001, 0.01) if fine else (0.01, 0.1)))[1]
 
-    return advance
+    return iterations(optimizer, loss_of)
 
 
 def ngp_steps(field: InstantNGPField, rays: int) -> Callable[[int], float]:
     """Likewise for Instant-NGP, between two updates of the occupancy grid."""
     optimizer = torch.optim.Adam(field.parameters(), lr=1e-4, eps=1e-15, fused=True)
-    generator = torch.Generator().manual_seed(0)
 
-    def advance(count: int) -> float:
-        for _ in range(count):
-            torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-            origins, directions, target = camera_rays(rays, 1.5, field.encoding.table.device)
-            loss = F.mse_loss(field(origins, directions, jitter=True).color, target)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return loss.item()
+    def loss_of() -> Tensor:
+        origins, directions, target = camera_rays(rays, 1.5, field.encoding.table.device)
+        return F.mse_loss(field(origins, directions, jitter=True).color, target)
 
-    return advance
+    return iterations(optimizer, loss_of)
 
 
 def make_dvgo(voxels: int, fine: bool, device: torch.device) -> DVGOField:

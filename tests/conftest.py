@@ -1,5 +1,6 @@
 """What several test files share: running a script, where it leaves its files, small volumes and scenes."""
 
+import copy
 import json
 import os
 import signal
@@ -119,6 +120,18 @@ def run_script(name, *arguments, **options):
 def heed_ctrl_c():
     """For a child process of which Ctrl-C is tested: a shell's background job would pass on that it is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def copied_to_a_gpu(field, rays):
+    """A copy of a field on the GPU, which renders rays (origins, directions) and has gradients as on the CPU."""
+    on_gpu = copy.deepcopy(field).cuda()
+    renderings = field(*rays), on_gpu(*(x.cuda() for x in rays))
+    assert all(torch.allclose(got.cpu(), expected, atol=1e-9) for got, expected in zip(renderings[1], renderings[0]))
+    for rendering in renderings:
+        rendering.color.square().sum().backward()
+    for got, expected in zip(on_gpu.parameters(), field.parameters()):
+        assert torch.allclose(got.grad.cpu().to_dense(), expected.grad.to_dense(), rtol=1e-6, atol=1e-9)
+    return on_gpu
 
 
 @contextmanager

@@ -1,13 +1,12 @@
 """DirectVoxGO's field against loops over single rays, samples and voxels in float64, and where its stages begin."""
 
-import copy
 import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
-from conftest import camera_at
+from conftest import camera_at, copied_to_a_gpu
 
 from models import FourierReparamLinear
 from models.nerf.dvgo import (
@@ -366,14 +365,7 @@ def test_the_objective_is_the_error_the_entropy_and_the_samples_own_errors():
 @pytest.mark.gpu
 def test_the_same_on_a_gpu():
     field, rays = small_field("relu+fr").double(), some_rays(200, torch.float64)
-    on_gpu = copy.deepcopy(field).cuda()
-    renderings = field(*rays), on_gpu(*(x.cuda() for x in rays))
-    for got, expected in zip(renderings[1], renderings[0]):
-        assert torch.allclose(got.cpu(), expected, atol=1e-9)
-    for rendering in renderings:
-        rendering.color.square().sum().backward()
-    for got, expected in zip(on_gpu.parameters(), field.parameters()):
-        assert torch.allclose(got.grad.cpu().to_dense(), expected.grad.to_dense(), rtol=1e-6, atol=1e-9)
+    on_gpu = copied_to_a_gpu(field, rays)
     for one in (field, on_gpu):
         one.renew_mask()
         one.resize(1300)

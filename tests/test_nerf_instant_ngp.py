@@ -1,10 +1,10 @@
 """Instant-NGP's radiance field against loops over single rays and samples, in float64."""
 
-import copy
 import math
 
 import pytest
 import torch
+from conftest import copied_to_a_gpu
 
 from models import FourierReparamLinear
 from models.nerf.instant_ngp import InstantNGPField, truncated_exp
@@ -204,14 +204,7 @@ def test_truncated_exp_and_its_gradient():
 @pytest.mark.gpu
 def test_the_same_on_a_gpu():
     field, (origins, directions) = small_field().double(), some_rays(200, torch.float64)
-    on_gpu = copy.deepcopy(field).cuda()
-    renderings = field(origins, directions), on_gpu(origins.cuda(), directions.cuda())
-    for got, expected in zip(renderings[1], renderings[0]):
-        assert torch.allclose(got.cpu(), expected, atol=1e-9)
-    for rendering in renderings:
-        rendering.color.square().sum().backward()
-    for got, expected in zip(on_gpu.parameters(), field.parameters()):
-        assert torch.allclose(got.grad.cpu(), expected.grad, rtol=1e-6, atol=1e-9)
+    on_gpu = copied_to_a_gpu(field, (origins, directions))
     on_gpu.update_occupancy(everywhere=False)
     on_gpu(origins.cuda()[:0], directions.cuda()[:0], jitter=True).color.sum().backward()
     with torch.autocast("cuda", torch.bfloat16):
