@@ -90,7 +90,7 @@ def loss(groups: list[Group]) -> list[dict[str, str]]:
 
 
 def relative_error(groups: list[Group]) -> list[dict[str, str]]:
-    """Section 4: the error at 1.5 / 2.5 / 3.5 / 4.5 Hz at three steps, beside what the authors' files show."""
+    """Section 4: the error at four frequencies after several steps, beside what the authors' files show."""
     def text(errors: Iterable[float]) -> str:
         return " ".join(f"{error:.3f}".removeprefix("0") for error in errors)
 
