@@ -79,7 +79,7 @@ def steps(run: Run, args: argparse.Namespace, losses: Tensor, clock: Stopwatch, 
 
 
 class Batches:
-    """`batches[step]` are the indices of a step, (batch,): of all epochs each draws every index once, in random order.
+    """`batches[step]` are the indices of a step, (batch,). Each epoch draws every index once, in random order.
 
     The order follows from seed and epoch, so that a resumed training draws the same.
 
