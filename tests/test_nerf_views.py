@@ -14,7 +14,7 @@ import torch
 from conftest import folders
 
 from data.errors import UserError
-from data.scenes import Scene, Views, on_background
+from data.scenes import Scene, Views
 from harness import figures, nerf_views
 from harness.metrics import ssim
 from harness.records import Run
@@ -40,7 +40,7 @@ def test_an_orbit_looks_at_the_origin():
 
 @pytest.mark.parametrize("bg_color", [1.0, 0.0])
 def test_views_are_measured_and_written(bg_color, tmp_path):
-    truth, cameras = on_background(VIEWS.images, bg_color), []
+    truth, cameras = VIEWS.colors(slice(None), bg_color), []
     shown = truth + np.array([0.1, 0.2, 0.05], np.float32)[:, None, None, None]  # some of it above 1
 
     def render(pose, camera, height, width):
@@ -179,7 +179,7 @@ def test_a_test_view_is_shown_beside_its_renderings(tmp_path, drawn):
     folder = tmp_path / "figures" / "ngp" / "toy"
     assert list(drawn) == [folder / "close_ups.png", folder / "psnr.png"]
     views, curves = drawn.values()
-    truth, names = on_background(VIEWS.images[1], 1.0), ["ReLU, lr 0.01", "ReLU + FR, lr 0.01", "ReLU + FR, lr 0.005"]
+    truth, names = VIEWS.colors(1, 1.0), ["ReLU, lr 0.01", "ReLU + FR, lr 0.01", "ReLU + FR, lr 0.005"]
     assert [axis.get_title() for axis in views.axes] == [
         "ground truth", names[0], names[2], "ground truth, enlarged", names[1],
         f"error: blue, where {names[1]} has less"]

@@ -148,12 +148,16 @@ def test_damaged_transforms_are_named(folder, change, said):
 
 
 def test_one_time_is_a_still_scene(folder):
-    edit(folder, lambda c: [f.update(time=0.5) for f in c["frames"]])
+    edit(folder, lambda c: [f.update(time=time) for f, time in zip(c["frames"], (0, 0.0, "0"))])
     assert len(load_scene(str(folder), folder).train.names) == 3
+    edit(folder, lambda c: c["frames"][1].update(time=0.5), "test")
+    with pytest.raises(UserError, match="transforms_train.json, transforms_test.json: 2 times; a scene that moves"):
+        load_scene(str(folder), folder)
 
 
-@pytest.mark.parametrize("name, said", [("transforms.json", "one transforms.json: divide them"), ("sparse", "COLMAP"),
-                                        ("poses_bounds.npy", "LLFF"), ("pose", "NSVF")])
+@pytest.mark.parametrize("name, said", [
+    ("transforms.json", "one transforms.json: divide them"), ("sparse", "COLMAP"), ("cameras.bin", "COLMAP"),
+    ("poses_bounds.npy", "LLFF"), ("pose", "NSVF")])
 def test_the_layouts_of_others_are_named(tmp_path, name, said):
     (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=f"transforms_train.json is not there .*{said}"):
