@@ -1,6 +1,7 @@
 """Volumes from files of all kinds, and the solids that need none."""
 
 import hashlib
+import struct
 import zipfile
 
 import numpy as np
@@ -84,6 +85,10 @@ def test_the_only_volume_of_a_mat_file_beside_anything_else(tmp_path, recwarn):
     others = {"name": "blob", "spacing": 0.5, "table": np.ones((3, 4)), "about": {"voxels": BLOB},
               "texts": np.full((2, 2, 2), "a"), "cells": np.full((2, 2, 2), 1, object)}
     scipy.io.savemat(tmp_path / "a.mat", {**others, "voxels": BLOB, "mask": BLOB[0]})
+    with open(tmp_path / "a.mat", "ab") as file:  # a string array or a table, an object that scipy warns of
+        parts = [struct.pack("<IIQQ", 6, 16, 17, 0), *(struct.pack("<II16s", 1, 12, name.ljust(12))
+                                                       for name in (b"twelve_bytes", b"MCOS", b"string"))]
+        file.write(struct.pack("<II", 14, sum(map(len, parts))) + b"".join(parts))
     assert np.array_equal(load_volume(str(tmp_path / "a.mat"), tmp_path)[1], BLOB[2:7, 1:5, 3:6] > 0)
     assert not recwarn.list
 
