@@ -144,7 +144,7 @@ def occupied(volume: np.ndarray, name: str) -> np.ndarray:
         return volume if volume.dtype == bool else (volume == largest) & (volume != 0)
     if largest > 1 or sum(np.count_nonzero((part > 0.1) & (part < 0.9)) for part in slices) > volume.size / 2:
         raise UserError(f"{name} has more than one value beside 0, {other:.6g} and {largest:.6g} among them: labels, a "
-                        "density or a distance; save which voxels are full, or fractions from 0 to 1")
+                        "density or a distance; save which voxels are full, or fractions, most of them near 0 or 1")
     return volume >= 0.5
 
 
