@@ -66,8 +66,8 @@ def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where
     for key, value in both.items():
         values = value if isinstance(value, list) else [value]
         if UNSUPPORTED_KEYS.fullmatch(key) and any(each and number(each) != 0 for each in values):
-            raise UserError(f"{where}: {key} {brief(value)} cannot be used: undistort them first (colmap "
-                            "image_undistorter), and make masks the pictures' alpha")
+            raise UserError(f"{where}: {key} {brief(value)} cannot be used: undistort the views first (colmap "
+                            "image_undistorter), and make masks their alpha")
     model = both.get("camera_model", PINHOLE[0])
     if str(model).upper() not in PINHOLE:
         raise UserError(f"{where}: camera_model {brief(model)} cannot be used, only {', '.join(PINHOLE)}")

@@ -74,7 +74,7 @@ CONTRADICTIONS = {  # as INTRINSICS, and what the error says
     "no focal length": ({"cx": 7}, {}, "no focal length: camera_angle_x"),
     "zero": ({"fl_x": 0}, {}, "fl_x .*not 0$"),
     "text": ({"fl_x": "wide"}, {}, "fl_x .*not 'wide'$"),
-    "distortion as text": ({**BLENDER, "k1": "-0.3"}, {}, "k1 '-0.3' .*undistort them first"),
+    "distortion as text": ({**BLENDER, "k1": "-0.3"}, {}, "k1 '-0.3' .*undistort the views first"),
     "transparent white": ({**BLENDER, "white_transparent": True}, {}, "white_transparent True"),
     "yes": ({"fl_x": True}, {}, "fl_x .*not True$"),
     "nothing": ({**BLENDER, "fl_x": None}, {}, "fl_x .*not None$"),

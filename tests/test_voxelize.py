@@ -57,6 +57,23 @@ def test_a_ball_of_any_format(kind, tmp_path):
     assert agree(volume, in_balls((40, 40, 40), (2, 2, 2), (1, 0)))
 
 
+def test_the_nodes_of_a_scene_are_placed_and_those_of_scale_0_are_nothing(tmp_path):
+    scene = trimesh.Scene(ball(subdivisions=2))
+    hidden = np.diag([0.0, 0, 0, 1])
+    hidden[0, 3] = 10
+    scene.add_geometry(next(iter(scene.geometry.values())), transform=hidden)
+    scene.export(tmp_path / "hidden.glb")
+    ball(subdivisions=2).export(tmp_path / "ball.stl")
+    assert np.array_equal(voxelize(tmp_path / "hidden.glb", 40), voxelize(tmp_path / "ball.stl", 40))
+    mirrored = np.diag([-0.5, 1, 1, 1])
+    mirrored[0, 3] = 3
+    scene.add_geometry(ball(subdivisions=2), transform=mirrored)
+    scene.export(tmp_path / "two.glb")
+    found = voxelize(tmp_path / "two.glb", 45)
+    assert found.shape == (45, 20, 20) and not found[21:34].any()
+    assert found[35:].sum() == pytest.approx(found[:20].sum() / 2, rel=0.05)
+
+
 def test_a_box_and_a_tetrahedron_are_their_voxels(tmp_path):
     assert np.array_equal(voxels_of(tmp_path, trimesh.creation.box((3, 5, 7)), resolution=14), np.ones((6, 10, 14)))
     (tmp_path / "tetra.obj").write_text(TETRAHEDRON)
