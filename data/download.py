@@ -1,6 +1,5 @@
 """Fetch a file from a public source, whole and checked, or not at all."""
 
-import hashlib
 import http.client
 import os
 import socket
@@ -13,11 +12,6 @@ from torch.hub import download_url_to_file
 from data.errors import UserError
 
 TIMEOUT = 60  # seconds without a byte
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 checksum of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def download(url: str, path: Path, check: Callable[[Path], object], instead: str) -> None:

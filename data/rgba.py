@@ -3,9 +3,8 @@
 import io
 import os
 import re
-import struct
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
@@ -15,15 +14,16 @@ from data.errors import UserError
 PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY = 1 << 26, 1 << 28  # bytes of text beside the pixels
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "GIF", "BMP", "PPM")
 UNSUPPORTED = {  # by how a file begins
-    rb"\xff\n|\0\0\0\fJXL": "JPEG XL", rb"\xffO\xffQ|\0\0\0\fjP": "JPEG 2000", rb"....ftypavi": "AVIF",
-    rb"....ftyp": "HEIC", rb"v/1\x01": "EXR", rb"#\?R": "Radiance HDR", rb"P[Ff]\s": "PFM", rb"8BPS": "PSD",
-    rb".{,500}<svg": "SVG", rb"%PDF": "PDF", rb"DDS ": "DDS", rb"\0\0\x01\0": "ICO", rb"II\*.{5}CR": "CR2"}
+    rb"\xff\n|\0\0\0\fJXL": "JPEG XL", rb"\xffO\xffQ|\0\0\0\fjP": "JPEG 2000", rb"....ftyp.{,40}avi[fs]": "AVIF",
+    rb"....ftyp(he|mif1|msf1)": "HEIC", rb"....ftyp": "a film or raw file", rb"v/1\x01": "EXR", rb"P[Ff]\s": "PFM",
+    rb"8BPS": "PSD", rb".{,500}<svg": "SVG", rb"%PDF": "PDF", rb"DDS ": "DDS", rb"II\*.{5}CR": "CR2",
+    rb"\0\0\x01\0": "ICO", rb"#\?R": "Radiance HDR", rb"\xff\xd8.*\xff[\xc0-\xc2]\0[\x0b\x11]\f": "JPEG of 12 bits"}
 MODES = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "YCbCr")  # of Pillow, up to 8 bits a sample
 MAX_PIXELS = 89_478_485  # pixels, above which Pillow warns of a decompression bomb
 ORIENTATION = 274  # a tag of TIFF and of EXIF
 # The eight orientations, 1 as it is: whether to mirror, then how many quarters to turn counter-clockwise.
 TURNS = dict(enumerate([(0, 0), (1, 0), (0, 2), (1, 2), (1, 1), (0, 3), (1, 3), (0, 1)], start=1))
-SRGB = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)  # x and y of white, red, green and blue, times 100,000
+SRGB = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)  # x and y of white, red, green and blue
 
 
 def read_rgba(path: Path, turn: bool = True) -> np.ndarray:
@@ -42,10 +42,8 @@ def read_rgba(path: Path, turn: bool = True) -> np.ndarray:
             kind = "TGA" if path.suffix.lower() == ".tga" else ""  # which no first bytes tell
             if kind := next((kind for start, kind in UNSUPPORTED.items() if re.match(start, head, re.DOTALL)), kind):
                 raise UserError(f"{path}: {kind} is not read; save it as PNG")
-            if head.startswith(b"\x89PNG"):
-                check_srgb(file, path)
             with Image.open(file, formats=FORMATS) as image:
-                pixels, turned = read_picture(image, path)
+                return read_picture(image, path, turn)
     except UserError:
         raise
     except Exception as error:  # a decoder of a damaged file raises nearly anything
@@ -53,33 +51,22 @@ def read_rgba(path: Path, turn: bool = True) -> np.ndarray:
         if isinstance(error, UnidentifiedImageError):
             reason = "it is damaged, or of another kind than PNG, JPEG, TIFF, WebP, GIF, BMP and PPM of 8 bits"
         raise UserError(f"{path} cannot be read as an image ({reason}); save it as PNG") from error
-    if turned and not turn:
-        raise UserError(f"{path} has an EXIF turn, and a camera's numbers may mean the picture before or after it; "
-                        "save the picture turned")
-    return pixels
 
 
-def check_srgb(file: BinaryIO, path: Path) -> None:
+def check_srgb(image: Image.Image, path: Path) -> None:
     """UserError if a PNG says, by something else than an ICC profile, that its colors are not sRGB's."""
-    chunks: dict[bytes, bytes] = {}
-    file.seek(8)
-    while not chunks.keys() & {b"IDAT", b"IEND"}:
-        length, kind = struct.unpack(">I4s", file.read(8))
-        chunks[kind] = file.read(min(length, 32))
-        file.seek(length - len(chunks[kind]) + 4, os.SEEK_CUR)
-    gamma, = struct.unpack(">I", chunks.get(b"gAMA", struct.pack(">I", 45455))[:4])
-    primaries = struct.unpack(">8I", chunks.get(b"cHRM", struct.pack(">8I", *SRGB)))
-    if b"cICP" in chunks:  # sRGB's: the primaries of BT.709, its own curve, RGB, full range
-        other = chunks[b"cICP"][:4] != bytes([1, 13, 0, 1])
+    if cicp := re.search(rb"\0\0\0\x04cICP(.{4})", path.read_bytes(), re.DOTALL):  # a chunk that Pillow passes over
+        other = cicp[1] != bytes([1, 13, 0, 1])  # sRGB's: the primaries of BT.709, its own curve, RGB, full range
     else:
-        other = abs(gamma - 45455) > 2000 or np.abs(np.subtract(primaries, SRGB)).max() > 1000
-        other = other and not chunks.keys() & {b"iCCP", b"sRGB"}
+        away = np.abs(np.subtract(image.info.get("chromaticity", SRGB), SRGB)).max()
+        other = abs(image.info.get("gamma", 1 / 2.2) - 1 / 2.2) > 0.02 or away > 0.01
+        other = other and not image.info.keys() & {"icc_profile", "srgb"}
     if other:
         raise UserError(f"{path} has colors that are not sRGB's, by its cICP, gAMA or cHRM; save it in sRGB")
 
 
-def read_picture(image: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
-    """The pixels, and whether the file asks for a turn."""
+def read_picture(image: Image.Image, path: Path, turn: bool) -> np.ndarray:
+    """`read_rgba` of a file that Pillow has opened."""
     frames = getattr(image, "n_frames", 1)
     if frames != 1 and image.format != "MPO":  # a JPEG with a second picture, for the other eye or bright screens
         raise UserError(f"{path} has {frames} frames; give one still image")
@@ -87,6 +74,8 @@ def read_picture(image: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
         check_tiff(image, path)
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width * image.height:,} pixels, at most {MAX_PIXELS:,}")
+    if image.format == "PNG":
+        check_srgb(image, path)
     key = image.info.get("transparency")
     if image.format == "PNG" and key is not None:
         raw = str(image.tile[0][3])  # type: ignore[attr-defined]  # as L;2 for two bits
@@ -94,7 +83,9 @@ def read_picture(image: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
             raise UserError(f"{path} is a PNG of 16 bits with a color key, which cannot be read; save it with 8")
         if raw in ("L;2", "L;4") and key < 2**int(raw[2]):
             image.info["transparency"] = key * 255 // (2**int(raw[2]) - 1)  # as Pillow scales the samples
-    before = TURNS.get(image.getexif().get(ORIENTATION, 1), TURNS[1])
+    if not turn and image.getexif().get(ORIENTATION, 1) in range(2, 9):
+        raise UserError(f"{path} has an EXIF turn, and a camera's numbers may mean the picture before or after it; "
+                        "save the picture turned")
     image.load()
     mirrored, quarters = TURNS.get(image.getexif().get(ORIENTATION, 1), TURNS[1])  # Pillow has turned a TIFF
     if image.mode in ("I;16", "I;16B", "I") and image.format in ("PNG", "PPM", "TIFF"):
@@ -106,8 +97,7 @@ def read_picture(image: Image.Image, path: Path) -> tuple[np.ndarray, bool]:
         raise UserError(f"{path} has pixels of the kind {image.mode}; save it as gray or RGB of 8 bits")
     if profile := image.info.get("icc_profile"):
         pixels = in_srgb(pixels, profile, path)
-    pixels = np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))
-    return pixels, before != TURNS[1]
+    return np.ascontiguousarray(np.rot90(pixels[:, ::-1] if mirrored else pixels, quarters))
 
 
 def check_tiff(image: TiffImagePlugin.TiffImageFile, path: Path) -> None:

@@ -17,16 +17,14 @@ from skimage.measure import block_reduce
 
 from data import toy_scene
 from data.errors import UserError
-from data.paths import find_file
+from data.paths import SUFFIXES, find_file
 from data.rgba import read_rgba
-from data.transforms import camera_intrinsics, camera_pose, image_file, read_transforms
+from data.transforms import camera_intrinsics, camera_pose, image_file, number, read_transforms
 
 BLENDER_SCENES = ("lego", "chair", "drums", "ficus", "hotdog", "materials", "mic", "ship")
 BLENDER_DISTANCE = 4.0311  # of a Blender scene's cameras from the point that they look at
 CAMERA_DISTANCE = 1.5  # of Instant-NGP's cameras from the middle of the cube of side 1 that the scene is in
 NEAR, FAR = 2.0, 6.0  # between which a Blender scene lies, in units of camera depth: t in origin + t · R (x, y, −1)
-# A file_path without a suffix gets the first of these that is there, and .png where none is.
-SUFFIXES = (*".png .PNG .jpg .JPG .jpeg .JPEG .webp .tif .tiff .gif .bmp .ppm .exr .hdr .tga .avif .heic .jxl".split(),)
 THREADS = 8  # each holds one image being read, so that more cost memory
 SUPERSAMPLING = 3  # rays across a pixel of the toy scene
 AXES = "each transform_matrix has to be camera-to-world, in OpenGL's axes: x right, y up, looking along −z"
@@ -50,9 +48,11 @@ class Views:
     intrinsics: np.ndarray
     names: list[str]
 
-    def colors(self, views: int | list[int], bg_color: float) -> np.ndarray:
-        """The pictures of one view (a number) or several (a list) on a gray level, float32 (…, H, W, 3) in [0, 1]."""
-        return on_background(self.images[views], bg_color)
+    def colors(self, views: int | list[int] | slice, bg_color: float) -> np.ndarray:
+        """The pictures of one view (a number) or several on a gray level, 1 white and 0 black: c α + (1 − α) bg_color,
+        float32 (…, H, W, 3) in [0, 1]."""
+        values = self.images[views].astype(np.float32) / np.float32(255)
+        return values[..., :3] * values[..., 3:] + (1 - values[..., 3:]) * np.float32(bg_color)
 
     def digest(self) -> str:
         """What tells these views from others: a hash of images, poses, intrinsics and names, 16 hexadecimal digits."""
@@ -90,9 +90,14 @@ def load_scene(source: str, folder: Path, downscale: int = 1) -> Scene:
                             f"{', '.join(BLENDER_SCENES)}, or the path of a folder with transforms_train.json")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's: it reads on, or what stops it is an error
-        scene = Scene(path.resolve().name, read_views(path, "train", downscale), read_views(path, "test", downscale))
+        files = [path / f"transforms_{split}.json" for split in ("train", "test")]
+        contents = [read_transforms(file) for file in files]
+        times = {str(number(frame["time"])) for content in contents for frame in content["frames"] if "time" in frame}
+        if len(times) > 1:
+            raise UserError(f"{files[0]}, {files[1].name}: {len(times)} times; a scene that moves cannot be used")
+        scene = Scene(path.resolve().name, *(read_views(*file, downscale) for file in zip(files, contents)))
     found = looked_at(scene.train.poses)
-    if not found and not are_parallel(scene.train.poses):
+    if not found and not are_parallel(np.concatenate([scene.train.poses, scene.test.poses])):
         raise UserError(f"the cameras of {path} do not look at one place from around it; {AXES}")
     if found and in_view(found[0], scene.test.poses).mean() < 0.5:
         raise UserError(f"most test cameras of {path} do not look where the training cameras do; {AXES}")
@@ -167,13 +172,6 @@ def normalize_poses(scene: Scene) -> Scene:
     return Scene(scene.name, moved(scene.train), moved(scene.test))
 
 
-def on_background(images: np.ndarray, bg_color: float) -> np.ndarray:
-    """uint8 RGBA (..., 4) on a gray level, 1 white and 0 black: c α + (1 − α) bg_color, float32 RGB (..., 3)."""
-    values = images.astype(np.float32) / np.float32(255)
-    color, alpha = values[..., :3], values[..., 3:]
-    return color * alpha + (1 - alpha) * np.float32(bg_color)
-
-
 def render_toy(poses: np.ndarray, split: str, downscale: int) -> Views:
     size = toy_scene.SIZE // downscale
     if size == 0:
@@ -185,22 +183,23 @@ def render_toy(poses: np.ndarray, split: str, downscale: int) -> Views:
                  [f"{split}_{i:02d}" for i in range(len(poses))])
 
 
-def read_views(folder: Path, split: str, downscale: int) -> Views:
-    """The views that transforms_<split>.json lists."""
-    transforms = folder / f"transforms_{split}.json"
-    content = read_transforms(transforms)
+def read_views(transforms: Path, content: dict, downscale: int) -> Views:
+    """The views that a transforms file lists; those of the test file that are there."""
     frames = [(frame, f"{transforms}, frame {index}") for index, frame in enumerate(content["frames"])]
-    paths = [view_file(folder / image_file(frame, where)) for frame, where in frames]
+    paths = [find_file(transforms.parent / image_file(frame, where), any_suffix=True) for frame, where in frames]
     if len(set(paths)) < len(paths):
         raise UserError(f"{transforms} lists {next(path for path in paths if paths.count(path) > 1)} more than once")
     listed = [(path, name, *frame) for path, name, frame in zip(paths, unique_names(paths), frames)]
-    if split == "test":
+    for path in (path for path in paths if not os.path.isfile(path)):
+        if os.path.isfile(other := find_file(path.with_suffix(""), any_suffix=True)) and other not in paths:
+            raise UserError(f"{path} is not there, but {other.name} is, which {transforms} does not list")
+    if transforms.name == "transforms_test.json":
         listed = [view for view in listed if os.path.isfile(view[0])]
         if not listed:
             raise UserError(f"{transforms} lists no image that is there")
     for path, *_ in listed:
         for name in (f"dynamic_mask_{path.stem}", f"{path.stem}.alpha"):  # Instant-NGP's
-            if os.path.isfile(mask := find_file(path.with_name(name), SUFFIXES)):
+            if os.path.isfile(mask := find_file(path.with_name(name), any_suffix=True)):
                 raise UserError(f"{mask} is a mask, which is not used; make it the picture's alpha, or delete it")
     poses = np.stack([camera_pose(frame["transform_matrix"], where) for _, _, frame, where in listed])
     first = listed[0][0]
@@ -225,18 +224,11 @@ def read_views(folder: Path, split: str, downscale: int) -> Views:
     return Views(images, poses, intrinsics, [name for _, name, _, _ in listed])
 
 
-def view_file(path: Path) -> Path:
-    """The image that a file_path means, whether it is there or not."""
-    has_suffix = path.name.lower().endswith(SUFFIXES)
-    found = find_file(path, () if has_suffix else SUFFIXES)
-    return found if has_suffix or os.path.isfile(found) else path.with_name(f"{path.name}.png")
-
-
 def unique_names(files: list[Path]) -> list[str]:
     """The `names` of Views."""
     common = os.path.commonpath([file.parent for file in files])
     paths = [file.relative_to(common) for file in files]
-    names = [path.with_suffix("").as_posix() for path in paths]
+    names = [(path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).as_posix() for path in paths]
     return names if len(set(names)) == len(names) else [path.as_posix() for path in paths]
 
 

@@ -22,7 +22,8 @@ UNSUPPORTED_KEYS = re.compile(
     "|is_fisheye|latlong|equirectangular|orthographic|ftheta_p[0-9]|rolling_shutter|[xy]_fov|fisheye_crop_radius"
     "|from_mitsuba|mask.*|(white|black)_transparent")
 LAYOUTS = {"transforms.json": "all frames in one transforms.json: divide them", "poses_bounds.npy": "LLFF's layout",
-           "sparse": "COLMAP's layout", "pose": "NSVF's layout, with poses in OpenCV's axes"}
+           "pose": "NSVF's layout, with poses in OpenCV's axes", **dict.fromkeys(
+               ("sparse", "colmap", "distorted", "cameras.bin", "cameras.txt", "database.db"), "COLMAP's layout")}
 
 
 def read_transforms(path: Path) -> dict:
@@ -30,7 +31,7 @@ def read_transforms(path: Path) -> dict:
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
-        has = "".join(f" ({text})" for name, text in LAYOUTS.items() if (path.parent / name).exists())
+        has = "".join({f" ({text})": 0 for name, text in LAYOUTS.items() if (path.parent / name).exists()})
         raise UserError(f"{path} is not there{has}; a scene has transforms_train.json, transforms_test.json") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON; it is damaged, or none") from error
@@ -40,8 +41,6 @@ def read_transforms(path: Path) -> dict:
     for index, frame in enumerate(frames):
         if not (isinstance(frame, dict) and "file_path" in frame and "transform_matrix" in frame):
             raise UserError(f"{path}, frame {index} has to have a file_path and a transform_matrix")
-    if len(times := {brief(frame["time"]) for frame in frames if "time" in frame}) > 1:
-        raise UserError(f"{path} has frames at {len(times)} times; a scene that moves cannot be used")
     return content
 
 
@@ -67,8 +66,8 @@ def camera_intrinsics(content: dict, frame: dict, width: int, height: int, where
     for key, value in both.items():
         values = value if isinstance(value, list) else [value]
         if UNSUPPORTED_KEYS.fullmatch(key) and any(each and number(each) != 0 for each in values):
-            raise UserError(f"{where}: {key} {brief(value)} cannot be used; views have to be a pinhole camera's: "
-                            "undistort them first, as colmap image_undistorter does")
+            raise UserError(f"{where}: {key} {brief(value)} cannot be used: undistort the views first (colmap "
+                            "image_undistorter), and make masks their alpha")
     model = both.get("camera_model", PINHOLE[0])
     if str(model).upper() not in PINHOLE:
         raise UserError(f"{where}: camera_model {brief(model)} cannot be used, only {', '.join(PINHOLE)}")

@@ -1,5 +1,6 @@
 """Occupancy volumes for the 3D experiment: the paper's two, a file by path, a solid computed here by name."""
 
+import hashlib
 import struct
 import warnings
 import zipfile
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.download import download, sha256
+from data.download import download
 from data.errors import UserError
 from data.paths import find_file
 from data.voxelize import READERS, voxelize
@@ -56,7 +57,7 @@ def published(name: str, folder: Path) -> Path:
     path = folder / "occupancy" / f"{name}.mat.zip"
 
     def check(file: Path) -> None:
-        if sha256(file) != SHA256[name]:
+        if hashlib.sha256(file.read_bytes()).hexdigest() != SHA256[name]:
             raise UserError(f"{file} has the wrong checksum; delete it to have it fetched again")
 
     if not path.exists():
@@ -127,7 +128,8 @@ def elements(content: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def occupied(volume: np.ndarray, name: str) -> np.ndarray:
     """Which voxels are full, bool: those with the one value beside 0, whatever it is; of fractions from 0 to 1, that is
-    probabilities or shares of a voxel, those of one half and more. Labels, densities, distances are refused."""
+    probabilities or shares of a voxel, those of one half and more. Labels, densities, distances are refused, as are
+    fractions most of which lie between 0.1 and 0.9."""
     if volume.ndim != 3 or volume.dtype.kind not in "buif":
         raise UserError(f"{name} holds {volume.shape} values of type {volume.dtype}, not three dimensions of numbers")
     if not 0 < volume.size <= MAX_VOXELS:
@@ -135,14 +137,14 @@ def occupied(volume: np.ndarray, name: str) -> np.ndarray:
     smallest, largest = volume.min(), volume.max()
     if not 0 <= smallest <= largest < np.inf:
         raise UserError(f"{name} has values that are negative or not finite; give 0 and 1, or fractions between")
-    others = (part[(part != 0) & (part != largest)]  # slice by slice, as a copy of all may not fit into memory
-              for part in (volume.T if volume.flags.f_contiguous else volume))
+    slices = volume.T if volume.flags.f_contiguous else volume  # a copy of all may not fit into memory
+    others = (part[(part != 0) & (part != largest)] for part in slices)
     other = next((found[0] for found in others if found.size), None)
     if other is None:
         return volume if volume.dtype == bool else (volume == largest) & (volume != 0)
-    if largest > 1:
+    if largest > 1 or sum(np.count_nonzero((part > 0.1) & (part < 0.9)) for part in slices) > volume.size / 2:
         raise UserError(f"{name} has more than one value beside 0, {other:.6g} and {largest:.6g} among them: labels, a "
-                        "density or a distance; save which voxels are full, or fractions from 0 to 1")
+                        "density or a distance; save which voxels are full, or fractions, most of them near 0 or 1")
     return volume >= 0.5
 
 

@@ -1,17 +1,15 @@
 """A mesh file as a volume: its surface is read, checked to be closed, and cut row by row of voxels.
 
-trimesh reads .ply, and would leave out lines of the other texts. Its `voxelized().fill()` would fill cavities, leave
-open meshes hollow, and fail on a large triangle; its `contains` needs packages that this project does not.
+trimesh reads .ply and .glb, and would leave out lines of the other texts. Its `voxelized().fill()` would fill cavities
+and leave open meshes hollow; its `contains` needs packages that this project does not.
 """
 
 import codecs
 import io
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.sparse import coo_array
@@ -26,8 +24,9 @@ MERGE_DISTANCE = 1e-6
 # else run through centers, and leave them to one body, both or none by rounding.
 RAY_SHIFT = np.array([1.7e-4, 1.1e-4, 0.7e-4])
 # How a line of an .obj may begin that is no part of its surface.
-IGNORED_LINES = (b"vt vn vp g o s l p mg lod usemtl mtllib usemap maplib bevel c_interp d_interp shadow_obj "
-                 b"trace_obj").split()
+IGNORED_LINES = b"vt vn vp g o s l p mg lod usemtl mtllib usemap maplib bevel c_interp d_interp".split()
+# What changes the surface of a .glb and is not read: deformations, compressed or repeated meshes, strips of triangles.
+UNREAD_GLTF = re.compile(rb'"((skins|sparse|targets|(KHR|EXT)_(?!materials|texture|lights)\w+)"|mode"\s*:\s*[^4\s])')
 
 
 def voxelize(path: Path, resolution: int) -> np.ndarray:
@@ -85,14 +84,17 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
         if not np.isfinite(vertices[faces]).all():
             raise ValueError("a vertex is not finite")
     except Exception as error:  # a damaged file raises nearly anything
-        reason = " ".join(str(error).split())[:100]
+        reason = " ".join(str(error).split())[:100] if isinstance(error, ValueError) else "it is damaged"
         raise UserError(f"{path} cannot be read as a mesh ({reason}); export it again, as triangles") from error
 
-    # The box is that of the faces that have an area. A face without that sticks out of it encloses nothing.
+    # The box is that of the faces that have an area. What sticks out of it, a point or a line, encloses nothing.
     vertices = vertices / max(np.abs(vertices[faces]).max(), np.finfo(float).tiny)  # no difference of two overflows
     sides = vertices[faces] - vertices[np.roll(faces, 1, axis=1)]
-    areas = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1)
-    wide = areas > MERGE_DISTANCE * np.square(sides).sum(axis=(1, 2))
+    areas, squares = np.linalg.norm(np.cross(sides[:, 0], sides[:, 1]), axis=1), np.square(sides).sum(axis=(1, 2))
+    wide = areas > MERGE_DISTANCE * squares
+    extent = np.ptp(vertices[faces[wide]].reshape(-1, 3), axis=0).max() if wide.any() else 0
+    large = wide & (squares > (MERGE_DISTANCE * extent)**2)
+    wide = large if large.any() else wide  # a body as small as a point sets no box either
     box = vertices[faces[wide]].reshape(-1, 3) if wide.any() else np.zeros((1, 3))
     low, high = box.min(axis=0), box.max(axis=0)
     if min(high - low) <= MERGE_DISTANCE * max(high - low):
@@ -113,17 +115,19 @@ def read_mesh(path: Path) -> tuple[np.ndarray, np.ndarray]:
 # Each reader returns the vertices (x, y, z) and of each face the numbers of its vertices, and raises any error.
 
 def words_of(raw: bytes) -> list[list[bytes]]:
-    """The words of each line of a text in any encoding, without comments; a line that goes on in the next is one."""
+    """The words of each line of a text in any encoding, without comments."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raw = raw.decode("utf-16").encode()
     text = re.sub(rb"#[^\r\n]*", b"", raw.removeprefix(codecs.BOM_UTF8))
-    lines = re.sub(rb"\\[ \t]*(\r\n|\r|\n)", b" ", text).splitlines()
-    return [words for line in lines if (words := line.split())]
+    return [words for line in text.splitlines() if (words := line.split())]
 
 
 def read_obj(raw: bytes) -> tuple:
     vertices, faces = [], []
-    for kind, *words in words_of(raw):
+    lines = iter(words_of(raw))
+    for kind, *words in lines:
+        while kind in (b"v", b"f") and words and words[-1].endswith(b"\\"):  # goes on in the next; a name may end so
+            words[-1:] = [*words[-1][:-1].split(), *next(lines, [])]
         if kind == b"v":
             vertices.append([float(word) for word in words[:3]])
         elif kind == b"f":
@@ -154,32 +158,42 @@ def read_stl(raw: bytes) -> tuple:
         facets = np.frombuffer(raw, [("normal", "<3f4"), ("corners", "<9f4"), ("color", "<u2")], offset=84)
         return facets["corners"].reshape(-1, 3), np.arange(3 * len(facets)).reshape(-1, 3)
     lines = words_of(raw.lower())
-    count = Counter(line[0] for line in lines)
-    if not (count[b"solid"] == count[b"endsolid"] and 3 * count[b"facet"] == count[b"vertex"] and count[b"facet"]
-            == count[b"outer"] == count[b"endloop"] == count[b"endfacet"] and len(count) in (2, 7)):
+    kinds = b" ".join(line[0] for line in lines).replace(b"facet outer vertex vertex vertex endloop endfacet ", b"")
+    if not re.fullmatch(rb"(solid endsolid ?)+", kinds):
         raise ValueError("it ends within a solid, or is neither text of facets nor a binary file of its length")
     corners = [[float(word) for word in line[1:4]] for line in lines if line[0] == b"vertex"]
     return corners, np.arange(len(corners)).reshape(-1, 3)
 
 
 def read_ply(raw: bytes) -> tuple:
+    head, *body = re.split(rb"[\r\n][ \t]*end_header[ \t]*(?:\r\n|\r|\n)", raw, maxsplit=1)
+    lines = [line for line in words_of(head) if line[0] not in (b"comment", b"obj_info")]
+    elements = {name: int(count) for _, name, count in (line for line in lines if line[0] == b"element")}
+    if elements.keys() - {b"vertex", b"face", b"edge", b"material", b"camera"}:  # as tristrips
+        raise ValueError(f"it has elements that are not read, among {b', '.join(elements).decode('latin-1')}")
+    if lines[1][:2] == [b"format", b"ascii"]:
+        texts = [text for text in body[0].splitlines() if text.strip()]
+        if len(texts) != sum(elements.values()):
+            raise ValueError(f"it has {len(texts)} lines for {sum(elements.values())} elements")
+        body = [*texts, b""]
+    return by_trimesh(b"\n".join([*map(b" ".join, lines), b"end_header", *body]), "ply")
+
+
+def read_glb(raw: bytes) -> tuple:
+    if found := UNREAD_GLTF.search(raw, 20, 20 + int.from_bytes(raw[12:16], "little")):
+        raise ValueError(f"it has {found[0].decode('latin-1')}, which is not read")
+    return by_trimesh(raw, "glb")
+
+
+def by_trimesh(raw: bytes, kind: str) -> tuple:
     import trimesh  # here, as it takes a second that a volume does not need
 
     logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # it warns of textures and normals, which no volume has
-    head, end, body = raw.partition(b"end_header")
-    lines = [line for line in head.splitlines() if not line.startswith((b"comment", b"obj_info"))]
-    if lines[1].split()[1] == b"ascii":
-        elements = sum(int(line.split()[2]) for line in lines if line.startswith(b"element"))
-        texts = [text for text in body.splitlines() if text.strip()]
-        if len(texts) != elements:
-            raise ValueError(f"it has {len(texts)} lines for {elements} elements")
-        body = b"\n" + b"\n".join(texts) + b"\n"
-    whole = io.BytesIO(b"\n".join(lines) + b"\n" + end + body)
-    mesh: Any = trimesh.load(whole, file_type="ply", process=False, skip_materials=True)
-    return mesh.vertices, getattr(mesh, "faces", np.zeros((0, 3)))  # a cloud of points has none
+    mesh = trimesh.load_mesh(io.BytesIO(raw), file_type=kind, process=False, skip_materials=True)
+    return mesh.vertices, mesh.faces
 
 
-READERS = {".obj": read_obj, ".off": read_off, ".stl": read_stl, ".ply": read_ply}
+READERS = {".obj": read_obj, ".off": read_off, ".stl": read_stl, ".ply": read_ply, ".glb": read_glb}
 
 
 def check_closed(vertices: np.ndarray, faces: np.ndarray, path: Path,

@@ -80,6 +80,8 @@ def load(args: argparse.Namespace, default: dict[str, Any]) -> Scene:
     if min(height, width) < SSIM_WINDOW:
         raise UserError(f"the views are {width} × {height} pixels; at least {SSIM_WINDOW} a side are needed: "
                         "a smaller --downscale?")
+    if long := [name for name in scene.test.names if len(os.fsencode(os.path.basename(name))) > 251]:
+        raise UserError(f"the name of a view is too long for a .png behind it: {long[0]}; rename the file")
     return scene
 
 
@@ -210,8 +212,9 @@ def render_only(runs: list[Run], render_again: Callable[[Run], tuple[dict[str, A
         record = run.record()
         if record is None:
             raise UserError(f"{run.path('.json')} is not there; run without --render-only first")
-        metrics, images = render_again(run)
-        run.write(record, metrics, {**run.arrays(), "images": images})
+        with run.locked():
+            metrics, images = render_again(run)
+            run.write(record, metrics, {**run.arrays(), "images": images})
         print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} views, written to "
               f"{run.path('')}")
 

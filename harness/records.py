@@ -250,11 +250,13 @@ def environment(device: str, precision: str) -> dict[str, str]:
     here = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str:
-        # A copy without .git of its own must not name the commit of a repository around it.
+        # A copy without .git of its own must not name the commit of a repository around it, or of a hook's.
+        own = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
         return subprocess.run(["git", *arguments], cwd=here, text=True, check=True, capture_output=True,
-                              env={**os.environ, "GIT_CEILING_DIRECTORIES": str(here.parent)}).stdout.strip()
+                              env={**own, "GIT_CEILING_DIRECTORIES": str(here.parent)}).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", str(Path(__file__).resolve()))  # or the files were put into another's root
         # A changed page leaves the commit right; a changed line of code does not.
         changed = git("diff", "--name-only", "HEAD", "--", ":/*.py")
         commit = git("rev-parse", "--short=12", "HEAD") + "-dirty" * bool(changed)

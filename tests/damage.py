@@ -70,6 +70,7 @@ def valid_files() -> dict[str, bytes]:
     for kind in ("ply", "obj", "off", "stl", "stl_ascii"):
         content = ball.export(file_type=kind)
         files[f"{kind}.{kind[:3]}"] = content.encode() if isinstance(content, str) else content
+    files["scene.glb"] = ball.export(file_type="glb")
     files["text.ply"] = trimesh.exchange.ply.export_ply(ball, encoding="ascii")
     full = np.linalg.norm(np.stack(np.meshgrid(*[np.linspace(-1, 1, 9)] * 3)), axis=0) < 0.8
     for name, values in (("bool.npy", full), ("fractions.npy", full.astype(np.float32) * 0.9)):
@@ -122,7 +123,7 @@ def read(path: Path) -> None:
     """What the scripts do with a file before they train."""
     if path.suffix == ".json":
         near_far(load_scene(str(path.parent), path.parent).train.poses)
-    elif path.suffix in (".npy", ".mat", ".ply", ".obj", ".off", ".stl"):
+    elif path.suffix in (".npy", ".mat", ".ply", ".obj", ".off", ".stl", ".glb"):
         load_volume(str(path), path.parent, 16)
     else:
         describe(*read_image(str(path), path.parent))

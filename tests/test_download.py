@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from data import download as module
-from data.download import download, sha256
+from data.download import download
 from data.errors import UserError
 
 CONTENT = bytes(range(256)) * 400
@@ -39,7 +39,7 @@ def server(folder, cut=False, silent=False):
 
 
 def check(path):
-    if sha256(path) != hashlib.sha256(CONTENT).hexdigest():
+    if hashlib.sha256(path.read_bytes()).hexdigest() != hashlib.sha256(CONTENT).hexdigest():
         raise UserError(f"{path} has the wrong checksum")
 
 

@@ -17,7 +17,7 @@ from conftest import assert_same_run, before_each_step, beside, ended_at_checkpo
 from torch.optim.lr_scheduler import ExponentialLR
 
 import dvgo
-from data.scenes import load_scene, on_background
+from data.scenes import load_scene
 from models.nerf.dvgo import DVGOField
 
 SCRIPT = "dvgo.py"
@@ -46,7 +46,7 @@ def finished(tmp_path_factory):
 
 def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
     scene = load_scene("toy", Path("nowhere"), 4)
-    truth = on_background(scene.test.images, 1.0)
+    truth = scene.test.colors(slice(None), 1.0)
     for mode in dvgo.COLOR_MODES:
         path, made = stem(finished.path, *RUN, mode, FOLDER), record(finished.path, *RUN, mode, FOLDER)
         metrics = made["metrics"]

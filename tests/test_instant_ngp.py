@@ -14,7 +14,7 @@ import torch
 from conftest import assert_same_run, before_each_step, beside, ended_at_checkpoint, record, run_main, stem, toy_options
 
 import InstantNGP
-from data.scenes import load_scene, normalize_poses, on_background
+from data.scenes import load_scene, normalize_poses
 from harness.records import Run
 from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.occupancy_grid import visible_cells
@@ -145,7 +145,7 @@ def test_parts_of_a_batch_add_up_to_the_step_of_the_whole(tmp_path):
 
 
 def test_a_run_leaves_a_record_and_all_that_it_tells_of(trained):
-    truth = on_background(load_scene("toy", trained, 4).test.images, 1.0)
+    truth = load_scene("toy", trained, 4).test.colors(slice(None), 1.0)
     for mode in InstantNGP.NETWORKS:
         path, made = stem(trained, *RUN, mode, FOLDER), record(trained, *RUN, mode, FOLDER)
         metrics, arrays = made["metrics"], np.load(beside(path, ".npz"))
@@ -173,7 +173,7 @@ def test_the_background_is_that_of_the_option(background, tmp_path):
     arrays, metrics = np.load(beside(path, ".npz")), json.loads(beside(path, ".json").read_text())["metrics"]
     # A field of density 1, and gray, hides less than 80 % of what is behind it.
     assert np.abs(arrays["images"][:, 0, 0] / 255 - bg_color).mean() < 0.25
-    errors = np.square(arrays["images"] / 255 - on_background(toy().test.images, bg_color)).mean((1, 2, 3))
+    errors = np.square(arrays["images"] / 255 - toy().test.colors(slice(None), bg_color)).mean((1, 2, 3))
     assert metrics["psnr_8bit"] == pytest.approx(-10 * np.log10(errors).mean(), abs=1e-6)
     # As it is hardly trained, the training views are no better; were they on the other gray they would be far off.
     assert 0.6 * errors.mean() < arrays["mse"].mean() < 1.6 * errors.mean()

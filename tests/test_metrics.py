@@ -12,6 +12,20 @@ def test_psnr_and_ssim():
     assert ssim(image, image) == pytest.approx(1) and ssim(1 - image, image) < 0
 
 
+def test_ssim_is_wang_s_over_whole_windows():
+    image, truth = np.random.default_rng(0).random((2, 20, 25, 1)).astype(np.float32)
+    window = np.exp(-np.arange(-5, 6)**2 / (2 * 1.5**2))
+    window = np.outer(window, window) / window.sum()**2
+
+    def mean(values):
+        return (np.lib.stride_tricks.sliding_window_view(values[..., 0], (11, 11)) * window).sum(axis=(2, 3))
+
+    x, y = mean(image), mean(truth)
+    covariance, variances = mean(image * truth) - x * y, mean(image**2) - x**2 + mean(truth**2) - y**2
+    expected = (2 * x * y + 1e-4) * (2 * covariance + 9e-4) / ((x**2 + y**2 + 1e-4) * (variances + 9e-4))
+    assert ssim(image, truth) == pytest.approx(expected.mean(), abs=1e-5)
+
+
 def test_iou():
     assert iou(np.array([1, 1, 0, 0], bool), np.array([1, 0, 1, 0], bool)) == pytest.approx(1 / 3)
     assert iou(np.zeros(3, bool), np.ones(3, bool)) == 0

@@ -14,7 +14,7 @@ import torch
 from conftest import folders
 
 from data.errors import UserError
-from data.scenes import Scene, Views, on_background
+from data.scenes import Scene, Views
 from harness import figures, nerf_views
 from harness.metrics import ssim
 from harness.records import Run
@@ -40,7 +40,7 @@ def test_an_orbit_looks_at_the_origin():
 
 @pytest.mark.parametrize("bg_color", [1.0, 0.0])
 def test_views_are_measured_and_written(bg_color, tmp_path):
-    truth, cameras = on_background(VIEWS.images, bg_color), []
+    truth, cameras = VIEWS.colors(slice(None), bg_color), []
     shown = truth + np.array([0.1, 0.2, 0.05], np.float32)[:, None, None, None]  # some of it above 1
 
     def render(pose, camera, height, width):
@@ -136,6 +136,19 @@ def test_bad_input_gets_one_line_and_status_2(name, arguments, said, refused, tm
     assert not (tmp_path / "results").exists()
 
 
+def test_a_name_that_no_rendering_can_have_is_refused_before_the_training(monkeypatch, tmp_path):
+    args = argparse.Namespace(scene="a", data=tmp_path, downscale=None, hold_out=None)
+    for name, fits in (("é" * 125 + "a", True), ("é" * 126, False)):
+        scene = Scene("a", VIEWS, replace(VIEWS, names=[f"folder/{name}", "b", "c"]))
+        monkeypatch.setattr(nerf_views, "load_scene", lambda *_, scene=scene: scene)
+        if fits:
+            nerf_views.load(args, {"downscale": 1})
+            (tmp_path / f"{name}.png").touch()
+        else:
+            with pytest.raises(UserError, match="name of a view is too long for a .png behind it: folder/éé"):
+                nerf_views.load(args, {"downscale": 1})
+
+
 def trained(path, mode, psnr, own=None):
     """A finished run on VIEWS whose renderings are of one gray level."""
     run = Run(path, "ngp", "toy", mode, 0, {"lr": 1e-2, "batch": 8, "epochs": 2, "iterations": 5, "background": "white",
@@ -165,6 +178,8 @@ def test_what_is_rendered_again_is_what_the_record_says(tmp_path, capsys):
     assert run.record() == {**before, "metrics": {"psnr": 31.0, "views": VIEWS.names}}
     assert np.array_equal(run.arrays()["images"], images) and len(run.arrays()["mse"]) == 10
     assert f"31.00 dB on 3 views, written to {run.path('')}" in capsys.readouterr().out
+    with pytest.raises(UserError, match="another process"), run.locked():  # which trains it again
+        nerf_views.render_only([run], lambda _: pytest.fail("was rendered"))
     other = Run(tmp_path, "ngp", "toy", "relu", 0, {**run.config, "scene": {"test": [1]}})
     with pytest.raises(UserError, match="was made with scene .*--force"):  # other test views
         nerf_views.render_only([other], lambda _: pytest.fail("was rendered"))
@@ -179,7 +194,7 @@ def test_a_test_view_is_shown_beside_its_renderings(tmp_path, drawn):
     folder = tmp_path / "figures" / "ngp" / "toy"
     assert list(drawn) == [folder / "close_ups.png", folder / "psnr.png"]
     views, curves = drawn.values()
-    truth, names = on_background(VIEWS.images[1], 1.0), ["ReLU, lr 0.01", "ReLU + FR, lr 0.01", "ReLU + FR, lr 0.005"]
+    truth, names = VIEWS.colors(1, 1.0), ["ReLU, lr 0.01", "ReLU + FR, lr 0.01", "ReLU + FR, lr 0.005"]
     assert [axis.get_title() for axis in views.axes] == [
         "ground truth", names[0], names[2], "ground truth, enlarged", names[1],
         f"error: blue, where {names[1]} has less"]

@@ -203,13 +203,20 @@ def test_two_processes_do_not_train_one_run(tmp_path, capsys):
 
 
 def test_a_copy_within_another_repository_has_no_commit(tmp_path, monkeypatch):
-    (tmp_path / "copy" / "harness").mkdir(parents=True)
-    for words in ("init -q", "-c user.name=a -c user.email=a@b commit -q --allow-empty -m a"):
+    for folder in (tmp_path, tmp_path / "copy"):
+        (folder / "harness").mkdir(parents=True)
+        for name in ("records.py", "new.py"):
+            (folder / "harness" / name).touch()
+    for words in ("init -q", "add harness/records.py", "-c user.name=a -c user.email=a@b commit -q -m a"):
         subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
-    monkeypatch.setattr("harness.records.__file__", str(tmp_path / "copy" / "harness" / "records.py"))
-    assert environment("cpu", "fp32")["commit"] == "unknown"
+    for name in ("copy/harness/records.py", "harness/new.py"):  # the second was put into the other's root
+        monkeypatch.setattr("harness.records.__file__", str(tmp_path / name))
+        assert environment("cpu", "fp32")["commit"] == "unknown"
     monkeypatch.setattr("harness.records.__file__", str(tmp_path / "harness" / "records.py"))
-    assert len(environment("cpu", "fp32")["commit"]) == 12
+    commit = environment("cpu", "fp32")["commit"]
+    assert len(commit) == 12
+    monkeypatch.setenv("GIT_DIR", os.devnull)  # as in a hook of another repository
+    assert environment("cpu", "fp32")["commit"] == commit
     monkeypatch.setenv("PATH", os.devnull)  # no git
     assert environment("cpu", "fp32")["commit"] == "unknown"
 

@@ -243,13 +243,14 @@ OTHERS = {  # how files of other kinds begin
     "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0", "AVIF": b"\0\0\0\x18ftypavif\0\0\0\0", "JPEG XL": b"\xff\n\xfa\x1f",
     "JPEG 2000": b"\0\0\0\fjP  \r\n\x87\n", "EXR": b"v/1\1\2\0\0\0", "Radiance HDR": b"#?RADIANCE\n", "PSD": b"8BPS",
     "SVG": b"<?xml version='1.0'?>\n<!-- a -->\n<svg>", "PDF": b"%PDF-1.7", "PFM": b"PF\n8 8\n", "ICO": b"\0\0\1\0\1\0",
-    "DDS": b"DDS |", "CR2": b"II*\0\x10\0\0\0CR\2\0"}
+    "DDS": b"DDS |", "CR2": b"II*\0\x10\0\0\0CR\2\0", "a film or raw file": b"\0\0\0\x18ftypcrx \0\0\0\1"}
+SAME = {"HEIC": b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "AVIF": b"\0\0\0\x1cftypmif1\0\0\0\0mif1avif"}  # other brands
 
 
-@pytest.mark.parametrize("kind", [*OTHERS, "TGA"])
-def test_other_kinds_are_refused_by_their_names(tmp_path, kind):
+@pytest.mark.parametrize("kind, start", [*OTHERS.items(), *SAME.items(), ("TGA", b"")])
+def test_other_kinds_are_refused_by_their_names(tmp_path, kind, start):
     path = tmp_path / f"a.{'tga' if kind == 'TGA' else 'png'}"  # no first bytes tell a TGA
-    path.write_bytes(OTHERS.get(kind, b"") + bytes(100))
+    path.write_bytes(start + bytes(100))
     with pytest.raises(UserError, match=f"{path.name}: {kind} is not read; save it as PNG$"):
         read_rgba(path)
 
@@ -279,7 +280,7 @@ REFUSED = {
     "gray and alpha of 16 bits": (tiff(DEEP[..., :2], photometric="minisblack", extrasamples=(2,),
                                        planarconfig="contig"), "another kind"),
     "JPEG of 12 bits": (changed(saved(SMOOTH, "JPEG"), lambda content: content.replace(
-        b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c")), "another kind"),
+        b"\xff\xc0\0\x11\x08", b"\xff\xc0\0\x11\x0c")), "JPEG of 12 bits is not read"),
     "CMYK": (lambda path: Image.fromarray(RGB).convert("CMYK").save(path, "JPEG"), "kind CMYK"),
     "CIELAB": (tiff(RGB, photometric="cielab"), "kind LAB"),
     "key of 16 bits": (lambda path: png(path, [struct.pack(">HHH", 1, 2, 3)], 1, 16, 2, key(1, 2, 3)),

@@ -19,12 +19,12 @@ from data.rgba import read_rgba
 from data.scenes import (
     FAR,
     NEAR,
+    Views,
     average,
     describe,
     load_scene,
     near_far,
     normalize_poses,
-    on_background,
     scene_center,
 )
 
@@ -202,6 +202,12 @@ def test_cameras_are_checked_before_anything_is_trained(folder):
     edit(folder, turn, "test")
     with pytest.raises(UserError, match="most test cameras"):
         load_scene(str(folder), folder)
+    for split in ("train", "test"):
+        edit(folder, lambda c: [f.update(transform_matrix=matrix(1).tolist()) for f in c["frames"]], split)
+    assert load_scene(str(folder), folder)  # parallel axes
+    edit(folder, turn, "test")
+    with pytest.raises(UserError, match="do not look at one place"):
+        load_scene(str(folder), folder)
 
 
 def test_a_scene_is_described_in_a_line(folder):
@@ -224,6 +230,25 @@ def test_companions_that_would_hide_pixels_are_refused(folder):
         (folder / "train" / name).rename(folder / "train" / name.replace("1", "7"))  # of no view
     (folder / "train" / "r_1_depth_0001.png").write_bytes(b"")
     load_scene(str(folder), folder)
+
+
+@pytest.mark.parametrize("listed, file, said", [
+    ("r_0", "r_0.jp2", "r_0.jp2: JPEG 2000 is not read"), ("r_0.jp2", "r_0.jp2", "r_0.jp2: JPEG 2000 is not read"),
+    ("r_0.png", "r_0.jp2", "r_0.png is not there, but r_0.jp2 is, which"),
+    ("r_0.jpg", "r_0.jp2", "r_0.jpg is not there, but r_0.jp2 is, which"),
+    ("r_0", "r_0.Png", ""), ("r_0.PNG", "r_0.png", ""), ("R_0.png", "r_0.PNG", ""), ("r_0", "r_0", ""),
+    ("r_0.x", "r_0.x", "")])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_no_view_is_dropped_for_its_suffix(folder, split, listed, file, said):
+    content = (folder / split / "r_0.png").read_bytes()
+    (folder / split / "r_0.png").unlink()
+    (folder / split / file).write_bytes(b"\0\0\0\x0cjP  " if said else content)
+    edit(folder, lambda c: c["frames"][0].update(file_path=f"{split}/{listed}"), split)
+    if said:
+        with pytest.raises(UserError, match=f"{said}"):
+            load_scene(str(folder), folder)
+    else:
+        assert len(getattr(load_scene(str(folder), folder), split).names) == (3 if split == "train" else 2)
 
 
 def test_images_of_other_suffixes_are_read_or_named(folder):
@@ -270,9 +295,9 @@ def test_downscale_averages_premultiplied_blocks(folder, block, top, left):
 
 def test_composite():
     images = np.random.default_rng(0).integers(0, 256, (2, 3, 5, 4), dtype=np.uint8)
-    values = images / 255.0
+    views, values = Views(images, np.empty(0), np.empty(0), []), images / 255.0
     for background in (1, 0, 0.5):
-        result = on_background(images, background)
+        result = views.colors(slice(None), background)
         assert result.dtype == np.float32 and result.shape == (2, 3, 5, 3)
         expected = values[..., :3] * values[..., 3:] + (1 - values[..., 3:]) * background
         assert np.abs(result - expected).max() < 1e-6

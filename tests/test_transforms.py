@@ -74,7 +74,7 @@ CONTRADICTIONS = {  # as INTRINSICS, and what the error says
     "no focal length": ({"cx": 7}, {}, "no focal length: camera_angle_x"),
     "zero": ({"fl_x": 0}, {}, "fl_x .*not 0$"),
     "text": ({"fl_x": "wide"}, {}, "fl_x .*not 'wide'$"),
-    "distortion as text": ({**BLENDER, "k1": "-0.3"}, {}, "k1 '-0.3' .*undistort them first"),
+    "distortion as text": ({**BLENDER, "k1": "-0.3"}, {}, "k1 '-0.3' .*undistort the views first"),
     "transparent white": ({**BLENDER, "white_transparent": True}, {}, "white_transparent True"),
     "yes": ({"fl_x": True}, {}, "fl_x .*not True$"),
     "nothing": ({**BLENDER, "fl_x": None}, {}, "fl_x .*not None$"),
@@ -148,12 +148,16 @@ def test_damaged_transforms_are_named(folder, change, said):
 
 
 def test_one_time_is_a_still_scene(folder):
-    edit(folder, lambda c: [f.update(time=0.5) for f in c["frames"]])
+    edit(folder, lambda c: [f.update(time=time) for f, time in zip(c["frames"], (0, 0.0, "0"))])
     assert len(load_scene(str(folder), folder).train.names) == 3
+    edit(folder, lambda c: c["frames"][1].update(time=0.5), "test")
+    with pytest.raises(UserError, match="transforms_train.json, transforms_test.json: 2 times; a scene that moves"):
+        load_scene(str(folder), folder)
 
 
-@pytest.mark.parametrize("name, said", [("transforms.json", "one transforms.json: divide them"), ("sparse", "COLMAP"),
-                                        ("poses_bounds.npy", "LLFF"), ("pose", "NSVF")])
+@pytest.mark.parametrize("name, said", [
+    ("transforms.json", "one transforms.json: divide them"), ("sparse", "COLMAP"), ("cameras.bin", "COLMAP"),
+    ("poses_bounds.npy", "LLFF"), ("pose", "NSVF")])
 def test_the_layouts_of_others_are_named(tmp_path, name, said):
     (tmp_path / name).write_text("")
     with pytest.raises(UserError, match=f"transforms_train.json is not there .*{said}"):

@@ -49,12 +49,29 @@ def agree(found, expected, within=0.004):
     return found.shape == expected.shape and (found != expected).mean() < within
 
 
-@pytest.mark.parametrize("kind", [".ply", ".obj", ".stl", ".off"])
+@pytest.mark.parametrize("kind", [".ply", ".obj", ".stl", ".off", ".glb"])
 def test_a_ball_of_any_format(kind, tmp_path):
     ball(2.0, (1.0, 2.0, 3.0), subdivisions=4).export(tmp_path / f"ball{kind}")
     case, volume = load_volume(str(tmp_path / f"ball{kind}"), tmp_path, 40)
     assert case == "ball" and volume.dtype == bool
     assert agree(volume, in_balls((40, 40, 40), (2, 2, 2), (1, 0)))
+
+
+def test_the_nodes_of_a_scene_are_placed_and_those_of_scale_0_are_nothing(tmp_path):
+    scene = trimesh.Scene(ball(subdivisions=2))
+    hidden = np.diag([0.0, 0, 0, 1])
+    hidden[0, 3] = 10
+    scene.add_geometry(next(iter(scene.geometry.values())), transform=hidden)
+    scene.export(tmp_path / "hidden.glb")
+    ball(subdivisions=2).export(tmp_path / "ball.stl")
+    assert np.array_equal(voxelize(tmp_path / "hidden.glb", 40), voxelize(tmp_path / "ball.stl", 40))
+    mirrored = np.diag([-0.5, 1, 1, 1])
+    mirrored[0, 3] = 3
+    scene.add_geometry(ball(subdivisions=2), transform=mirrored)
+    scene.export(tmp_path / "two.glb")
+    found = voxelize(tmp_path / "two.glb", 45)
+    assert found.shape == (45, 20, 20) and not found[21:34].any()
+    assert found[35:].sum() == pytest.approx(found[:20].sum() / 2, rel=0.05)
 
 
 def test_a_box_and_a_tetrahedron_are_their_voxels(tmp_path):
@@ -153,6 +170,7 @@ def test_a_body_far_from_all_else(tmp_path):
 TEXT = ball(subdivisions=2).export(file_type="obj", include_normals=False, header="", digits=8)
 STL = trimesh.exchange.stl.export_stl_ascii(ball(subdivisions=2))
 PLY = ball(subdivisions=2).export(file_type="ply", encoding="ascii", vertex_normal=False).decode()
+BINARY_PLY = ball(subdivisions=2).export(file_type="ply", vertex_normal=False)
 OFF = trimesh.exchange.off.export_off(ball(subdivisions=2), digits=8)
 FORMS = {  # the same ball as programs and people write it
     "tabs in half of it": (".obj", TEXT[:-3000].encode() + TEXT[-3000:].replace("f ", "f\t").encode()),
@@ -164,6 +182,7 @@ FORMS = {  # the same ball as programs and people write it
     "comments": (".obj", ("# C:\\a\\\n" + TEXT.replace("\n", " # f 1 2 3\n")).encode()),
     "Latin-1": (".obj", ("# Würfelgröße…\n" + "o KÅ\x85f 1 2 3\n" + TEXT).encode("latin-1", "replace")),
     "goes on": (".obj", TEXT.replace("f ", "f \\\n").encode()),
+    "names that end in a backslash": (".obj", TEXT.replace("\nf", "\nusemtl C:\\a\\\nf").encode()),
     "what is beside": (".obj", ("mtllib a b\ns off\nvn 0 0 1\nvt 0 0\n" + TEXT + "l 1 2\np 1\ng f 1 2\n").encode()),
     "references": (".obj", re.sub(r"f (\d+) (\d+) (\d+)", r"f \1/7/1 \2//1 \3", TEXT, count=100).encode()),
     "colors": (".obj", re.sub("(v .*)", r"\1 0.5 0.5 0.5", TEXT).encode()),
@@ -171,6 +190,10 @@ FORMS = {  # the same ball as programs and people write it
     "tabs in STL": (".stl", STL.replace(" ", "\t").upper().encode()),
     "GBK": (".stl", STL.replace("solid", "solid 零件", 1).encode("gbk")),
     "Mac STL": (".stl", STL.replace("\n", "\r").encode("utf-8-sig")),
+    "a name that ends in a backslash in STL": (".stl", STL.replace("solid", "solid C:\\a\\", 1).encode()),
+    "a header's end in a comment": (".ply", PLY.replace("element v", "comment end_header\nelement v", 1).encode()),
+    "indented PLY": (".ply", PLY.replace("\n", "\n\t ").encode()),
+    "Mac PLY": (".ply", BINARY_PLY.replace(b"\n", b"\r", BINARY_PLY.partition(b"end_header")[0].count(b"\n") + 1)),
     "Latin-1 PLY": (".ply", PLY.replace("element vertex", "comment Größe\nelement vertex").encode("latin-1")),
     "ModelNet": (".off", OFF.replace("OFF\n", "OFF").encode()),
     "comments in OFF": (".off", ("# Größe\n" + OFF.replace("\n", " # 1 2 3\n")).encode("latin-1")),
@@ -179,6 +202,8 @@ FORMS = {  # the same ball as programs and people write it
                                                    for i, line in enumerate(OFF.splitlines())).encode()),
     "a face twice": (".obj", (TEXT + "\n" + TEXT.splitlines()[-1] + "\n").encode()),
     "a stray point": (".obj", (TEXT + "\nv 50 0 0\nf 163 163 163\n").encode()),
+    "a body as small as a point": (".obj", (TEXT + "\nv 9 0 0\nv 9 1e-9 0\nv 9 0 1e-9\nv 9.000000001 0 0\n" + "\n".join(
+        f"f {a + 162} {b + 162} {c + 162}" for a, b, c in ((1, 3, 2), (1, 2, 4), (1, 4, 3), (2, 3, 4)))).encode()),
     "a line within": (".obj", (TEXT + "\nv 0 0 0\nv .1 0 0\nv .2 0 0\nf 163 164 165\n").encode()),
 }
 
@@ -238,6 +263,12 @@ def unreadable(path):
     yield ".stl", ball().export(file_type="stl")[:-7], "nor a binary file of its length"
     yield ".stl", STL.replace("vertex", "verteks", 1).encode(), "neither text of facets"
     yield ".ply", (ascii_ply + "3 0 2 1\n3 0 1 3\n3 0 3 2\n").encode(), "7 lines for 8 elements"
+    yield ".ply", ascii_ply.replace("element face", "element tristrips").encode(), "vertex, tristrips"
+    yield ".ply", b"ply\nformat ascii 1.0\n", "it is damaged"
+    yield ".glb", b"glTF", "it is damaged"
+    for change in (b'"skins"', b'"sparse"', b'"targets"', b'"mode": 5', b'"KHR_draco_mesh_compression"'):
+        content = ball().export(file_type="glb")
+        yield ".glb", content[:20] + change + content[20 + len(change):], f"has {change.decode()}, which is not read"
     yield ".off", OFF[:-20].rpartition("\n")[0].encode(), "not one line for each of 162 vertices and 320 faces"
     yield ".off", OFF.replace("OFF", "4OFF").encode(), "does not begin with OFF"
     yield ".obj", b"v 1,5 0 0\n", "could not convert"
