@@ -216,7 +216,7 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     silhouette = 0.12 * (seen(volume) > 0)[..., None]
     panel = 2.8
     figure, panels = figures.grid_by_backbone(runs, panel, panel * silhouette.shape[0] / silhouette.shape[1] + 0.6)
-    colors = [1 - np.array(figures.matplotlib.colors.to_rgb(figures.COLORS[mode])) for mode in ("relu", "sin")]  # blue and orange
+    colors = [1 - np.array(figures.matplotlib.colors.to_rgb(figures.COLORS[mode])) for mode in ("relu", "sin")]
     for run, axis, label in zip(runs, panels, labels(map(vars, runs))):
         predicted = output_of(run) > 0.5
         counts = seen(volume & ~predicted), seen(predicted & ~volume)
