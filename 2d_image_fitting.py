@@ -27,7 +27,6 @@ from functools import partial
 import numpy as np
 import skimage.transform
 import torch
-from matplotlib.ticker import NullLocator
 from torch.optim.lr_scheduler import MultiStepLR
 
 from data.errors import UserError
@@ -202,7 +201,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
         axis.loglog(frequency, figures.smoothed(power, 3), **figures.line_style(run.mode, run.own), label=label)
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
-    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_minor_locator(figures.ticker.NullLocator())
     figures.plain_log_labels(axis.yaxis)
     figures.save_curves(figure, f"radially averaged spectrum of the error\n{title(runs[0])}",
                         args.figures / runs[0].folder / "spectrum.png")

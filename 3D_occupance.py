@@ -27,8 +27,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from matplotlib.colors import to_rgb
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import ExponentialLR
@@ -199,10 +197,10 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
                   marker="o" if len(curve) < 20 else "", label=f"{label}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=12))
+    axis.yaxis.set_major_locator(figures.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=12))
     axis.yaxis.set_major_formatter(lambda error, _: "1" if error < 2 * (1 - ALMOST_ONE) else f"{1 - error:g}")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.yaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_locator(figures.ticker.MaxNLocator(integer=True))
+    axis.yaxis.set_minor_locator(figures.ticker.NullLocator())
     figures.save_curves(figure, f"IoU over training, on {2 * runs[0].config['batch']:,} voxels; in the legend on all\n"
                         f"{title(runs[0])}", args.figures / runs[0].folder / "iou.png")
 
@@ -219,7 +217,7 @@ def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     silhouette = 0.12 * (seen(volume) > 0)[..., None]
     panel = 2.8
     figure, panels = figures.grid_by_backbone(runs, panel, panel * silhouette.shape[0] / silhouette.shape[1] + 0.6)
-    colors = [1 - np.array(to_rgb(figures.COLORS[mode])) for mode in ("relu", "sin")]  # blue and orange
+    colors = [1 - np.array(figures.matplotlib.colors.to_rgb(figures.COLORS[mode])) for mode in ("relu", "sin")]
     for run, axis, label in zip(runs, panels, labels(map(vars, runs))):
         predicted = output_of(run) > 0.5
         counts = seen(volume & ~predicted), seen(predicted & ~volume)

@@ -10,11 +10,11 @@ from typing import Any
 import imageio.v3 as iio
 import matplotlib
 import numpy as np
+from matplotlib import ticker
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import NullFormatter, StrMethodFormatter
 from scipy.ndimage import uniform_filter, uniform_filter1d
 
 from data.errors import UserError, describe
@@ -22,7 +22,7 @@ from harness.files import write_atomically
 from harness.labels import baseline
 from harness.records import Run
 
-THOUSANDS = StrMethodFormatter("{x:,.0f}")
+THOUSANDS = ticker.StrMethodFormatter("{x:,.0f}")
 # From the color-blind safe palette of Okabe and Ito: one color a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
 STYLE: Any = {
@@ -62,8 +62,8 @@ def subplots(rows: int, columns: int, width: float, height: float, **options: An
 def plain_log_labels(*axes: Axis) -> None:
     """Label logarithmic x or y axes with plain numbers: matplotlib's own labels are math text, which is off here."""
     for axis in axes:
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axis.set_minor_formatter(NullFormatter())
+        axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def line_style(mode: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:

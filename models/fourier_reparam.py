@@ -4,8 +4,7 @@
 
 Λ is learned. The basis B is fixed: M = (L + H) P sampled cosines of the frequencies 1/L, 2/L, … 1 and 1, 2, … H, each
 at the phases φ_p = 2πp/P. The d_in points x_j are spaced evenly over one period 2πL of the lowest frequency (2π where
-L = 0), both ends in. The network computes the same kind of function, but learns its high frequencies sooner.
-This file needs nothing but PyTorch and can be copied alone.
+L = 0), both ends in. The network learns its high frequencies sooner. This file needs PyTorch alone and can be copied.
 """
 
 import copy
@@ -62,7 +61,7 @@ class FourierReparamLinear(nn.Module):
         shape = out_features, (low_freq_num + high_freq_num) * phase_num
         self.coefficients = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.register_parameter("bias", nn.Parameter(self.coefficients.new_empty(out_features)) if bias else None)
-        for name in ("phases", "waves"):  # not in state_dicts, as they follow from the arguments
+        for name in ("phases", "waves", "_extra_state"):  # not saved as buffers, as they follow from the arguments
             self.register_buffer(name, None, persistent=False)
         self._set_factors()
         if not self.coefficients.is_meta:  # there torch would load its compiler, to fill nothing
@@ -122,6 +121,7 @@ class FourierReparamLinear(nn.Module):
     def _set_factors(self) -> None:
         device = "cpu" if self.coefficients.is_meta else self.coefficients.device  # what fills Λ in does not fill these
         self.phases, self.waves = (factor.to(device, self.coefficients.dtype) for factor in self.exact_factors())
+        self._extra_state = torch.zeros(len(SETTINGS), dtype=torch.long, device=device)  # accelerate puts a file's here
 
     def _apply(self, fn, recurse=True):
         super()._apply(fn, recurse)

@@ -151,8 +151,8 @@ def test_an_expected_error_is_one_line_and_any_other_a_traceback(error, status, 
 def test_a_script_runs_in_other_peoples_surroundings(tmp_path):
     """As from a notebook, in a terminal without Greek letters, beside a matplotlibrc, with ~ in its paths."""
     (tmp_path / "matplotlibrc").write_text("text.usetex: True\nbackend: TkAgg\n")
-    environment = {**os.environ, "MPLBACKEND": "module://no.such.backend", "MATPLOTLIBRC": str(tmp_path),
-                   "PYTHONIOENCODING": "ascii", "HOME": str(tmp_path)}
+    environment = {**os.environ, "MPLBACKEND": "module://matplotlib_inline.backend_inline",  # no other name fails
+                   "MATPLOTLIBRC": str(tmp_path), "PYTHONIOENCODING": "ascii", "HOME": str(tmp_path)}
     done = run_script(FIT, "--results=~/results", "--figures=~/figures", "--device=cpu", "--steps=10",
                       "--modes", "relu,hidden-lr=0.5", "sin+fr,alpha=0.01", env=environment)
     assert done.returncode == 0, done.stderr

@@ -326,6 +326,27 @@ def test_a_layer_on_the_meta_device_gets_its_basis_with_its_coefficients(dtype):
         assert layer.coefficients.grad.abs().sum() > 0 and torch.equal(layer.basis, expected.basis)
 
 
+def test_each_value_of_a_state_dict_can_be_set_by_its_name_and_averaged_constants_come_back():
+    expected, x = layer_of(SETTINGS[0]), torch.randn(2, 7)
+    torch.nn.init.normal_(expected.bias)
+    with torch.device("meta"):
+        built = layer_of(SETTINGS[0])
+    for layer in (built, FourierReparamLinear(out_features=6, **SETTINGS[0])):
+        for name, value in expected.state_dict().items():  # as accelerate's load_checkpoint_and_dispatch does it
+            assert getattr(layer, name).shape == value.shape
+            if name in layer._parameters:
+                layer._parameters[name] = torch.nn.Parameter(value.to(layer._parameters[name].dtype))
+            else:
+                layer._buffers[name] = value.to(layer._buffers[name].dtype)
+        assert torch.equal(layer(x), expected(x))
+        assert layer.state_dict().keys() == expected.state_dict().keys()
+        assert layer.get_extra_state().equal(expected.get_extra_state())
+        for buffer in layer.buffers():
+            if buffer.is_floating_point():
+                buffer.mul_(1.01)  # ema_pytorch's PostHocEMA: a weighted sum, also of constants
+        assert not layer(x).allclose(expected(x)) and torch.equal(layer.float()(x), expected(x))
+
+
 def test_autocast_does_not_reach_the_composition():
     layer = layer_of(SETTINGS[3])
     with torch.autocast("cpu", torch.bfloat16):

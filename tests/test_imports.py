@@ -40,6 +40,13 @@ def test_imports_go_one_way_and_from_no_script_to_another(package):
         assert not wrong, f"{path} imports {', '.join(wrong)}"
 
 
+def test_harness_comes_before_matplotlib():
+    """Some names in MPLBACKEND do not let matplotlib be imported, and harness takes the variable away."""
+    for folder in (ROOT, *(ROOT / package for package in PACKAGES if package != "harness")):
+        if any(module.startswith("matplotlib") for path in folder.glob("*.py") for module in imported(path)):
+            assert "harness" in imported(folder / "__init__.py"), folder
+
+
 def test_the_layers_file_needs_nothing_but_torch():
     tops = {module.split(".")[0] for module in imported(ROOT / "models" / "fourier_reparam.py")}
     assert tops - set(sys.stdlib_module_names) == {"torch"}
