@@ -198,8 +198,9 @@ def read_views(transforms: Path, content: dict, downscale: int) -> Views:
         if not listed:
             raise UserError(f"{transforms} lists no image that is there")
     for path, *_ in listed:
-        for name in (f"dynamic_mask_{path.stem}", f"{path.stem}.alpha"):  # Instant-NGP's
-            if os.path.isfile(mask := find_file(path.with_name(name), any_suffix=True)):
+        for name in "dynamic_mask_{0} {0}.alpha mask_{0} {0}.mask {0}_mask {0}_alpha".split():  # Instant-NGP has two
+            mask = find_file(path.with_name(name.format(path.stem)), any_suffix=True)
+            if os.path.isfile(mask) and mask not in paths:
                 raise UserError(f"{mask} is a mask, which is not used; make it the picture's alpha, or delete it")
     poses = np.stack([camera_pose(frame["transform_matrix"], where) for _, _, frame, where in listed])
     first = listed[0][0]

@@ -223,7 +223,7 @@ def test_a_scene_is_described_in_a_line(folder):
 
 
 def test_companions_that_would_hide_pixels_are_refused(folder):
-    for name in ("dynamic_mask_r_1.png", "r_1.alpha.jpg"):
+    for name in ("dynamic_mask_r_1.png", "r_1.alpha.jpg", "r_1_mask.PNG", "mask_r_1.exr", "r_1.mask.png"):
         (folder / "train" / name).write_bytes(b"")
         with pytest.raises(UserError, match=f"{name} is a mask, which is not used"):
             load_scene(str(folder), folder)
