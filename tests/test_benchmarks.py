@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import chunks, common, radiance_fields
 from models import FourierReparamLinear, build_inr
+from models.nerf import hash_grid
 from models.nerf.hash_grid import HashGrid
 
 CPU = torch.device("cpu")
@@ -36,7 +37,8 @@ def test_full_products_are_the_same_network():
     assert counter.get_total_flops() == 2 * 2 * 16 * (8 * 4) * 16  # layers, operations, rows, M, columns
 
 
-def test_the_plain_encoding_is_the_same_function():
+def test_the_plain_encoding_is_the_same_function(monkeypatch):
+    monkeypatch.setattr(hash_grid, "CPU_CHUNK", 16)
     grid = HashGrid(levels=4, log2_size=10, coarsest=4, finest=32)
     assert 0 < grid.dense_levels < grid.levels
     x, above, found = torch.rand(50, 3), torch.rand(50, grid.out_features), []

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from models.checks import as_count
 from models.nerf.cpu import share_out
 
+CPU_CHUNK = 2**16  # points of a level that are encoded at once: what is between lies in the cache
 PRIMES = (1, 2654435761, 805459861)  # Eq. 4
 
 
@@ -172,6 +173,11 @@ def _columns(numbers: Tensor) -> tuple[Tensor, ...]:
     return numbers.unbind(-1)
 
 
+def _chunks(numbers: Tensor) -> tuple[Tensor, ...]:
+    """The numbers of some points at a time on a CPU, of all elsewhere."""
+    return numbers.split(CPU_CHUNK if numbers.is_cpu else max(1, len(numbers)))
+
+
 class _Interpolate(torch.autograd.Function):
     """Keeps only the points for the backward pass: rows and weights would be 44 bytes a level and sample more."""
 
@@ -184,17 +190,18 @@ class _Interpolate(torch.autograd.Function):
         encoded = table.new_empty(len(x01), grid.levels, grid.features)
 
         def encode(levels: slice) -> None:
-            cell, upper = grid.cells(x01, levels)
-            # A weight for each number of a pair: all is contiguous then, and the interpolation fast.
-            upper = upper.unsqueeze(-1).repeat(1, 1, 1, 2 - grid.features % 2)
-            for part, start, rows in grid.rows(cell, levels):
-                for column, target in zip(_columns(table[start:]), _columns(encoded[:, levels][:, part])):
-                    corners = column.index_select(0, rows.flatten())
-                    corners = torch.view_as_real(corners) if corners.is_complex() else corners.unsqueeze(-1)
-                    corners = corners.view(2, 2, 2, *upper[0, part].shape)
-                    for weight in upper[:, part]:  # along x, y and z
-                        corners = corners[0].lerp(corners[1], weight)
-                    target.copy_(_columns(corners)[0].T)
+            for points, target in zip(_chunks(x01), _chunks(encoded)):
+                cell, upper = grid.cells(points, levels)
+                # A weight for each number of a pair: all is contiguous then, and the interpolation fast.
+                upper = upper.unsqueeze(-1).repeat(1, 1, 1, 2 - grid.features % 2)
+                for part, start, rows in grid.rows(cell, levels):
+                    for column, result in zip(_columns(table[start:]), _columns(target[:, levels][:, part])):
+                        corners = column.index_select(0, rows.flatten())
+                        corners = torch.view_as_real(corners) if corners.is_complex() else corners.unsqueeze(-1)
+                        corners = corners.view(2, 2, 2, *upper[0, part].shape)
+                        for weight in upper[:, part]:  # along x, y and z
+                            corners = corners[0].lerp(corners[1], weight)
+                        result.copy_(_columns(corners)[0].T)
 
         share_out(encode, grid.batches(), x01.device)
         return encoded.flatten(1)
@@ -204,16 +211,19 @@ class _Interpolate(torch.autograd.Function):
     def backward(ctx, gradient: Tensor):
         (x01,), grid = ctx.saved_tensors, ctx.grid
         table_gradient = gradient.new_zeros(sum(grid.sizes), grid.features)
-        gradient = gradient.contiguous().view(len(x01), grid.levels, grid.features).transpose(0, 1)  # (L, S, F)
+        gradient = gradient.contiguous().view(len(x01), grid.levels, grid.features)
 
         def scatter(levels: slice) -> None:
-            cell, upper = grid.cells(x01, levels)
-            x, y, z = torch.addcmul(grid._weight.to(upper), grid._weight_slope.to(upper), upper.unsqueeze(1)).unbind(0)
-            across = (x[:, None] * y).flatten(0, 1)  # four weights, of an edge along z each
-            for part, start, rows in grid.rows(cell, levels):
-                for target, column in zip(_columns(table_gradient[start:]), _columns(gradient[levels][part])):
-                    of_corners = across[:, None, part] * (z[:, part] * column)
-                    target.index_add_(0, rows.flatten(), of_corners.flatten())
+            for points, above in zip(_chunks(x01), _chunks(gradient)):
+                cell, upper = grid.cells(points, levels)
+                x, y, z = torch.addcmul(grid._weight.to(upper), grid._weight_slope.to(upper),
+                                        upper.unsqueeze(1)).unbind(0)
+                across = (x[:, None] * y).flatten(0, 1)  # four weights, of an edge along z each
+                above = above.transpose(0, 1)[levels]  # (N, points, F)
+                for part, start, rows in grid.rows(cell, levels):
+                    for target, column in zip(_columns(table_gradient[start:]), _columns(above[part])):
+                        of_corners = across[:, None, part] * (z[:, part] * column)
+                        target.index_add_(0, rows.flatten(), of_corners.flatten())
 
         share_out(scatter, grid.batches(), x01.device)
         return None, table_gradient, None, None
