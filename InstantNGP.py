@@ -77,7 +77,7 @@ MEDIUM = {"epochs": 10, "iterations": 500, "batch": 2048, "warm_up": 128, "downs
 # A smaller encoding and occupancy grid, smaller batches; the same networks.
 QUICK = {"epochs": 10, "iterations": 65, "batch": 512, "lr": 1.4e-2, "warm_up": 64, "update_every": 4, "downscale": 8,
          "field": {"levels": 4, "log2_size": 18, "finest": 64, "resolution": 32, "steps": 192}}
-OPERATIONS_A_RAY = 20e6  # matrix products with so many take as long on a CPU as a training step of a ray
+OPERATIONS_A_RAY = 19e6  # matrix products with so many take as long on a CPU as a training step of a ray
 LAST_LR = 1 / 30  # the last learning rate over the first (ngp_pl: CosineAnnealingLR with eta_min = lr / 30)
 
 
