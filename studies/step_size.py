@@ -91,11 +91,11 @@ def key_of(run: Run) -> Key:
 
 
 def choosing(experiment: Experiment) -> Experiment:
-    """The experiment whose metric chooses the best step."""
+    """The experiment whose metric chooses the best step; where views are held out, of the first seed."""
     if not experiment.held_out:
         return experiment
     return experiment._replace(options=f"{experiment.options} --hold-out 10", folder=f"{experiment.folder},hold_out=10",
-                               held_out=False)
+                               seeds=experiment.seeds[:1], held_out=False)
 
 
 def learning_rate_and_network(experiment: Experiment, mode: str) -> tuple[float, dict[str, Any]]:

@@ -60,7 +60,8 @@ def test_seven_steps_and_the_rates_that_make_them():
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_everything_has_a_published_record_so_that_nothing_is_trained(name, published):
-    step_size.train(EXPERIMENTS[name], published)  # there is no data
+    for experiment in (EXPERIMENTS[name], step_size.choosing(EXPERIMENTS[name])):
+        step_size.train(experiment, published)  # there is no data
     assert all(len(pair.values) == 14 for pair in step_size.measured(EXPERIMENTS[name], published))
 
 
