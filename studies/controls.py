@@ -277,7 +277,7 @@ def cell(experiment: Experiment, backbone: str, values: dict[float, np.ndarray])
     shown = [values[1.0], values[step_size.fr_step(experiment, backbone)]]
     if len(values) > 2:
         shown.append(max(values.values(), key=lambda of_seeds: better * of_seeds.mean()))
-    return " / ".join([f"{of_seeds.mean():.{digits}f}" for of_seeds in shown] + ["–"] * (3 - len(shown)))
+    return ", ".join([f"{of_seeds.mean():.{digits}f}" for of_seeds in shown] + ["–"] * (3 - len(shown)))
 
 
 def draw(found: dict[tuple[Experiment, str], dict[str, dict[float, np.ndarray]]], args: argparse.Namespace) -> None:

@@ -18,6 +18,8 @@ from harness import nerf_views, training
 from models.nerf import voxel_grid
 
 CPU = torch.device("cpu")
+# Imported before the fixture below replaces PyTorch's Adam, which is a default of theirs.
+FIT_1D, FIT_2D = map(import_module, ("1d_function_fitting", "2d_image_fitting"))
 
 
 @pytest.fixture(autouse=True)
@@ -48,21 +50,19 @@ def options(tmp_path, *more):
 
 
 def test_1d_with_its_kernel(tmp_path):
-    script = import_module("1d_function_fitting")
-    args = script.parse(options(tmp_path, "--modes", "relu+fr", "--steps", "10"))
-    run, = script.plan(args)
-    script.train(run, args, optimizer_class=torch.optim.Adam)
+    args = FIT_1D.parse(options(tmp_path, "--modes", "relu+fr", "--steps", "10"))
+    run, = FIT_1D.plan(args)
+    FIT_1D.train(run, args, optimizer_class=torch.optim.Adam)
     outputs = run.arrays()["outputs"]
     assert np.isfinite(outputs).all() and not np.array_equal(outputs[0], outputs[-1])
 
 
 @pytest.mark.parametrize("mode, batch", [("sin+fr", ()), ("relu+pe", ("--batch", "100"))])
 def test_2d(tmp_path, mode, batch):
-    script = import_module("2d_image_fitting")
-    args = script.parse(options(tmp_path, "--modes", mode, "--steps", "20", "--chunk", "90", *batch))
+    args = FIT_2D.parse(options(tmp_path, "--modes", mode, "--steps", "20", "--chunk", "90", *batch))
     image = np.linspace(0, 1, 13 * 12 * 3, dtype=np.float32).reshape(13, 12, 3)
-    run, = script.plan(args, {"a": image})
-    script.train(run, image, args, optimizer_class=torch.optim.Adam)
+    run, = FIT_2D.plan(args, {"a": image})
+    FIT_2D.train(run, image, args, optimizer_class=torch.optim.Adam)
     psnr = run.arrays()["psnr"]
     assert np.isfinite(psnr).all() and psnr[-1] > psnr[0]
 

@@ -257,7 +257,7 @@ def test_the_scripts_give_every_published_record_its_path_and_settings(experimen
     for record in records:
         options, case = dict(record["options"]), record["case"]
         argv = [f"--{size}"] if (size := options.pop("size", None)) else []
-        argv += [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        argv += [word for name, value in options.items() for word in ("--" + name.replace("_", "-"), str(value))]
         coarse = record["mode"] == "coarse"
         mode = ",".join(["relu" if coarse else record["mode"], *(f"{k}={v}" for k, v in record["own"].items())])
         argv += ["--modes", mode, "--seeds", str(record["seed"]), "--results", str(ROOT / "records")]
