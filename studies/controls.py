@@ -277,7 +277,7 @@ def cell(experiment: Experiment, backbone: str, values: dict[float, np.ndarray])
     shown = [values[1.0], values[step_size.fr_step(experiment, backbone)]]
     if len(values) > 2:
         shown.append(max(values.values(), key=lambda of_seeds: better * of_seeds.mean()))
-    return ", ".join([f"{of_seeds.mean():.{digits}f}" for of_seeds in shown] + ["–"] * (3 - len(shown)))
+    return "/".join([f"{of_seeds.mean():.{digits}f}" for of_seeds in shown] + ["–"] * (3 - len(shown)))
 
 
 def draw(found: dict[tuple[Experiment, str], dict[str, dict[float, np.ndarray]]], args: argparse.Namespace) -> None:
@@ -294,6 +294,7 @@ def draw(found: dict[tuple[Experiment, str], dict[str, dict[float, np.ndarray]]]
             axis.plot(list(means), list(means.values()), **style, marker=".",
                       label=CONTROLS[name].label if name in CONTROLS else name)
         axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
         if better < 0:
             axis.set_yscale("log")
             figures.plain_log_labels(axis.yaxis)

@@ -166,7 +166,7 @@ def test_both_train_through_the_script_and_not_twice(options, monkeypatch, one_p
     losses = {name: values[at_rate].item() for name, values in of_names.items()}
     # Muon goes another way from the plain network's start, and after two steps the loss has hardly seen it.
     assert len(set(losses.values())) == 9
-    assert controls.cell(short, "relu", of_names["FR"]) == ", ".join(
+    assert controls.cell(short, "relu", of_names["FR"]) == "/".join(
         [f"{of_names['FR'][step].item():.4f}" for step in (1.0, at_rate)] + ["–"])
     with matplotlib.rc_context(figures.STYLE):
         controls.draw({(short, "relu"): of_names}, options)
