@@ -206,3 +206,12 @@ def test_a_bad_argument_is_named_with_its_value(mode, name, value):
     with pytest.raises(ValueError) as error:
         build_inr(arguments.pop("mode"), **arguments)
     assert name in str(error.value) and repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["relu+fr", "sin+fr"])
+def test_a_trace_takes_the_state_dict_for_tensors_as_the_old_onnx_exporter_and_flop_counters_do(mode):
+    model = build_inr(mode, in_features=2, out_features=1, hidden_features=16, hidden_layers=2, low_freq_num=8,
+                      high_freq_num=8, phase_num=4, alpha=0.05)
+    assert len(torch.jit._trace._unique_state_dict(model, keep_vars=True)) == len(model.state_dict())
+    points = torch.rand(5, 2)
+    torch.testing.assert_close(torch.jit.trace(model, torch.rand(3, 2))(points), model(points))
