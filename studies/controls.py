@@ -214,8 +214,12 @@ CONTROLS = {
 }
 
 
+# What table and figure show, by name, and what they call it.
+SHOWN = {"plain": "plain", **{name: control.label for name, control in CONTROLS.items()}, "FR": "FR"}
+
+
 def network_at(experiment: Experiment, backbone: str, name: str, step: float) -> Network:
-    """A control network at a step of W; `name` is that of `CONTROLS`, or plain or FR."""
+    """A network of `SHOWN` at a step of W."""
     if name not in CONTROLS:
         return step_size.at_step(experiment, backbone, step)[name == "FR"]
     control = CONTROLS[name]
@@ -263,7 +267,7 @@ def measured(experiment: Experiment, backbone: str, args: argparse.Namespace) ->
     """The metric of plain, FR and the controls at their steps of W, of each seed that has records of all of them."""
     found, seeds = step_size.records(experiment, args), args.seeds or experiment.seeds
     keys = {name: {step: [step_size.key(*network_at(experiment, backbone, name, step), seed) for seed in seeds]
-                   for step in steps(experiment, backbone, name)} for name in ("plain", *CONTROLS, "FR")}
+                   for step in steps(experiment, backbone, name)} for name in SHOWN}
     everywhere = [all(of_seeds[i] in found for of_name in keys.values() for of_seeds in of_name.values())
                   for i in range(len(seeds))]
     return {name: {step: np.array([found[key]["metrics"][experiment.metric] for key, there in
@@ -291,8 +295,7 @@ def draw(found: dict[tuple[Experiment, str], dict[str, dict[float, np.ndarray]]]
         metric, better, _ = METRICS[experiment.metric]
         for name, style in styles.items():
             means = {step: values.mean() for step, values in of_names[name].items()}
-            axis.plot(list(means), list(means.values()), **style, marker=".",
-                      label=CONTROLS[name].label if name in CONTROLS else name)
+            axis.plot(list(means), list(means.values()), **style, marker=".", label=SHOWN[name])
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
         if better < 0:
@@ -320,9 +323,8 @@ def main() -> None:
                         "--draw they are trained")
     figures.draw_each(partial(draw, found, args))
     step_size.print_table([["network", *(f"{experiment.title}, {LABELS[backbone]}" for experiment, backbone in found)],
-                           *([CONTROLS[name].label if name in CONTROLS else name,
-                              *(cell(*pair, of_names[name]) for pair, of_names in found.items())]
-                             for name in ("plain", *CONTROLS, "FR"))])
+                           *([label, *(cell(*pair, of_names[name]) for pair, of_names in found.items())]
+                             for name, label in SHOWN.items())])
 
 
 if __name__ == "__main__":

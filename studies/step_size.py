@@ -211,23 +211,23 @@ class Pair(NamedTuple):
 
 def measured(experiment: Experiment, args: argparse.Namespace) -> list[Pair]:
     """The pairs of an experiment, as far as there are records of all seeds."""
-    pairs = []
+    chooses, found, pairs = choosing(experiment), records(experiment, args), []
+    found_by_choice = records(chooses, args) if experiment.held_out else found
     for backbone in experiment.backbones:
-        values, config = of_steps(experiment, backbone, args)
+        values, config = of_steps(experiment, backbone, found, args)
         pairs.append(Pair(experiment, backbone, fr_step(experiment, backbone), values,
-                          of_steps(choosing(experiment), backbone, args)[0], config))
+                          of_steps(chooses, backbone, found_by_choice, args)[0], config))
     return pairs
 
 
-def of_steps(experiment: Experiment, backbone: str, args: argparse.Namespace
+def of_steps(experiment: Experiment, backbone: str, found: dict[Key, dict[str, Any]], args: argparse.Namespace
              ) -> tuple[dict[tuple[bool, float], np.ndarray], dict[str, Any]]:
-    """The `values` and the `config` of a pair."""
-    found, values, config = records(experiment, args), {}, dict[str, Any]()
+    """The `values` and the `config` of a pair, from the records that are there."""
+    seeds, values, config = args.seeds or experiment.seeds, {}, dict[str, Any]()
     for step in steps(experiment, backbone):
         for with_fr, network in at_step(experiment, backbone, step).items():
-            of_seeds = [found[of_seed] for seed in args.seeds or experiment.seeds
-                        if (of_seed := key(*network, seed)) in found]
-            if len(of_seeds) == len(args.seeds or experiment.seeds):
+            of_seeds = [found[of_seed] for seed in seeds if (of_seed := key(*network, seed)) in found]
+            if len(of_seeds) == len(seeds):
                 values[with_fr, step] = np.array([record["metrics"][experiment.metric] for record in of_seeds])
                 config = config if with_fr else of_seeds[0]["config"]
     return values, config
