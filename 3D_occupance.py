@@ -197,8 +197,11 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
                   marker="o" if len(curve) < 20 else "", label=f"{label}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
-    axis.yaxis.set_major_locator(figures.ticker.LogLocator(subs=(1, 1.5, 2, 3, 5, 7), numticks=12))
-    axis.yaxis.set_major_formatter(lambda error, _: "1" if error < 2 * (1 - ALMOST_ONE) else f"{1 - error:g}")
+    worst, best = axis.get_ylim()
+    subs = (1, 1.5, 2, 3, 5, 7) if worst < 100 * best else (1, 3)  # or labels would lie on each other
+    axis.yaxis.set_major_locator(figures.ticker.LogLocator(subs=subs, numticks=12))
+    axis.yaxis.set_major_formatter(lambda error, _: "" if error > 1 else "1" if error < 2 * (1 - ALMOST_ONE) else
+                                   f"{1 - error:g}")
     axis.xaxis.set_major_locator(figures.ticker.MaxNLocator(integer=True))
     axis.yaxis.set_minor_locator(figures.ticker.NullLocator())
     figures.save_curves(figure, f"IoU over training, on {2 * runs[0].config['batch']:,} voxels; in the legend on all\n"
