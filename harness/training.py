@@ -18,7 +18,7 @@ from data.errors import UserError
 from harness.allocator import keep_freed_memory
 from harness.device import Stopwatch, choose_device, first_rank, set_precision
 from harness.records import Run
-from models import FourierReparamLinear
+from models import FourierReparamLinear, Sine
 
 
 def prepare(args: argparse.Namespace, seed: int) -> tuple[torch.device, contextlib.AbstractContextManager]:
@@ -111,25 +111,35 @@ def random_order(count: int, seed: int, epoch: int, device: torch.device) -> Ten
 
 
 @contextlib.contextmanager
-def composed_once(model: nn.Module) -> Iterator[None]:
-    """Within it each FR layer composes W = Λ B once, for all chunks of a step; at its end W's gradient goes to Λ."""
-    layers = [layer for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
-    weights = [layer.weight for layer in layers]
-    leaves = [weight.detach().requires_grad_(weight.requires_grad) for weight in weights]
-    for layer, leaf in zip(layers, leaves):
-        layer.forward = functools.partial(_linear, layer, leaf)  # type: ignore[method-assign]
+def composed_once(model: nn.Sequential) -> Iterator[None]:
+    """Within it W = Λ B, and before a sine ω₀ W and ω₀ b, are computed once a step, for all its chunks.
+
+    sin(ω₀ (W x + b)) = sin((ω₀ W) x + ω₀ b), where W has far fewer values than a chunk's activations. At the end the
+    gradients with respect to these products go on to the parameters.
+    """
+    products, leaves = [], []
+    forwards: list[tuple[nn.Module, Callable[..., Tensor]]] = []
+    modules = [*model, None]
+    for layer, activation in zip(modules, modules[1:]):
+        omega = activation.omega if isinstance(activation, Sine) else 1.0
+        if isinstance(layer, FourierReparamLinear) or isinstance(layer, nn.Linear) and isinstance(activation, Sine):
+            own = [omega * parameter for parameter in (layer.weight, layer.bias)]
+            weight, bias = (product.detach().requires_grad_(product.requires_grad) for product in own)
+            products += own
+            leaves += [weight, bias]
+            forwards.append((layer, functools.partial(F.linear, weight=weight, bias=bias)))
+            if isinstance(activation, Sine):
+                forwards.append((activation, torch.sin))
+    for module, forward in forwards:
+        module.forward = forward  # type: ignore[method-assign]
     try:
         yield
     finally:
-        for layer in layers:
-            del layer.forward
-    used = [(weight, leaf.grad) for weight, leaf in zip(weights, leaves) if leaf.grad is not None]
+        for module, _ in forwards:
+            del module.forward
+    used = [(product, leaf.grad) for product, leaf in zip(products, leaves) if leaf.grad is not None]
     if used:
-        torch.autograd.backward([weight for weight, _ in used], [gradient for _, gradient in used])
-
-
-def _linear(layer: FourierReparamLinear, weight: Tensor, x: Tensor) -> Tensor:
-    return F.linear(x, weight, layer.bias)
+        torch.autograd.backward([product for product, _ in used], [gradient for _, gradient in used])
 
 
 def parameter_groups(model: nn.Module, lr: float, hidden_lr: float = 1.0,
