@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -124,27 +124,40 @@ def _attempt(job: Job, args: argparse.Namespace, one_thread: bool) -> str:
 
 
 def _in_processes(count: int, jobs: list[Job], attempt: Callable[[Job], str]) -> list[str]:
-    """Train the jobs in this process and in `count` - 1 workers, which have yet to import torch."""
+    """Train the jobs in this process and in `count` - 1 workers; each takes the next one when it is free."""
     sys.stdout.flush()  # what was printed before comes before the lines of the workers
-    outcomes, killed = [], []
-    # Not forked: a forked process inherits torch's threads in a broken state.
-    with ProcessPoolExecutor(count - 1, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),)) as pool:
+    waiting, outcomes = iter(jobs), []
+    # Not forked: a forked process inherits torch's threads in a broken state. A pool each, which ends with its worker.
+    pools = [ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),))
+             for _ in range(count - 1)]
+
+    def hand_out(pool: ProcessPoolExecutor, begun: Future) -> None:
+        job = None
+        try:
+            begun.result()  # it has imported torch
+            for job in waiting:
+                outcomes.append(pool.submit(attempt, job).result())
+        except BrokenProcessPool:
+            if job:
+                outcomes.append(f"{job.run}: its process was killed; was there enough memory?")
+
+    with ThreadPoolExecutor(count) as threads:
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: Ctrl-C reaches them too
-        futures = [pool.submit(attempt, job) for job in jobs[1:]]
+        begun = [pool.submit(os.getpid) for pool in pools]
         signal.signal(signal.SIGINT, handler)
         try:
-            outcomes.append(attempt(jobs[0]))
-            outcomes += [attempt(job) for job, future in zip(jobs[1:], futures) if future.cancel()]  # no worker has it
-            for job, future in zip(jobs[1:], futures):
-                try:
-                    outcomes.append("" if future.cancelled() else future.result())
-                except BrokenProcessPool:
-                    killed.append(str(job.run))
-        except BaseException:  # Ctrl-C
+            others = [threads.submit(hand_out, *pair) for pair in zip(pools, begun)]
+            for job in waiting:
+                outcomes.append(attempt(job))
+            if len(outcomes) < len(jobs):
+                for other in others:
+                    other.result()
+        finally:  # they are idle, or Ctrl-C was pressed
             for worker in multiprocessing.active_children():
                 worker.terminate()
-            raise
-    return outcomes + [f"{', '.join(killed)}: a worker was killed; was there enough memory?"] * bool(killed)
+            for pool in pools:
+                pool.shutdown()
+    return outcomes
 
 
 def _end_with(parent: int) -> None:

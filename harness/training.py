@@ -5,6 +5,7 @@ import contextlib
 import functools
 import math
 import multiprocessing
+import threading
 import timeit
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -19,6 +20,8 @@ from harness.allocator import keep_freed_memory
 from harness.device import Stopwatch, choose_device, first_rank, set_precision
 from harness.records import Run
 from models import FourierReparamLinear, Sine
+
+tqdm.set_lock(threading.RLock())  # its own is also one between processes, which a worker that is ended leaves behind
 
 
 def prepare(args: argparse.Namespace, seed: int) -> tuple[torch.device, contextlib.AbstractContextManager]:
