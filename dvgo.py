@@ -42,7 +42,6 @@ from models.nerf.dvgo import MIN_OPACITY, MIN_VIEWS, DVGOField, coarse_field, fi
 from models.nerf.masked_adam import MaskedAdam
 from models.nerf.rays import RayDataset
 from models.nerf.volume_rendering import render_image
-from models.nerf.voxel_grid import add_total_variation_
 
 # Where no other source is named: DirectVoxGO's configuration for Blender scenes, with its name there.
 COARSE = {
@@ -72,8 +71,6 @@ PAPER: dict = {
     "renew_every": 1_000,       # steps between renewals of the mask
     "mask_renew": True,         # released code, since 2022
     "act_decay": True,          # decay_after_scale, since 2022
-    "tv_density": 0.0,          # weight_tv_density
-    "tv_features": 0.0,         # weight_tv_k0
     "downscale": 1,
     "background": "white",      # white_bkgd
     "coarse": COARSE,
@@ -110,9 +107,6 @@ def training_step(field: DVGOField, optimizer: MaskedAdam, scheduler: Exponentia
     error, loss = objective(rendering, target, config["entropy_weight"], config["per_sample_weight"])
     optimizer.zero_grad()
     loss.backward()
-    for grid, weight in ((field.density, config.get("tv_density")), (field.features, config.get("tv_features"))):
-        if weight:  # not for Blender's scenes; the released code counts in units of 128 nodes and 6 neighbors
-            add_total_variation_(grid.values, weight / len(pixels) * max(grid.shape) / 128 / 6)
     optimizer.step()
     scheduler.step()
     return error.detach()
@@ -230,9 +224,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, steps=PAPER["steps"],
                          checkpoint_every=1_000)
     nerf_views.add_options(parser)
-    for name in ("density", "features"):
-        parser.add_setting(f"--tv-{name}", type=cli.positive, metavar="W",
-                           help=f"weight of the {name} grid's total variation")
     parser.add_setting("--no-mask-renew", dest="mask_renew", action="store_const", const=False,
                        help="do not drop from the fine stage's mask what has become empty")
     parser.add_setting("--no-act-decay", dest="act_decay", action="store_const", const=False,

@@ -1,7 +1,6 @@
 """DirectVoxGO's script as a user runs it, at a size at which a run takes seconds."""
 
 import contextlib
-import copy
 import io
 import json
 import math
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import assert_same_run, before_each_step, beside, ended_at_checkpoint, record, run_main, stem, toy_options
-from torch.optim.lr_scheduler import ExponentialLR
 
 import dvgo
 from data.scenes import load_scene
@@ -147,35 +145,3 @@ def test_a_coarse_field_with_nothing_in_it_is_reported(refused, monkeypatch, tmp
 
 def test_the_mask_is_renewed_in_the_middle_of_each_interval():
     assert [step + 1 for step in range(100) if dvgo.mask_renewal_due(step, {"renew_every": 40})] == [20, 60, 100]
-
-
-def test_total_variation_is_weighted_by_the_grid_and_the_batch(toy_rays):
-    corner = torch.tensor([1.5, 1, 0.5])
-    field = DVGOField(-corner, corner, 750, final_voxels=750, alpha_init=1e-2, threshold=1e-4, near=0.0,
-                      mode="relu", hidden_features=16)
-    for grid in (field.density, field.features):
-        torch.nn.init.normal_(grid.values, std=0.1)
-    settings = {"entropy_weight": 0.0, "per_sample_weight": 0.0}
-    ends, gradients = [], []
-    for weights in ({}, {"tv_density": 0.0, "tv_features": 5.0}):
-        one = copy.deepcopy(field)
-        optimizer = torch.optim.SGD(one.parameters(), lr=1.0)
-        dvgo.training_step(one, optimizer, ExponentialLR(optimizer, 0.1 ** (1 / 10)), toy_rays, torch.arange(64) * 233,
-                           {**settings, **weights}, contextlib.nullcontext())
-        assert optimizer.param_groups[0]["lr"] == pytest.approx(0.1 ** (1 / 10))
-        ends.append([one.density.values.detach(), one.features.values.detach()])
-        gradients.append(one.features.values.grad.to_dense())
-    assert torch.equal(ends[0][0], ends[1][0]) and ends[0][1].shape == (15, 10, 5, 12)
-    x, y, z, channel = next(node for node in gradients[0][1:-1, 1:-1, 1:-1].nonzero().tolist())
-    x, y, z = x + 1, y + 1, z + 1
-    values = field.features.values.detach()[..., channel]
-    neighbors = values[[x - 1, x + 1, x, x, x, x], [y, y, y - 1, y + 1, y, y], [z, z, z, z, z - 1, z + 1]]
-    expected = 5 / 64 * 15 / 128 / 6 * (values[x, y, z] - neighbors).sum().item()
-    assert (ends[0][1] - ends[1][1])[x, y, z, channel].item() == pytest.approx(expected, abs=1e-6)
-    assert abs(expected) > 1e-5
-
-
-@pytest.mark.parametrize("arguments, said", [
-    ("--tv-density 0", "--tv-density"), ("--tv-features x", "--tv-features")])
-def test_bad_input_gets_one_line_and_status_2(arguments, said, refused, tmp_path):
-    assert said in refused(SCRIPT, *toy_options(tmp_path, *arguments.split()))

@@ -11,7 +11,6 @@ from models.nerf.voxel_grid import (
     Corners,
     MaskGrid,
     VoxelGrid,
-    add_total_variation_,
     count_views,
     grid_coordinates,
     grid_points,
@@ -191,20 +190,3 @@ def test_view_counts_follow_the_definition(cameras):
         counts = count_views(cameras, lower=LOWER, upper=UPPER, **arguments)
         assert counts.dtype == torch.long and torch.equal(counts, expected)
         assert expected.min() < 2 and expected.max() == 4
-
-
-def test_total_variation_adds_the_gradient_of_a_huber_loss():
-    torch.manual_seed(3)
-    values = torch.nn.Parameter(torch.randn(4, 5, 3, 2).double())
-    loss = 0
-    for node in itertools.product(*map(range, (4, 5, 3))):
-        for axis in range(3):
-            neighbor = tuple(n + (i == axis) for i, n in enumerate(node))
-            if neighbor[axis] < values.shape[axis]:
-                loss = loss + torch.nn.functional.huber_loss(values[node], values[neighbor], reduction="sum")
-    (expected,) = torch.autograd.grad(0.3 * loss, values)
-    before = torch.randn_like(values) * (torch.rand_like(values) < 0.6) * (torch.rand(4, 5, 3, 1) < 0.7)
-    values.grad = before.to_sparse(3)
-    add_total_variation_(values, 0.3)
-    after = values.grad.to_dense()
-    assert torch.allclose(after, before + expected * (before != 0)) and (after == 0).sum() > 20

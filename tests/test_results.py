@@ -47,7 +47,7 @@ def test_those_of_a_radiance_field_name_what_no_setting_says(name, experiment, s
     assert found(batch=4096) == f"{entry['values']['relu']:.2f} ({entry['beside']}, {entry['at']['batch']:,} a step)"
     for other in ({"case": "ship"}, {"mode": "relu+fr"}, {"background": "black"}, {"lr": 0.5},
                   {"scene": {**SCENE, "test": [200, 400, 400, 4]}}, {"options": {"precision": "tf32"}},
-                  *([{"tv_density": 0.1}, {"tv_features": 0.1}, {"voxels": 8}] if name == "dvgo" else [{"epochs": 7}])):
+                  *([{"voxels": 8}] if name == "dvgo" else [{"epochs": 7}])):
         assert found(**other) == "–", other
 
 

@@ -274,23 +274,3 @@ def count_views(poses: Tensor, intrinsics: Tensor, height: int, width: int, lowe
         total = weights.new_zeros(math.prod(wider)).index_add_(0, nodes.flatten(), weights.flatten())
         seen += total.view(wider)[1:-1, 1:-1, 1:-1] > 1 / stride**2
     return seen
-
-
-@torch.no_grad()
-def add_total_variation_(values: nn.Parameter, weight: float) -> None:
-    """Add to `values.grad`, where it is not 0, the gradient of a Huber loss on the differences of neighboring nodes.
-
-    Each difference to one of the 6 neighbors, clamped to ±1, times `weight`.
-
-    Args:
-        values: (X, Y, Z, C), with a sparse gradient.
-    """
-    assert values.grad is not None, "a backward pass comes first"
-    indices, gradient = values.grad._indices(), values.grad._values()
-    here, slope = values[tuple(indices)], torch.zeros_like(gradient)
-    for axis, nodes in enumerate(values.shape[:3]):
-        for step in (-1, 1):
-            neighbor = indices.clone()
-            neighbor[axis].add_(step).clamp_(0, nodes - 1)  # on a face the node itself, with no difference
-            slope += (here - values[tuple(neighbor)]).clamp_(-1, 1)
-    gradient.add_(slope * (gradient != 0), alpha=weight)
