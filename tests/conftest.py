@@ -1,12 +1,14 @@
 """What several test files share: running a script, where it leaves its files, small volumes and scenes."""
 
 import copy
+import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +32,27 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="no CUDA GPU"))
+
+
+@functools.cache
+def toy_scene():
+    """The toy scene at 16 × 16 pixels."""
+    return load_scene("toy", Path("nowhere"), 8)
+
+
+def plan_runs(name, *options, case="a"):
+    """The runs that a script would train with some options on a CPU, on data of the test's own."""
+    script = import_module(name)
+    args = script.parse(["--device", "cpu", *options])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(import_module("3D_occupance"), "load_volume", lambda source, *_: (source, ball(9, side=20)))
+        if name == "1d_function_fitting":
+            data = []
+        elif name == "3D_occupance":
+            data = [script.load(args)]
+        else:
+            data = [{case: np.zeros((2, 3, 3), np.float32)} if name[0] == "2" else replace(toy_scene(), name=case)]
+        return script.plan(args, *data)
 
 
 def folders(path):
@@ -210,5 +233,4 @@ def one_process(monkeypatch):
 @pytest.fixture(scope="session")
 def toy_rays():
     """The training views of the toy scene at 16 × 16 pixels, on white."""
-    views = load_scene("toy", Path("nowhere"), 8).train
-    return RayDataset.from_views(views, 1.0, torch.device("cpu"))
+    return RayDataset.from_views(toy_scene().train, 1.0, torch.device("cpu"))

@@ -8,13 +8,11 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-import numpy as np
 import pytest
-from conftest import ROOT, ball, folders, run_script
+from conftest import ROOT, folders, plan_runs, run_script
 
 from benchmarks.__main__ import ARGUMENTS
 from data.errors import UserError
-from data.scenes import load_scene
 from harness import cli
 
 FIT = "1d_function_fitting.py"  # in the place of all scripts
@@ -30,32 +28,18 @@ NO_SETTINGS = {"modes", "seeds", "image", "shape", "scene", "debug", "device", "
                "checkpoint_every", "chunk", "smooth", "frames", "render_only", "settings", "command"}
 
 
-@pytest.fixture(scope="module")
-def planned():
-    """The runs that a script would train with some options, on data of the test's own."""
-    scene = load_scene("toy", Path("nowhere"), 8)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("3D_occupance"), "load_volume", lambda source, *_: (source, ball(9, side=20)))
-
-        def plan(name, *argv):
-            script = import_module(name)
-            data = {"2d_image_fitting": [], "3D_occupance": ["--shape", "holed_sphere"]}.get(name, ["--scene", "toy"])
-            args = script.parse(["--device", "cpu", *(data if name != SCRIPTS[0] else []), *argv])
-            if name == "1d_function_fitting":
-                return script.plan(args)
-            if name == "3D_occupance":
-                return script.plan(args, script.load(args))
-            runs = script.plan(args, scene if "--scene" in data else {"a": np.zeros((2, 3, 3), np.float32)})
-            return runs + ([script.coarse_run(run) for run in runs] if name == "dvgo" else [])
-        yield plan
+def plan(name, *options):
+    """All runs that a script would train; those of a solid, which --resolution is for."""
+    runs = plan_runs(name, *(["--shape", "holed_sphere"] if name == "3D_occupance" else []), *options)
+    return runs + ([import_module(name).coarse_run(run) for run in runs] if name == "dvgo" else [])
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_runs_of_other_settings_have_another_path(name, planned):
+def test_runs_of_other_settings_have_another_path(name):
     args = import_module(name).parse([])
     deciding = {option for option in vars(args) if option not in NO_SETTINGS}
     assert set(args.settings) < deciding <= set(OTHER)  # a new option has to be put on one of the two lists
-    default = planned(name)
+    default = plan(name)
     assert not any(run.options or run.own for run in default)
     assert {run.path("").relative_to("results").parts[2:] for run in default} == {
         (f"{run.mode}-seed0",) for run in default}
@@ -64,7 +48,7 @@ def test_runs_of_other_settings_have_another_path(name, planned):
     for some in itertools.chain([()], *(itertools.combinations(chosen, count) for count in (1, 2))):
         if {"--quick", "--medium"} <= set(some):
             continue
-        runs = planned(name, *" ".join(some).split())
+        runs = plan(name, *" ".join(some).split())
         for run in runs:
             outcome = json.dumps([run.config, run.precision, run.mode], sort_keys=True)
             assert made.setdefault(run.path(""), outcome) == outcome, some
@@ -81,19 +65,19 @@ def test_runs_of_other_settings_have_another_path(name, planned):
     ("--modes relu --alpha 0.1", "--modes relu"),  # without FR there is no α
     ("--downscale 2 --batch 5 --modes sin", "--batch 5 --modes sin --downscale 2"),
     ("--steps 10000 --modes sin", "--modes sin"), ("--quick --downscale 8 --modes sin", "--quick --modes sin")])
-def test_the_same_settings_given_in_two_ways_have_one_path(one, another, planned):
-    (found,), (expected,) = (planned("2d_image_fitting", *options.split()) for options in (one, another))
+def test_the_same_settings_given_in_two_ways_have_one_path(one, another):
+    (found,), (expected,) = (plan("2d_image_fitting", *options.split()) for options in (one, another))
     assert (found.path(""), found.config, found.own) == (expected.path(""), expected.config, expected.own)
 
 
-def test_a_path_says_what_is_the_networks_and_what_is_everyones(planned):
-    runs = planned("2d_image_fitting", *"--modes sin sin+fr,lr=5e-4,alpha=0.02 --batch 6 --steps 7 --lr 1e-3".split())
+def test_a_path_says_what_is_the_networks_and_what_is_everyones():
+    runs = plan("2d_image_fitting", *"--modes sin sin+fr,lr=5e-4,alpha=0.02 --batch 6 --steps 7 --lr 1e-3".split())
     assert [str(run.path(".json")) for run in runs] == [
         "results/2d/a/steps=7,batch=6/sin,lr=0.001-seed0.json",
         "results/2d/a/steps=7,batch=6/sin+fr,lr=0.0005,alpha=0.02-seed0.json"]
     assert [run.config["lr"] for run in runs] == [1e-3, 5e-4] and runs[1].config["network"]["alpha"] == 0.02
     assert all((run.config["batch"], run.config["steps"], run.config["hidden_lr"]) == (6, 7, 1) for run in runs)
-    run, = planned("2d_image_fitting", "--modes", "sin", "--quick", "--precision", "bf16", "--seeds", "3")
+    run, = plan("2d_image_fitting", "--modes", "sin", "--quick", "--precision", "bf16", "--seeds", "3")
     assert str(run.path(".npz")) == "results/2d/a/quick,precision=bf16/sin-seed3.npz"
     assert (run.config["steps"], run.config["downscale"], run.config["lr"]) == (100, 8, 1e-4)
     assert import_module("2d_image_fitting").NETWORKS["sin+fr"]["alpha"] == 0.01  # the defaults stay

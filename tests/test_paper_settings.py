@@ -1,12 +1,10 @@
 """The default command of each script has the settings of the paper, as far as they are known."""
 
 from importlib import import_module
-from pathlib import Path
 
-import numpy as np
 import pytest
+from conftest import plan_runs
 
-from data.scenes import load_scene
 from models import MODES
 
 # Width, hidden-to-hidden layers, F, P, ω₀, frequencies of the positional encoding; α of each backbone.
@@ -29,23 +27,19 @@ NGP = {"epochs": 110, "iterations": 1_000, "batch": 8192, "lr": 1e-2, "eps": 1e-
        "field": {"levels": 16, "log2_size": 19, "finest": 1024, "resolution": 128, "steps": 1024}}
 
 
-def planned(script, data):
-    """The runs of all of a script's networks with no other option, by mode."""
-    module = import_module(script)
-    args = module.parse(["--device", "cpu", "--modes", *module.NETWORKS])
-    runs = module.plan(args, *data)
+def planned(script):
+    """The settings of all of a script's networks with no other option, by mode."""
+    runs = plan_runs(script, "--modes", *import_module(script).NETWORKS)
     assert all(run.options == run.own == {} and run.config.pop("hidden_lr") == 1 for run in runs)
     return {run.mode: {key: value for key, value in run.config.items()
                        if key not in ("shape", "pixels", "scene")} for run in runs}
 
 
-@pytest.mark.parametrize("experiment, script, data", [
-    ("1d", "1d_function_fitting", ()),
-    ("2d", "2d_image_fitting", ({"a": np.zeros((2, 2, 3), np.float32)},)),
-    ("3d", "3D_occupance", ({"a": (np.zeros((2, 2, 2), bool), {})},))])
-def test_coordinate_networks(experiment, script, data):
+@pytest.mark.parametrize("experiment, script", [
+    ("1d", "1d_function_fitting"), ("2d", "2d_image_fitting"), ("3d", "3D_occupance")])
+def test_coordinate_networks(experiment, script):
     width, layers, frequencies, phases, omega, encoded, alpha = NETWORKS[experiment]
-    for mode, config in planned(script, data).items():
+    for mode, config in planned(script).items():
         if experiment == "3d":
             assert config.pop("lr") == RATES_3D[mode] and config.pop("voxels")
         backbone = mode.removesuffix("+fr")
@@ -56,13 +50,13 @@ def test_coordinate_networks(experiment, script, data):
             **({"pe_frequencies": encoded} if "pe" in mode else {}),
             **({"first_omega": omega, "hidden_omega": omega} if "sin" in mode else {}),
             **(fr if "+fr" in mode else {})}}
-    assert tuple(planned(script, data)) == MODES
+    assert tuple(planned(script)) == MODES
 
 
 @pytest.mark.parametrize("script, training, width, frequencies, alpha", [
     ("dvgo", DVGO, 128, 64, 0.05), ("InstantNGP", NGP, 64, 32, 0.01)])
 def test_radiance_fields(script, training, width, frequencies, alpha):
     fr = {"low_freq_num": frequencies, "high_freq_num": frequencies, "phase_num": 64, "alpha": alpha}
-    assert planned(script, (load_scene("toy", Path("nowhere"), 8),)) == {
+    assert planned(script) == {
         "relu": {**training, "network": {"hidden_features": width}},
         "relu+fr": {**training, "network": {"hidden_features": width, **fr}}}

@@ -8,15 +8,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, ball, folders
+from conftest import ROOT, folders, plan_runs, toy_scene
 
 from data.errors import UserError
-from data.scenes import load_scene
 from harness import nerf_views
 from harness.records import KEYS, Run, digest, environment, read_record
 from harness.sweep import Job, sweep
@@ -121,7 +119,7 @@ def test_a_run_of_other_data_is_neither_used_nor_overwritten(tmp_path, capsys):
 
 
 def test_other_pictures_cameras_or_names_of_a_scene_are_other_data():
-    scene = load_scene("toy", Path("nowhere"), 8)
+    scene = toy_scene()
     expected = nerf_views.scene_config(scene)
     for part in ("train", "test"):
         views = getattr(scene, part)
@@ -246,11 +244,7 @@ def test_every_published_record_lies_where_its_fields_say_and_none_is_there_twic
 
 @pytest.mark.parametrize("experiment", SCRIPTS)
 def test_the_scripts_give_every_published_record_its_path_and_settings(experiment, monkeypatch):
-    script, toy = import_module(SCRIPTS[experiment]), load_scene("toy", Path("nowhere"), 8)
     monkeypatch.setattr("harness.records.choose_device", torch.device)
-    monkeypatch.setattr(script, "load_volume", lambda source, *_: (source, ball(4, 10)), raising=False)
-    monkeypatch.setattr(script, "shorten", lambda volume, *_: volume, raising=False)
-    monkeypatch.setattr(nerf_views, "scene_config", lambda _: {"scene": None})
     records = [record for record in map(read_record, PUBLISHED) if record["experiment"] == experiment
                and "control" not in record["own"]]  # that of a study
     assert records
@@ -261,12 +255,8 @@ def test_the_scripts_give_every_published_record_its_path_and_settings(experimen
         coarse = record["mode"] == "coarse"
         mode = ",".join(["relu" if coarse else record["mode"], *(f"{k}={v}" for k, v in record["own"].items())])
         argv += ["--modes", mode, "--seeds", str(record["seed"]), "--results", str(ROOT / "records")]
-        argv += ["--device", "cpu"] * ("device" not in options)
         argv += {"3d": ["--shape", case], "dvgo": ["--scene", case], "ngp": ["--scene", case]}.get(experiment, [])
-        args = script.parse(argv)
-        data = {"1d": [], "2d": [{case: np.zeros((2, 3, 3))}], "dvgo": [replace(toy, name=case)],
-                "ngp": [replace(toy, name=case)]}
-        run, = script.plan(args, *(data[experiment] if experiment != "3d" else [script.load(args)]))
-        run = script.coarse_run(run) if coarse else run
+        run, = plan_runs(SCRIPTS[experiment], *argv, case=case)
+        run = import_module(SCRIPTS[experiment]).coarse_run(run) if coarse else run
         assert all(getattr(run, key) == record[key] for key in ("experiment", "case", "mode", "seed", "options", "own"))
         assert {**run.config, **{key: record["config"][key] for key in DATA[experiment]}} == record["config"], argv
