@@ -45,7 +45,7 @@ def plan_runs(name, *options, case="a"):
     script = import_module(name)
     args = script.parse(["--device", "cpu", *options])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(import_module("3D_occupance"), "load_volume", lambda source, *_: (source, ball(12, side=28)))
+        patch.setattr(import_module("3D_occupance"), "load_volume", lambda source, *_: (source, ball(20, side=44)))
         if name == "1d_function_fitting":
             data = []
         elif name == "3D_occupance":
