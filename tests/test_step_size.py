@@ -34,30 +34,6 @@ def published(tmp_path):
     return SimpleNamespace(seeds=None, results=tmp_path, records=ROOT / "records")
 
 
-def finish(folder, network, seed, loss):
-    mode, own = network
-    run = Run(folder, "1d", "function", mode, seed, {"lr": 1e-6, "steps": 10_000}, own=own)
-    run.finish(metrics={"loss": loss}, arrays={}, seconds=1, steps=1)
-
-
-def test_kappa_is_that_of_the_layer():
-    assert step_size.kappa(NETWORK) == step_scale(FourierReparamLinear(16, 16, **step_size.basis_of(NETWORK)))
-
-
-def test_seven_steps_and_the_rates_that_make_them():
-    assert step_size.fr_step(EXPERIMENTS["1d"], "relu") == pytest.approx(5.884, abs=1e-3)
-    steps = step_size.steps(EXPERIMENTS["1d"], "relu")
-    assert steps == pytest.approx([5.884 / 64, 5.884 / 16, 1, 5.884 / 4, 5.884, 5.884 * 4, 5.884 * 16], rel=1e-3)
-    for step in steps:
-        (plain, own), (fr, of_fr) = step_size.at_step(EXPERIMENTS["1d"], "relu", step).values()
-        assert (plain, fr) == ("relu", "relu+fr")
-        assert own.get("hidden_lr", 1) == pytest.approx(step, rel=1e-3)
-        assert of_fr.get("hidden_lr", 1) == pytest.approx(step / 5.884, rel=1e-3)
-    # In 3D the learning rates of sine differ: FR's W moves κ times ten times as far.
-    _, network = step_size.learning_rate_and_network(EXPERIMENTS["3d"], "sin+fr")
-    assert step_size.fr_step(EXPERIMENTS["3d"], "sin") == pytest.approx(10 * step_size.kappa(network))
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_everything_has_a_published_record_so_that_nothing_is_trained(name, published):
     for experiment in (EXPERIMENTS[name], step_size.choosing(EXPERIMENTS[name])):
@@ -77,28 +53,6 @@ def test_the_folder_is_where_the_script_puts_its_records(name, loaded, options, 
     assert f"--modes relu,{joined(runs[0].own)} --seeds 0 1" in ours.command
 
 
-def test_gains_and_figure_are_those_of_the_records(options, drawn):
-    experiment = EXPERIMENTS["1d"]
-    at_rate = step_size.fr_step(experiment, "relu")
-    for step in step_size.steps(experiment, "relu"):
-        for with_fr, network in step_size.at_step(experiment, "relu", step).items():
-            for seed in (0, 1):  # FR is ahead by 1 ± √2 at equal steps, and at its best where plain is, too
-                finish(options.records if with_fr else options.results, network, seed,
-                       10 + abs(step - 1) - 2 * (with_fr and seed))
-    relu, sin = step_size.measured(experiment, options)
-    row = step_size.gains(relu)
-    assert row[:3] == ["1D", "ReLU", "5.88"]
-    assert row[3] == f"{1 - (at_rate - 1):.4f} ± 1.4142".replace("-", "−")
-    assert row[4:6] == ["1.0000 ± 1.4142"] * 2 and row[6] == "1.0000 ± 1.4142 (× 0.17, × 1)"
-    assert step_size.gains(sin)[3:6] == ["–"] * 3
-    with matplotlib.rc_context(figures.STYLE):
-        step_size.draw([relu], options)
-    (path, figure), = drawn.items()
-    assert path.name == "step_size.png" and figure.axes[0].get_title().startswith("1D: ReLU\n300 points, 2 seeds")
-    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].lines}
-    assert lines["FR"] == pytest.approx(np.array(lines["plain"]) - 1)
-
-
 def test_the_best_step_is_chosen_on_held_out_views_where_the_metric_is_that_of_test_views(options):
     experiment, options.seeds = EXPERIMENTS["dvgo toy"], [0]
     chooses = step_size.choosing(experiment)
@@ -114,6 +68,8 @@ def test_the_best_step_is_chosen_on_held_out_views_where_the_metric_is_that_of_t
                 run.finish(metrics={"psnr": psnr_of(i, with_fr)}, arrays={}, seconds=1, steps=1)
 
     of_folder = {"size": "quick"}
+    (pair,) = step_size.measured(experiment, options)
+    assert step_size.gains(pair)[2:] == ["23.4", "–", "–", "–", "not chosen"]
     finish_all(options, lambda i, with_fr: 20 + i + with_fr / 2)  # of the test views the last is the best
     (pair,) = step_size.measured(experiment, options)
     assert step_size.gains(pair)[-1] == "not chosen"
@@ -123,11 +79,16 @@ def test_the_best_step_is_chosen_on_held_out_views_where_the_metric_is_that_of_t
     assert step_size.gains(pair)[-1] == f"2.50 (× {steps[4] / pair.fr_step:.3g}, × {steps[2]:.3g})"
 
 
-def test_a_failure_is_an_arrow_with_its_value(published, drawn):
+def test_means_are_lines_and_a_failure_is_an_arrow_with_its_value(published, drawn):
     pair = step_size.measured(EXPERIMENTS["3d"], published)[2]
     with matplotlib.rc_context(figures.STYLE):
         step_size.draw([pair], SimpleNamespace(figures=ROOT))
     axis = next(iter(drawn.values())).axes[0]
+    for line, with_fr in (("plain", False), ("FR", True)):
+        drawn_line, = (each for each in axis.lines if each.get_label() == line)
+        assert list(drawn_line.get_ydata()) == [pair.values[with_fr, step].mean() for step in step_size.steps(
+            EXPERIMENTS["3d"], "sin")]
+    assert axis.get_title().startswith("3D: SIREN\n44 × 62 × 27 voxels, 3 seeds")
     assert axis.get_ylim()[0] > 0.75 and [text.get_text() for text in axis.texts] == ["0.00"] * 4
 
 
