@@ -8,18 +8,15 @@ the file is read, or a UserError of one line.
 
 import argparse
 import io
-import itertools
 import json
 import multiprocessing
 import os
 import random
 import resource
-import signal
 import sys
 import tempfile
 import time
 import traceback
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -130,61 +127,57 @@ def read(path: Path) -> None:
         load_image(str(path), path.parent)
 
 
-def worker(seed: int, start: int, folder: Path, results: Connection) -> None:
-    """Read one damaged file after the other, from number `start` on, and send the name and the fault of each, or ""."""
-    resource.setrlimit(resource.RLIMIT_AS, (memory() + BYTES,) * 2)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libtiff prints what is wrong
-    files = valid_files()
-    for index in itertools.count(start):
-        rng = random.Random(f"{seed} {index}")
-        name = rng.choice(sorted(files))
-        for view in range(3):
-            (folder / f"r_{view}.png").write_bytes(files["rgba.png"] if name.endswith(".json") else b"")
-        (folder / "transforms_test.json").write_bytes(files["transforms_train.json"])
-        (folder / name).write_bytes(damaged(files[name], rng))
-        results.send(name)
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)  # which ends the process
-        try:
-            read(folder / name)
-            fault = ""
-        except UserError as error:
-            fault = "" if "\n" not in str(error) and len(str(error)) < 1000 else f"no one line: {error}"
-        except Exception:  # noqa: BLE001
-            fault = traceback.format_exc()
-        results.send(fault)
-        (folder / name).unlink()
+def lay(files: dict[str, bytes], name: str, content: bytes, folder: Path) -> Path:
+    """Write a file into a folder; what else a scene has beside a transforms file, and else no picture beside it."""
+    for view in range(3):
+        (folder / f"r_{view}.png").write_bytes(files["rgba.png"] if name.endswith(".json") else b"")
+    (folder / "transforms_test.json").write_bytes(files["transforms_train.json"])
+    (folder / name).write_bytes(content)
+    return folder / name
 
 
-def memory() -> int:
-    """The bytes of address space that this process has."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+def limit_memory() -> None:
+    """Of the process that reads: BYTES more than it has; and libtiff does not print what is wrong."""
+    memory = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (memory + BYTES,) * 2)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def fault_of(path: Path) -> str:
+    """What goes wrong when a file is read, or nothing."""
+    start = time.process_time()
+    try:
+        read(path)
+    except UserError as error:
+        if "\n" in str(error) or len(str(error)) >= 1000:
+            return f"no one line: {error}"
+    except Exception:  # noqa: BLE001
+        return traceback.format_exc()
+    seconds = time.process_time() - start
+    return f"{seconds:.1f} seconds" if seconds > SECONDS else ""
 
 
 def try_files(seed: int, seconds: float, keep: Path | None = None) -> tuple[int, list[str]]:
     """How many damaged files were read within so many seconds, and what went wrong."""
-    context, faults, index, end = multiprocessing.get_context("fork"), [], 0, time.monotonic() + seconds
+    context, files, faults = multiprocessing.get_context("fork"), valid_files(), []
+    index, end = 0, time.monotonic() + seconds
     while time.monotonic() < end:
-        with tempfile.TemporaryDirectory() as folder:
-            ours, theirs = context.Pipe(duplex=False)
-            child = context.Process(target=worker, args=(seed, index, Path(folder), theirs), daemon=True)
-            child.start()
-            theirs.close()
-            name, fault = "", ""
-            try:
-                while time.monotonic() < end and not fault:
-                    name = ours.recv()
-                    fault = ours.recv() if ours.poll(10 * SECONDS) else "it waits for something"
-                    index += 1
-            except EOFError:
-                child.join()
-                fault, index = f"the process ended with {child.exitcode}", index + 1
-            child.kill()
-            child.join()
+        with tempfile.TemporaryDirectory() as folder, context.Pool(1, limit_memory) as pool:
+            fault = ""
+            while time.monotonic() < end and not fault:
+                rng = random.Random(f"{seed} {index}")
+                name = rng.choice(sorted(files))
+                path = lay(files, name, damaged(files[name], rng), Path(folder))
+                try:
+                    fault = pool.apply_async(fault_of, [path]).get(10 * SECONDS)
+                except multiprocessing.TimeoutError:
+                    fault = "the process ended, or does not end"
+                index += 1
             if fault:
                 faults.append(f"seed {seed}, number {index - 1}, {name}: {fault}")
-                if keep and (Path(folder) / name).exists():
+                if keep:
                     keep.mkdir(parents=True, exist_ok=True)
-                    (Path(folder) / name).replace(keep / f"{seed}-{index - 1}-{name}")
+                    path.replace(keep / f"{seed}-{index - 1}-{name}")
     return index, faults
 
 

@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from damage import damaged, read, try_files, valid_files
+from damage import damaged, lay, read, try_files, valid_files
 
 
 @pytest.mark.slow
@@ -15,10 +15,6 @@ def test_damaged_files_are_read_or_refused_in_a_line():
 
 def test_what_is_damaged_was_good(tmp_path):
     files = valid_files()
-    for name in [f"r_{view}.png" for view in range(3)]:
-        (tmp_path / name).write_bytes(files["rgba.png"])
-    (tmp_path / "transforms_test.json").write_bytes(files["transforms_train.json"])
     for name, content in files.items():
-        (tmp_path / name).write_bytes(content)
-        read(tmp_path / name)
+        read(lay(files, name, content, tmp_path))
         assert damaged(content, random.Random(name)) != content

@@ -58,9 +58,11 @@ def same(path, expected, within=0):
 
 
 @pytest.mark.parametrize("name, options", [("a.png", {}), ("a.tif", {}), ("a.tif", {"compression": "tiff_lzw"}),
-                                           ("a.webp", {"lossless": True, "exact": True}), ("a.bin", {"format": "PNG"})])
+                                           ("a.webp", {"lossless": True, "exact": True}), ("a.bin", {"format": "PNG"}),
+                                           ("a.bmp", {}), ("a.ppm", {})])
 def test_lossless_color_whatever_trails_it(tmp_path, name, options):
-    for pixels, expected in ((RGB, opaque(RGB)), (RGBA, RGBA), (GRAY, opaque(GRAY))):
+    with_alpha = [(RGBA, RGBA)] if name not in ("a.bmp", "a.ppm") else []
+    for pixels, expected in ((RGB, opaque(RGB)), (GRAY, opaque(GRAY)), *with_alpha):
         Image.fromarray(pixels).save(tmp_path / name, **options)
         for content in (b"", b"junk" * 100):
             (tmp_path / name).write_bytes((tmp_path / name).read_bytes() + content)

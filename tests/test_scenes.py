@@ -11,7 +11,6 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 from conftest import DATA, camera_at
-from PIL import Image
 
 from data import toy_scene
 from data.errors import UserError
@@ -36,20 +35,23 @@ def matrix(number):
     return np.concatenate([camera_at((number, 2, 3), (0, 0, 0)).numpy(), [[0, 0, 0, 1]]])
 
 
+def write_views(folder, split, images, **content):
+    """One split of a scene: images by their file_path, cameras around the origin, and more of the transforms file."""
+    frames = []
+    for i, (file, image) in enumerate(images.items()):
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        iio.imwrite(path.with_suffix(path.suffix or ".png"), image)
+        frames.append({"file_path": file, "transform_matrix": matrix(i).tolist()})
+    (folder / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": ANGLE, "frames": frames, **content}))
+
+
 def write_scene(folder, height=10, width=14):
-    """Three train and two test views; returns their images by file path."""
-    rng = np.random.default_rng(0)
-    images = {}
-    for split, count in (("train", 3), ("test", 2)):
-        (folder / split).mkdir(parents=True)
-        frames = []
-        for i in range(count):
-            images[f"{split}/r_{i}"] = image = rng.integers(0, 256, (height, width, 4), dtype=np.uint8)
-            iio.imwrite(folder / split / f"r_{i}.png", image)
-            frames.append({"file_path": f"./{split}/r_{i}", "transform_matrix": matrix(i).tolist()})
-        content = {"camera_angle_x": ANGLE, "frames": frames}
-        (folder / f"transforms_{split}.json").write_text(json.dumps(content))
-    return images
+    """Three train and two test views; returns the images of both."""
+    images = np.random.default_rng(0).integers(0, 256, (5, height, width, 4), dtype=np.uint8)
+    for split, of_split in (("train", images[:3]), ("test", images[3:])):
+        write_views(folder, split, {f"./{split}/r_{i}": image for i, image in enumerate(of_split)})
+    return images[:3], images[3:]
 
 
 def edit(folder, change, split="train"):
@@ -76,12 +78,12 @@ def folder(tmp_path):
 
 
 def test_a_folder_is_read_as_it_was_written(tmp_path):
-    images = write_scene(tmp_path / "box")
+    train, test = write_scene(tmp_path / "box")
     scene = load_scene(str(tmp_path / "box"), Path("nowhere"))
     assert scene.name == "box"
-    for split, views, count in (("train", scene.train, 3), ("test", scene.test, 2)):
+    for images, views, count in ((train, scene.train, 3), (test, scene.test, 2)):
         assert views.images.dtype == np.uint8 and views.poses.dtype == np.float32
-        assert np.array_equal(views.images, np.stack([images[f"{split}/r_{i}"] for i in range(count)]))
+        assert np.array_equal(views.images, images)
         assert np.allclose(views.poses, [matrix(i)[:3] for i in range(count)], atol=1e-6)
         focal = 7 / math.tan(ANGLE / 2)
         assert views.intrinsics[0, 0] == pytest.approx(focal)
@@ -98,17 +100,6 @@ def test_a_public_scene_lies_in_the_data_folder(tmp_path):
         assert said in str(error.value)
 
 
-def write_views(folder, split, files, **content):
-    """A split of opaque views, one color each, with the content of its transforms file; returns the images."""
-    views = [np.full((10, 14, 3), 20 * index, np.uint8) for index in range(len(files))]
-    for file, view in zip(files, views):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        iio.imwrite(folder / file, view)
-    frames = [{"file_path": file, "transform_matrix": matrix(i).tolist()} for i, file in enumerate(files)]
-    (folder / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": ANGLE, "frames": frames, **content}))
-    return views
-
-
 @pytest.mark.parametrize("files, names", [
     (["test/cam0/000.png", "test/cam1/000.png"], ["cam0/000", "cam1/000"]),
     (["a/000.png", "000.png"], ["a/000", "000"]),
@@ -118,10 +109,11 @@ def write_views(folder, split, files, **content):
     (["test/cam0/only.png"], ["only"]),
 ])
 def test_each_view_has_a_name_of_its_own_that_follows_its_path(folder, files, names):
-    views = write_views(folder, "test", files)
+    views = {file: np.full((10, 14, 3), 20 * index, np.uint8) for index, file in enumerate(files)}
+    write_views(folder, "test", views)
     scene = load_scene(str(folder), folder)
     assert scene.test.names == names
-    assert np.abs(scene.test.images[..., :3].astype(int) - views).max() <= 3
+    assert np.abs(scene.test.images[..., :3].astype(int) - [*views.values()]).max() <= 3
     assert (scene.test.images[..., 3] == 255).all()
     (folder / files[0]).unlink()  # the others keep their names
     if len(files) > 1:
@@ -214,7 +206,8 @@ def test_a_scene_is_described_in_a_line(folder):
     assert describe(load_scene(str(folder), folder)) == (
         "box: 3 training views of 14 × 10 pixels, RGBA, focal length 19.2 pixels; "
         "2 test views of 14 × 10 pixels, RGBA, focal length 19.2 pixels")
-    write_views(folder, "test", ["test/a.jpg"], camera_angle_x=1.0, cx=9.0, camera_angle_y=0.5)
+    black = np.zeros((10, 14, 3), np.uint8)
+    write_views(folder, "test", {"test/a.jpg": black}, camera_angle_x=1.0, cx=9.0, camera_angle_y=0.5)
     edit(folder, lambda c: c["frames"][1].update(fl_x=30))
     assert describe(load_scene(str(folder), folder)) == (
         "box: 3 training views of 14 × 10 pixels, RGBA, focal length 19.2 to 30.0 pixels; 1 test views of 14 × 10 "
@@ -233,38 +226,24 @@ def test_companions_that_would_hide_pixels_are_refused(folder):
 
 
 @pytest.mark.parametrize("listed, file, said", [
-    ("r_0", "r_0.jp2", "r_0.jp2: JPEG 2000 is not read"), ("r_0.jp2", "r_0.jp2", "r_0.jp2: JPEG 2000 is not read"),
-    ("r_0.png", "r_0.jp2", "r_0.png is not there, but r_0.jp2 is, which"),
-    ("r_0.jpg", "r_0.jp2", "r_0.jpg is not there, but r_0.jp2 is, which"),
+    *((listed, "r_0.jp2", "r_0.jp2: JPEG 2000 is not read") for listed in ("r_0", "r_0.jp2")),
+    *((f"r_0.{kind}", "r_0.jp2", f"r_0.{kind} is not there, but r_0.jp2 is, which") for kind in ("png", "jpg")),
+    ("r_0", "r_0.exr", "r_0.exr: EXR is not read; save it as PNG"), ("r_0.unknown", "r_0.unknown", "EXR is not read"),
     ("r_0", "r_0.Png", ""), ("r_0.PNG", "r_0.png", ""), ("R_0.png", "r_0.PNG", ""), ("r_0", "r_0", ""),
-    ("r_0.x", "r_0.x", "")])
+    ("r_0.x", "r_0.x", ""), ("r_0", "r_0.ppm", ""), ("r_0.ppm", "r_0.ppm", "")])
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_no_view_is_dropped_for_its_suffix(folder, split, listed, file, said):
-    content = (folder / split / "r_0.png").read_bytes()
-    (folder / split / "r_0.png").unlink()
-    (folder / split / file).write_bytes(b"\0\0\0\x0cjP  " if said else content)
+    expected = getattr(load_scene(str(folder), folder), split)
+    (folder / split / "r_0.png").rename(folder / split / file)
     edit(folder, lambda c: c["frames"][0].update(file_path=f"{split}/{listed}"), split)
     if said:
-        with pytest.raises(UserError, match=f"{said}"):
+        (folder / split / file).write_bytes(b"\0\0\0\x0cjP  " if "jp2" in file else b"v/1\1\2\0\0\0")
+        with pytest.raises(UserError, match=said):
             load_scene(str(folder), folder)
     else:
-        assert len(getattr(load_scene(str(folder), folder), split).names) == (3 if split == "train" else 2)
-
-
-def test_images_of_other_suffixes_are_read_or_named(folder):
-    expected, train = load_scene(str(folder), folder).train, folder / "train"
-    (train / "r_0.png").unlink()
-    Image.fromarray(expected.images[0, ..., :3]).save(train / "r_0.ppm")
-    for file_path in ("train/r_0", "train/r_0.ppm"):
-        edit(folder, lambda c, file_path=file_path: c["frames"][0].update(file_path=file_path))
-        views = load_scene(str(folder), folder).train
-        assert np.array_equal(views.images[0, ..., :3], expected.images[0, ..., :3]) and views.names == expected.names
-    for name, file_path in (("r_0.exr", "train/r_0"), ("r_0.unknown", "train/r_0.unknown")):
-        (train / "r_0.ppm").unlink(missing_ok=True)
-        edit(folder, lambda c, file_path=file_path: c["frames"][0].update(file_path=file_path))
-        (train / name).write_bytes(b"v/1\1\2\0\0\0")
-        with pytest.raises(UserError, match=f"{name}: EXR is not read; save it as PNG"):
-            load_scene(str(folder), folder)
+        views = getattr(load_scene(str(folder), folder), split)
+        assert np.array_equal(views.images, expected.images)
+        assert views.names == ["r_0.x" if listed == "r_0.x" else "r_0", *expected.names[1:]]
 
 
 def test_names_composed_otherwise_are_found(folder):
