@@ -1,9 +1,6 @@
 """Fetching a file from a server on this machine: whole, cut off, silent, or not there."""
 
-import contextlib
-import functools
-import hashlib
-import http.server
+import socket
 import threading
 
 import pytest
@@ -13,67 +10,49 @@ from data.download import download
 from data.errors import UserError
 
 CONTENT = bytes(range(256)) * 400
-
-
-@contextlib.contextmanager
-def server(folder, cut=False, silent=False):
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_):
-            pass
-
-        def copyfile(self, source, output):
-            content = source.read()
-            output.write(content[:len(content) // 2] if cut else content)
-            if silent:
-                stop.wait(30)
-
-    stop = threading.Event()
-    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder))
-    threading.Thread(target=listening.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_port}"
-    finally:
-        stop.set()
-        listening.shutdown()
-        listening.server_close()
+WHOLE = b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(CONTENT) + CONTENT
+HALF = WHOLE[:len(WHOLE) // 2]
 
 
 def check(path):
-    if hashlib.sha256(path.read_bytes()).hexdigest() != hashlib.sha256(CONTENT).hexdigest():
+    if path.read_bytes() != CONTENT:
         raise UserError(f"{path} has the wrong checksum")
 
 
 @pytest.fixture
 def fetch(tmp_path):
-    """Fetch `file`, or another, from a server with the given faults to data/file; returns its path."""
-    def run(name="file", **faults):
-        source, target = tmp_path / "source", tmp_path / "data" / "file"
-        source.mkdir(exist_ok=True)
-        (source / "file").write_bytes(CONTENT)
-        with server(source, **faults) as address:
-            download(f"{address}/{name}", target, check, "do without")
-        return target
+    """Fetch data/file from a server that gives this answer, and then closes the connection or keeps silent."""
+    def run(answer=WHOLE, silent=False):
+        done = threading.Event()
+
+        def serve():
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(answer)
+                done.wait(30 * silent)
+
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            threading.Thread(target=serve, daemon=True).start()
+            try:
+                download(f"http://127.0.0.1:{listening.getsockname()[1]}/file", tmp_path / "data" / "file", check,
+                         "do without")
+            finally:
+                done.set()
+        return tmp_path / "data" / "file"
     return run
 
 
-@pytest.mark.parametrize("fault, said", [
-    ({"cut": True}, "wrong checksum"), ({"silent": True, "cut": True}, "timed out"), ({"name": "nothing"}, "not found"),
-], ids=["broken off", "silent", "absent"])
-def test_a_download_that_fails_leaves_nothing_and_can_be_repeated(tmp_path, monkeypatch, fetch, fault, said):
-    if "silent" in fault:
-        monkeypatch.setattr(module, "TIMEOUT", 0.3)
-    with pytest.raises(UserError, match=f"(?i){said}.*put the file at .*file yourself, or do without") as error:
-        fetch(**fault)
-    assert "\n" not in str(error.value) and list((tmp_path / "data").iterdir()) == []
-    assert fetch().read_bytes() == CONTENT and len(list((tmp_path / "data").iterdir())) == 1
-
-
-def test_what_was_there_stays_when_a_download_fails(fetch):
-    path = fetch()
-    path.write_bytes(b"older")
-    with pytest.raises(UserError):
-        fetch(cut=True)
-    assert path.read_bytes() == b"older"
+@pytest.mark.parametrize("answer, silent, said", [
+    (HALF, False, "wrong checksum"), (HALF, True, "timed out"), (b"HTTP/1.0 404 Not Found\r\n\r\n", False, "not found"),
+    (b"nonsense", False, "nonsense")], ids=["broken off", "silent", "absent", "no server of files"])
+def test_a_download_that_fails_changes_nothing_and_can_be_repeated(tmp_path, monkeypatch, fetch, answer, silent, said):
+    monkeypatch.setattr(module, "TIMEOUT", 0.3)
+    for before in ([], [tmp_path / "data" / "file"]):
+        with pytest.raises(UserError, match=f"(?i){said}.*put the file at .*file yourself, or do without") as error:
+            fetch(answer, silent)
+        assert "\n" not in str(error.value) and list((tmp_path / "data").iterdir()) == before
+        assert fetch().read_bytes() == CONTENT
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, fetch):
