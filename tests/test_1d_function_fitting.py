@@ -53,20 +53,29 @@ def test_networks_with_settings_of_their_own_are_side_by_side(tmp_path, call, on
     assert done.stdout.splitlines()[-1].split()[-5:] == ["1", *(f"{error:.3f}" for error in errors.values())]
 
 
-def test_runs_of_other_lengths_have_other_paths_and_a_record_says_what_was_run(tmp_path, call):
-    for steps in (30, 40):
-        arguments = ("--modes", "relu+pe+fr", "--steps", steps, "--precision", "bf16", *folders(tmp_path))
-        done = call(FIT, *arguments)
-        assert done.returncode == 0 and "1d function relu+pe+fr seed 0: loss " in done.stdout, done.stderr
-        made = record(tmp_path, *RUN, "relu+pe+fr", options=f"steps={steps},precision=bf16")
-        assert made["environment"]["precision"] == "bf16" and made["config"]["steps"] == steps
-        assert made["command"] == f"python {FIT} {' '.join(map(str, arguments))}"
-    figure = tmp_path / "figures" / "1d" / "function" / "steps=40,precision=bf16" / "fit.png"
-    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "results").rglob("*.*")}
+def test_a_run_is_trained_again_by_force_alone_and_its_record_stays_until_there_is_a_new_one(
+        tmp_path, call, refused, monkeypatch):
+    arguments = ("--modes", "relu+pe+fr", "--steps", 30, "--precision", "bf16", *folders(tmp_path))
+    done = call(FIT, *arguments)
+    assert done.returncode == 0 and "1d function relu+pe+fr seed 0: loss " in done.stdout, done.stderr
+    run = beside(stem(tmp_path, *RUN, "relu+pe+fr", "steps=30,precision=bf16"), ".json")
+    before = run.read_bytes()
+    made = json.loads(before)
+    assert made["environment"]["precision"] == "bf16" and made["config"]["steps"] == 30
+    assert made["command"] == f"python {FIT} {' '.join(map(str, arguments))}"
+    figure = tmp_path / "figures" / "1d" / "function" / "steps=30,precision=bf16" / "fit.png"
     figure.unlink()
     again = call(FIT, *arguments)
     assert again.returncode == 0 and again.stdout.count("finished before") == 1 and figure.exists()
-    assert before == {file: file.stat().st_mtime_ns for file in (tmp_path / "results").rglob("*.*")}
+    with monkeypatch.context() as patch:
+        patch.setattr("torch.optim.Adam.step", lambda adam: adam.param_groups[0]["params"][0].data.fill_(1e30))
+        assert "smaller --lr" in refused(FIT, *arguments, "--force")
+    assert run.read_bytes() == before
+    run.write_text('{"experiment": ')
+    assert "is damaged" in refused(FIT, *arguments)
+    assert "is damaged" in refused(DRAW, *arguments[:2], "--options", "steps=30,precision=bf16", *folders(tmp_path)[:4])
+    assert call(FIT, *arguments, "--force").returncode == 0  # as the message says
+    assert json.loads(run.read_text())["metrics"] == made["metrics"] and run.read_bytes() != before
 
 
 def test_missing_records_are_made_first(tmp_path, call):
@@ -75,29 +84,3 @@ def test_missing_records_are_made_first(tmp_path, call):
     assert (tmp_path / "results" / "1d/function/quick,steps=20/sin,lr=0.001-seed5.json").exists()
     assert (tmp_path / "figures" / "1d/function/quick,steps=20/relative_error.png").exists()
     assert call(DRAW, "--options", "size=small", *options).returncode == 2  # the other script has said why
-
-
-def test_a_damaged_record_and_a_diverging_run_get_one_line(tmp_path, call, refused):
-    arguments = ("--modes", "relu", "--steps", 10, *folders(tmp_path))
-    run = stem(tmp_path, *RUN, "relu", "steps=10")
-    run.parent.mkdir(parents=True)
-    beside(run, ".npz").touch()
-    beside(run, ".json").write_text('{"experiment": ')
-    assert "is damaged" in refused(FIT, *arguments)
-    assert "is damaged" in refused(DRAW, "--modes", "relu", "--options", "steps=10", *folders(tmp_path)[:4])
-    assert call(FIT, *arguments, "--force").returncode == 0  # as the message says
-    assert "smaller --lr" in refused(FIT, *arguments, "--lr", "1e30")
-    assert not list(tmp_path.rglob("relu,lr=*.json"))
-
-
-def test_force_keeps_the_old_record_until_there_is_a_new_one(tmp_path, call, monkeypatch):
-    arguments = ("--modes", "relu", "--steps", 30, *folders(tmp_path))
-    run = beside(stem(tmp_path, *RUN, "relu", "steps=30"), ".json")
-    assert call(FIT, *arguments).returncode == 0
-    before = run.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr("torch.optim.Adam.step", lambda adam: adam.param_groups[0]["params"][0].data.fill_(1e30))
-        assert call(FIT, *arguments, "--force").returncode == 2
-    assert run.read_bytes() == before
-    assert call(FIT, *arguments, "--force").returncode == 0
-    assert json.loads(run.read_text())["metrics"] == json.loads(before)["metrics"] and run.read_bytes() != before

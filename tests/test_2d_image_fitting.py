@@ -34,7 +34,8 @@ def test_quick_run_needs_no_data_set(tmp_path):
     assert {file.name for file in folder.iterdir()} == FIGURES
 
 
-def test_a_short_run_leaves_its_record_reconstruction_and_figures(tmp_path, picture, call, one_process):
+def test_a_short_run_leaves_its_record_reconstruction_and_figures_and_is_of_its_image_alone(
+        tmp_path, picture, call, refused, one_process):
     arguments = ("--image", picture, "--modes", "sin+fr", "sin+fr,lr=1e-3", "--steps", 5, *folders(tmp_path))
     done = call(FIT, *arguments)
     assert done.returncode == 0, done.stderr
@@ -52,18 +53,14 @@ def test_a_short_run_leaves_its_record_reconstruction_and_figures(tmp_path, pict
     assert {file.name for file in folder.iterdir()} == FIGURES
     again = call(FIT, *arguments)
     assert again.stdout.count("finished before") == 2
-
-
-def test_another_image_of_the_same_name_is_refused(tmp_path, picture, call, refused):
-    arguments = ("--image", picture, "--modes", "relu", "--steps", 2, *folders(tmp_path))
-    assert call(FIT, *arguments).returncode == 0
     iio.imwrite(picture, 255 - iio.imread(picture))
     assert "was made with pixels" in refused(FIT, *arguments)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [None, 100])
-def test_chunks_give_the_step_of_the_whole_batch_and_a_resumed_run_the_same_bits(tmp_path, picture, call, batch):
+def test_chunks_give_the_step_of_the_whole_batch_and_a_resumed_run_the_same_bits(
+        tmp_path, picture, call, drawn, batch):
     options = f"steps=6,batch={batch}" if batch else "steps=6"
     arguments = ("--image", picture, "--modes", "relu+fr", "--steps", 6, *(["--batch", batch] if batch else []))
     runs = {name: stem(tmp_path / name, "2d", "picture", "relu+fr", options) for name in ("whole", "chunks", "resumed")}

@@ -1,25 +1,9 @@
-"""Files that are written atomically, and folders that cannot be written to."""
+"""Long names of files, and folders that cannot be written to; test_records.py has writes that fail."""
 
 import pytest
 
 from data.errors import UserError
 from harness.files import check_writable, write_atomically
-
-
-def test_a_write_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / "record.json"
-    write_atomically(path, b"old")
-    assert path.stat().st_mode & 0o777 == 0o644  # as for anyone in a shared folder
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot write .*record.json: No space left"):
-        patch.setattr("harness.files.os.fsync", full)
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
-    write_atomically(path, b"new")
-    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
 
 
 def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):

@@ -32,7 +32,7 @@ def finish(run, **metrics):
     run.finish(metrics=metrics, seconds=2.0, steps=10, arrays={"outputs": np.arange(6.0).reshape(2, 3)})
 
 
-def test_a_finished_run_is_read_back(tmp_path):
+def test_a_finished_run_is_read_back_and_one_begun_again_or_without_its_arrays_is_not_finished(tmp_path):
     run = run_in(tmp_path)
     assert run.record() is None and not run.finished()
     finish(run, loss=0.5)
@@ -47,6 +47,12 @@ def test_a_finished_run_is_read_back(tmp_path):
     assert record["environment"]["device"] == "cpu" and record["environment"]["precision"] == "fp32"
     assert np.array_equal(run.arrays()["outputs"], np.arange(6.0).reshape(2, 3))
     assert sorted(file.name for file in path.parent.iterdir()) == [f"{NAME}.json", f"{NAME}.npz"]
+    run.checkpoint(5, weights=torch.ones(2))  # as one that was begun again
+    assert not run.finished()
+    finish(run)
+    assert run.finished()
+    run.path(".npz").unlink()
+    assert not run.finished()
 
 
 def test_what_is_measured_again_replaces_what_was_measured_unless_the_disk_is_full(tmp_path, monkeypatch):
@@ -55,13 +61,15 @@ def test_what_is_measured_again_replaces_what_was_measured_unless_the_disk_is_fu
 
     run = run_in(tmp_path)
     finish(run, psnr=20.0)
-    before = run.record()
+    before, files = run.record(), sorted(run.path("").parent.iterdir())
     with monkeypatch.context() as patch, pytest.raises(UserError, match="cannot write .*: No space left on device"):
         patch.setattr("harness.files.os.fsync", full)
         run.write(before, {"psnr": 21.0}, {"outputs": np.zeros(1)})
     assert run.record() == before and run.arrays(outputs=(2, 3))
     run.write(before, {"psnr": 21.0}, {"outputs": np.zeros(1)})
     assert run.record() == {**before, "metrics": {"psnr": 21.0}} and run.arrays(outputs=(1,))
+    assert sorted(run.path("").parent.iterdir()) == files  # nothing temporary is left
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o644}  # as for anyone in a shared folder
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"experiment": "1d"}', b"\xff\xfe", b"null",
@@ -130,17 +138,6 @@ def test_other_pictures_cameras_or_names_of_a_scene_are_other_data():
             found = nerf_views.scene_config(replace(scene, **{part: replace(views, **other)}))
             assert {key for key in expected["scene"] if found["scene"][key] != expected["scene"][key]} == {
                 "digest" if part == "train" else "test_digest"}
-
-
-def test_a_run_begun_again_or_without_its_arrays_is_not_finished(tmp_path):
-    run = run_in(tmp_path)
-    finish(run)
-    run.checkpoint(5, weights=torch.ones(2))
-    assert not run.finished()
-    finish(run)
-    assert run.finished()
-    run.path(".npz").unlink()
-    assert not run.finished()
 
 
 def test_a_damaged_checkpoint_is_named_and_code_in_it_is_not_run(tmp_path):

@@ -157,33 +157,12 @@ def test_the_starts_are_those_of_the_other_network(mode):
     x = torch.linspace(-1, 1, 9)[:, None]
     assert from_fr(x).equal(with_fr(x)) and not any(isinstance(layer, FourierReparamLinear) for layer in from_fr)
     assert sum(isinstance(layer, FourierReparamLinear) for layer in from_plain) == NETWORK["hidden_layers"]
-    projection = controls.projection_onto(next(layer.basis for layer in with_fr if hasattr(layer, "basis")))
+    basis = with_fr[2].basis.double()
+    projection = torch.linalg.pinv(basis, rtol=1e-6) @ basis
+    assert round(projection.trace().item()) == 16 - 2
     for found, wanted in zip(hidden_weights(from_plain), hidden_weights(plain)):
         torch.testing.assert_close(found, wanted @ projection, rtol=0, atol=1e-6)
     torch.testing.assert_close(from_plain(x), built(controls.projected, mode)(x), rtol=0, atol=1e-5)
-
-
-def test_a_projected_weight_stays_in_the_row_space_of_the_basis():
-    torch.manual_seed(0)
-    model = controls.projected("relu", **NETWORK)
-    basis = FourierReparamLinear(16, 16, **step_size.basis_of(NETWORK)).basis.double()
-    projection = torch.linalg.pinv(basis, rtol=1e-6) @ basis
-    assert round(projection.trace().item()) == 16 - 2
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-    before = hidden_weights(model)
-    model(torch.linspace(-1, 1, 9)[:, None]).square().mean().backward()
-    optimizer.step()
-    for layer, old in zip([i for i, layer in enumerate(model) if isinstance(layer, controls.Project)], before):
-        weight = model[layer + 1].weight.detach().double() @ model[layer].projection.double()  # what the two compute
-        torch.testing.assert_close(weight, weight @ projection, rtol=0, atol=1e-6)
-        torch.testing.assert_close(weight[:, 0], weight[:, -1], rtol=0, atol=1e-6)
-        assert not torch.allclose(weight, old @ projection)
-
-
-def test_kappa_of_any_basis_is_that_of_the_layer_for_its_own():
-    layer = FourierReparamLinear(16, 16, **step_size.basis_of(NETWORK))
-    assert controls.step_scale_of(layer.basis) == pytest.approx(step_scale(layer), rel=1e-5)
-    assert controls.step_scale_of(torch.eye(16)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("in_row_space", [False, True])
@@ -194,6 +173,8 @@ def test_a_random_basis_has_the_norms_of_b_and_its_ranks_if_asked_for(in_row_spa
     first, second = (layer for layer in model if isinstance(layer, controls.RandomBasisLinear))
     basis = with_fr[2].basis
     torch.testing.assert_close(first.basis.norm(dim=1), basis.norm(dim=1))
+    assert controls.step_scale_of(basis) == pytest.approx(step_scale(with_fr[2]), rel=1e-5)
+    assert step_size.kappa(NETWORK) == step_scale(with_fr[2])
     assert not torch.allclose(first.basis, second.basis) and not torch.allclose(first.basis, basis)
     assert torch.linalg.matrix_rank(first.basis.double(), rtol=1e-5) == (14 if in_row_space else 16)
     torch.testing.assert_close(first.weight, first.coefficients @ first.basis)
