@@ -106,7 +106,7 @@ def test_memory_decides_the_chunk_and_on_a_cpu_its_cache(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    ("--image 0", "1 to 24"), ("--image 25", "1 to 24"), ("--image nowhere.png", "nowhere.png"),
+    *((f"--image={number}", "1 to 24") for number in (0, 25, -1)), ("--image nowhere.png", "nowhere.png"),
     ("--image models", "folder"), ("--image README.md", "README.md"), ("--chunk 0", "--chunk"),
     ("--downscale 0", "--downscale"), ("--image camera {folder}/camera.png", "two images"),
     ("--image {folder}/narrow.png", "30 × 10 pixels; the SSIM needs 11"), ("--batch 0", "--batch"),

@@ -54,21 +54,12 @@ def test_pillow_s_warnings_are_neither_printed_nor_errors(tmp_path, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("number", ["0", "25", "-1"])
-def test_kodak_has_24_images(tmp_path, number):
-    with pytest.raises(UserError, match="1 to 24"):
-        load_image(number, tmp_path)
-
-
-def test_bundled_pictures():
+def test_bundled_pictures_are_there_and_one_color_is_said():
     for name in images.BUNDLED:
         case, image = load_image(name, Path("nowhere"))
         assert case == name and image.shape[2] == 3 and 0.9 < image.max() <= 1
     line = describe(*read_image("camera", Path("nowhere")))
     assert line == "camera: 512 × 512 pixels, gray, 8 bits, values from 0 to 1"
-
-
-def test_an_image_of_one_color_says_so():
     assert describe("a", np.full((13, 17, 4), 255, np.uint8)) == "a: 17 × 13 pixels, gray, 8 bits, of one color"
 
 

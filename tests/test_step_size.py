@@ -4,14 +4,13 @@ import copy
 from types import SimpleNamespace
 
 import matplotlib
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, plan_runs
 from torch import nn
 
 from harness import figures, training
-from harness.records import Run, joined
+from harness.records import Run, read_record
 from models import FourierReparamLinear, build_inr
 from models.step_scale import step_scale
 from studies import controls, step_size
@@ -35,22 +34,12 @@ def published(tmp_path):
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_everything_has_a_published_record_so_that_nothing_is_trained(name, published):
+def test_everything_has_a_published_record_where_its_script_puts_it_so_that_nothing_is_trained(name, published):
     for experiment in (EXPERIMENTS[name], step_size.choosing(EXPERIMENTS[name])):
         step_size.train(experiment, published)  # there is no data
+        runs = plan_runs(experiment.script, *experiment.options.split(), case=experiment.folder.split("/")[1])
+        assert {str(run.folder) for run in runs} == {experiment.folder}
     assert all(len(pair.values) == 14 for pair in step_size.measured(EXPERIMENTS[name], published))
-
-
-@pytest.mark.parametrize("name, loaded", [
-    ("1d", []), ("2d", [{"kodim05": np.zeros((2, 2, 3))}]), ("3d", [{"dragon": (np.zeros((2, 2, 2), bool), {})}])])
-def test_the_folder_is_where_the_script_puts_its_records(name, loaded, options, monkeypatch):
-    script = step_size.import_module(EXPERIMENTS[name].script)
-    for data in loaded:
-        monkeypatch.setattr(script, "load", lambda _, data=data: data)
-    ours, _, runs = step_size.plan(EXPERIMENTS[name], [("relu", {"hidden_lr": 16.0})], options)
-    assert {str(run.folder) for run in runs} == {EXPERIMENTS[name].folder}
-    assert [(run.own, run.seed) for run in runs] == [({"hidden_lr": 16.0}, 0), ({"hidden_lr": 16.0}, 1)]
-    assert f"--modes relu,{joined(runs[0].own)} --seeds 0 1" in ours.command
 
 
 def test_the_best_step_is_chosen_on_held_out_views_where_the_metric_is_that_of_test_views(options):
@@ -122,6 +111,9 @@ def test_both_train_through_the_script_and_not_twice(options, monkeypatch, one_p
         "relu+fr,control=random,hidden_lr=0.1865", "relu+fr,control=random,hidden_lr=1.097",
         "relu+fr,control=random-in-b,hidden_lr=0.1852", "relu+fr,control=random-in-b,hidden_lr=1.089",
         "relu,control=muon,hidden_lr=11.31", "relu,control=muon,hidden_lr=66.57")}
+    made = read_record(options.results / short.folder / "relu,hidden_lr=5.884-seed0.json")
+    assert made["command"] == ("python 1d_function_fitting.py --steps 2 --modes relu relu+fr,hidden_lr=0.17 "
+                               "relu,hidden_lr=5.884 relu+fr --seeds 0")
     of_names = controls.measured(short, "relu", options)
     at_rate = step_size.fr_step(short, "relu")
     losses = {name: values[at_rate].item() for name, values in of_names.items()}

@@ -106,17 +106,10 @@ def test_a_scaled_camera_is_the_same_camera(folder):
 
 
 def bad_matrix(change):
-    def apply(content):
-        pose = matrix(1)
-        content["frames"][1]["transform_matrix"] = np.asarray(change(pose), float).tolist()
-    return apply
+    return lambda c: c["frames"][1].update(transform_matrix=np.asarray(change(matrix(1)), float).tolist())
 
 
-def sheared(pose):
-    pose[:3, 0] += 0.1 * pose[:3, 1]
-    return pose
-
-
+SHEAR = [[1, 0.1, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
 DAMAGE = {  # what is done to transforms_train.json, and what the error has to say beside its name
     "times": (lambda c: [f.update(time=i / 2) for i, f in enumerate(c["frames"])], "3 times; a scene that moves"),
     "twice": (lambda c: c["frames"][1].update(file_path="train\\r_0"), "train/r_0.png more than once"),
@@ -133,7 +126,7 @@ DAMAGE = {  # what is done to transforms_train.json, and what the error has to s
     "matrix ragged": (lambda c: c["frames"][1].update(transform_matrix=[[1, 2], [3]]), "frame 1: .*4 × 4"),
     "matrix 3 x 3": (bad_matrix(lambda pose: pose[:3, :3]), "frame 1: .*4 × 4"),
     "matrix not finite": (bad_matrix(lambda pose: pose * [1, 1, 1, math.inf]), "frame 1: .*finite"),
-    "matrix sheared": (bad_matrix(sheared), "frame 1: .*rotation"),
+    "matrix sheared": (bad_matrix(lambda pose: pose @ SHEAR), "frame 1: .*rotation"),
     "matrix mirrored": (bad_matrix(lambda pose: pose * [-1, 1, 1, 1]), "frame 1: .*rotation"),
 }
 
