@@ -155,8 +155,3 @@ def test_help_is_there(name, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         import_module(name).main()
     assert stopped.value.code == 0 and "usage: " in capsys.readouterr().out
-
-
-def test_no_record_names_a_folder_of_somebodys_machine():
-    for path in (ROOT / "records").rglob("*.json"):
-        assert "--data" not in path.read_text(encoding="utf-8"), path

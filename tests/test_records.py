@@ -233,6 +233,7 @@ def test_every_published_record_lies_where_its_fields_say_and_none_is_there_twic
     for path, record in zip(PUBLISHED, records):
         identity = (record[key] for key in ("experiment", "case", "mode", "seed", "config", "options", "own"))
         assert tuple(record) == KEYS and Run(ROOT / "records", *identity).path(".json") == path
+        assert "--data" not in record["command"], path  # a folder of somebody's machine
     outcomes = {json.dumps([record[key] for key in ("experiment", "case", "mode", "seed", "config")] + [
         record["own"].get("control"), record["environment"]["precision"], record["environment"]["device"] == "cpu"],
         sort_keys=True) for record in records}

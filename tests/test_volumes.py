@@ -19,20 +19,17 @@ BLOB[2:7, 1:5, 3:6] = 255
 BLOB[4, 3, 4] = 0
 
 
-def test_the_box_is_kept_whole(tmp_path):
-    np.save(tmp_path / "blob.npy", BLOB)
-    scipy.io.savemat(tmp_path / "blob.mat", {"other": np.ones(3), "hypercube": BLOB})
-    scipy.io.savemat(tmp_path / "packed.mat", {"blob": BLOB.astype(float)}, do_compression=True)
-    for name in ("blob.npy", "blob.mat", "packed.mat"):
-        case, volume = load_volume(str(tmp_path / name), tmp_path)
-        assert case == name[:-4] and volume.dtype == bool and np.array_equal(volume, BLOB[2:7, 1:5, 3:6] > 0)
-
-
-@pytest.mark.parametrize("values", [BLOB / 255, BLOB.astype(np.float32) / 300, (BLOB > 0).astype(np.int64),
-                                    np.asfortranarray(BLOB), 7.5 * (BLOB > 0)])
-def test_one_value_beside_0_is_full(values, tmp_path):
-    np.save(tmp_path / "blob.npy", values)
-    assert np.array_equal(load_volume(str(tmp_path / "blob.npy"), tmp_path)[1], BLOB[2:7, 1:5, 3:6] > 0)
+@pytest.mark.parametrize("name, values", [
+    *(("blob.npy", values) for values in (BLOB, BLOB / 255, BLOB.astype(np.float32) / 300, (BLOB > 0).astype(np.int64),
+                                          np.asfortranarray(BLOB), 7.5 * (BLOB > 0))),
+    ("blob.mat", {"other": np.ones(3), "hypercube": BLOB}), ("packed.mat", {"blob": BLOB.astype(float)})])
+def test_one_value_beside_0_is_full_and_the_box_is_kept_whole(name, values, tmp_path):
+    if isinstance(values, dict):
+        scipy.io.savemat(tmp_path / name, values, do_compression="packed" in name)
+    else:
+        np.save(tmp_path / name, values)
+    case, volume = load_volume(str(tmp_path / name), tmp_path)
+    assert case == name[:-4] and volume.dtype == bool and np.array_equal(volume, BLOB[2:7, 1:5, 3:6] > 0)
 
 
 def test_an_archive_is_read_without_being_extracted(tmp_path, monkeypatch):
