@@ -108,16 +108,8 @@ def write_record(folder, mode, seed, psnr, case="kodim05", options=None, own=Non
     run = Run(folder, "2d", case, mode, seed, {
         "network": {"hidden_features": 256}, "steps": 10_000, "batch": None, "decay_at": 3_000, "downscale": 1,
         "shape": [512, 768, 3], "lr": 1e-4, "hidden_lr": 1.0, **config}, options or {}, own or {})
-    path = run.path(".json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({
-        **{key: getattr(run, key) for key in ("experiment", "case", "options", "mode", "own", "seed", "config")},
-        "metrics": {"psnr": psnr, "psnr_best": psnr + 1, "ssim": 0.5,
-                    "psnr_at": {str(step): psnr - 10 + step / 1_000 for step in range(500, 10_001, 500)}},
-        "time": {"train_seconds": 10.0 + seed, "steps_per_second": 1.0},
-        "environment": {"python": "3", "torch": "2", "device": "cpu", "precision": "fp32", "commit": "unknown"},
-        "command": ""}))
-    return path
+    run.finish(metrics={"psnr": psnr, "ssim": 0.5}, arrays={}, seconds=10.0 + seed, steps=10)
+    return run.path(".json")
 
 
 def ball(radius, side=40, center=None):

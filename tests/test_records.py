@@ -16,6 +16,7 @@ from conftest import ROOT, folders, plan_runs, toy_scene
 
 from data.errors import UserError
 from harness import nerf_views
+from harness.files import write_atomically
 from harness.records import KEYS, Run, digest, environment, read_record
 from harness.sweep import Job, sweep
 
@@ -70,6 +71,12 @@ def test_what_is_measured_again_replaces_what_was_measured_unless_the_disk_is_fu
     assert run.record() == {**before, "metrics": {"psnr": 21.0}} and run.arrays(outputs=(1,))
     assert sorted(run.path("").parent.iterdir()) == files  # nothing temporary is left
     assert {file.stat().st_mode & 0o777 for file in files} == {0o644}  # as for anyone in a shared folder
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    path = tmp_path / "below" / ("ä" * 125 + ".json")
+    write_atomically(path, b"long")
+    assert len(path.name.encode()) == 255 and path.read_bytes() == b"long"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"experiment": "1d"}', b"\xff\xfe", b"null",
