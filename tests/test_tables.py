@@ -37,9 +37,12 @@ def test_the_gain_is_over_the_default_baseline_of_the_same_folder_and_the_seeds_
     write_record(tmp_path, "sin+fr", 0, 21.0, own={"hidden_lr": 0.3}, hidden_lr=0.3)
     write_record(tmp_path, "relu", 0, 10.0, options={"batch": 4096}, batch=4096)
     write_record(tmp_path, "relu+fr", 0, 18.0)
+    write_record(tmp_path, "relu+pe", 0, 10.0, own={"hidden_lr": 3.0}, hidden_lr=3.0)
+    write_record(tmp_path, "relu+pe+fr", 0, 30.0)
     gains = column(table(tmp_path, "2d/kodim05", "2d/kodim05/batch=4096"), "FR gain")
     assert gains == {"SIREN": "–", "SIREN, hidden lr × 3": "–", "SIREN + FR": "+3.00",
-                     "SIREN + FR, hidden lr × 0.3": "+1.00", "ReLU": "–", "ReLU + FR": "–"}
+                     "SIREN + FR, hidden lr × 0.3": "+1.00", "ReLU": "–", "ReLU + FR": "–",
+                     "ReLU + PE, hidden lr × 3": "–", "ReLU + PE + FR": "–"}
 
 
 def test_an_image_with_fewer_values_than_weights_shows_no_gain(tmp_path):
