@@ -108,7 +108,7 @@ def write_record(folder, mode, seed, psnr, case="kodim05", options=None, own=Non
     run = Run(folder, "2d", case, mode, seed, {
         "network": {"hidden_features": 256}, "steps": 10_000, "batch": None, "decay_at": 3_000, "downscale": 1,
         "shape": [512, 768, 3], "lr": 1e-4, "hidden_lr": 1.0, **config}, options or {}, own or {})
-    origin = {"time": {"train_seconds": 10.0 + seed}, "environment": {"device": "cpu", "precision": "fp32"}, "command": ""}
+    origin = {"time": {"train_seconds": 10.0 + seed}, "environment": {"device": "cpu"}, "command": ""}
     run.write(origin, {"psnr": psnr, "ssim": 0.5}, {})
     return run.path(".json")
 
