@@ -55,7 +55,7 @@ def test_a_download_that_fails_changes_nothing_and_can_be_repeated(tmp_path, mon
         assert fetch().read_bytes() == CONTENT
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path, fetch):
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "data").write_bytes(b"")  # a file where the folder should be
     with pytest.raises(UserError, match="cannot fetch .*data.*do without"):
-        fetch()
+        download("http://127.0.0.1:9/file", tmp_path / "data" / "file", check, "do without")
