@@ -48,16 +48,18 @@ def test_what_was_not_trained_is_neither_shown_nor_chosen(options):
 
 
 def test_means_are_lines_and_a_failure_is_an_arrow_with_its_value(published, drawn):
-    pair = step_size.measured(EXPERIMENTS["3d"], published)[2]
+    pairs = [step_size.measured(EXPERIMENTS["1d"], published)[0], step_size.measured(EXPERIMENTS["3d"], published)[2]]
     with matplotlib.rc_context(figures.STYLE):
-        step_size.draw([pair], SimpleNamespace(figures=ROOT))
-    axis = next(iter(drawn.values())).axes[0]
-    for line, with_fr in (("plain", False), ("FR", True)):
-        drawn_line, = (each for each in axis.lines if each.get_label() == line)
-        assert list(drawn_line.get_ydata()) == [pair.values[with_fr, step].mean() for step in step_size.steps(
-            EXPERIMENTS["3d"], "sin")]
-    assert axis.get_title().startswith("3D: SIREN\n44 × 62 × 27 voxels, 3 seeds")
-    assert axis.get_ylim()[0] > 0.75 and [text.get_text() for text in axis.texts] == ["0.00"] * 4
+        step_size.draw(pairs, SimpleNamespace(figures=ROOT))
+    of_loss, of_iou = drawn[ROOT / "step_size.png"].axes
+    for pair, axis in zip(pairs, (of_loss, of_iou)):
+        lines = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+        for label, with_fr in (("plain", False), ("FR", True)):
+            assert lines[label] == [pair.values[with_fr, step].mean()
+                                    for step in step_size.steps(pair.experiment, pair.backbone)]
+    assert of_loss.get_title().startswith("1D: ReLU\n300 points, 3 seeds") and of_loss.get_yscale() == "log"
+    assert of_iou.get_title().startswith("3D: SIREN\n44 × 62 × 27 voxels, 3 seeds")
+    assert of_iou.get_ylim()[0] > 0.75 and [text.get_text() for text in of_iou.texts] == ["0.00"] * 4
 
 
 @pytest.mark.parametrize("study", [step_size, controls])
