@@ -69,7 +69,7 @@ def test_a_run_is_trained_again_by_force_alone_and_its_record_stays_until_there_
     assert again.returncode == 0 and again.stdout.count("finished before") == 1 and figure.exists()
     with monkeypatch.context() as patch:
         patch.setattr("torch.optim.Adam.step", lambda adam: adam.param_groups[0]["params"][0].data.fill_(1e30))
-        assert "smaller --lr" in refused(FIT, *arguments, "--force")
+        assert "the NTK is not finite; a smaller --lr" in refused(FIT, *arguments, "--force")
     assert run.read_bytes() == before
     run.write_text('{"experiment": ')
     assert "is damaged" in refused(FIT, *arguments)
