@@ -7,7 +7,10 @@ import torch
 from conftest import copied_to_a_gpu
 
 from models import FourierReparamLinear
-from models.nerf.instant_ngp import InstantNGPField, truncated_exp
+from models.nerf.instant_ngp import InstantNGPField, make_field, objective, truncated_exp
+from models.nerf.occupancy_grid import visible_cells
+from models.nerf.rays import RayDataset
+from models.nerf.volume_rendering import Rendering
 
 SIZES = {"levels": 3, "log2_size": 9, "finest": 40, "resolution": 16, "steps": 128, "hidden_features": 16}
 FR = {"low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
@@ -120,21 +123,14 @@ def test_two_passes_are_one_over_all_samples(mode, contrast):
         assert torch.allclose(got, by_definition, rtol=1e-7, atol=1e-9 * by_definition.abs().max().item())
         assert by_definition.abs().max() > 0
 
+    counts = []
+    field.encoding.register_forward_hook(lambda *call: counts.append((len(call[2]), call[2].requires_grad)))
     with torch.no_grad():
         for got, with_graph in zip(field(origins, directions), rendering):
             assert torch.allclose(got, with_graph, atol=1e-12)
-
-
-def test_samples_that_do_not_count_are_evaluated_once_and_without_a_graph_all_are():
-    field, counts = small_field(contrast=2.0), []
-    origins, directions = some_rays(40)
-    field.encoding.register_forward_hook(lambda *call: counts.append((len(call[2]), call[2].requires_grad)))
-    kept = len(field(origins, directions).weights)
-    marched = len(field.march(origins, directions, None)[0])
-    assert counts == [(marched, False), (kept, True)] and kept < marched / 2
-    with torch.no_grad():
-        field(origins, directions)
-    assert counts[2:] == [(marched, False)]
+    field(origins, directions)
+    # Without a graph all samples are evaluated once; else those that count once more.
+    assert counts == [(marched, False), (marched, False), (count, True)]
 
 
 @pytest.mark.parametrize("rays", [0, 7])
@@ -153,8 +149,10 @@ def test_a_batch_without_samples(rays):
 
 
 def test_sizes_at_the_paper_s_setting():
+    torch.manual_seed(0)
     fields = [InstantNGPField("relu", resolution=8), InstantNGPField(
         "relu+fr", resolution=8, low_freq_num=32, high_freq_num=32, phase_num=64, alpha=0.01)]
+    xavier = math.sqrt(6 / (64 + 3))  # PyTorch's own is 1 / 8
 
     def count(module):
         return sum(parameter.numel() for parameter in module.parameters())
@@ -162,15 +160,8 @@ def test_sizes_at_the_paper_s_setting():
     for field, hidden in zip(fields, (64 * 64 + 64, 262_208)):
         assert count(field.encoding) == 11_420_064 and count(field.density_mlp) == 32 * 64 + 64 + 64 * 16 + 16
         assert count(field.color) == 32 * 64 + 64 + hidden + 64 * 3 + 3
+        assert 0.95 * xavier < field.color[4].weight.abs().max() <= xavier
     assert [type(layer) for layer in fields[1].color[::2]] == [torch.nn.Linear, FourierReparamLinear, torch.nn.Linear]
-
-
-@pytest.mark.parametrize("mode", ["relu", "relu+fr"])
-def test_the_last_weight_of_the_color_network_starts_as_xavier_s(mode):
-    torch.manual_seed(0)
-    weight = InstantNGPField(mode, levels=2, log2_size=9, finest=20, resolution=8, **FR).color[-2].weight
-    bound = math.sqrt(6 / (64 + 3))  # PyTorch's own is 1 / 8
-    assert 0.95 * bound < weight.abs().max() <= bound
 
 
 def test_density_is_that_of_float32_under_autocast():
@@ -199,6 +190,45 @@ def test_truncated_exp_and_its_gradient():
         assert torch.allclose(value[:2], h.detach()[:2].float().exp())
         value[:1].sum().backward()
         assert h.grad.dtype == dtype and h.grad.isfinite().all()
+
+
+def test_the_field_stays_empty_where_no_camera_sees(toy_rays):
+    two_views = RayDataset(toy_rays.images[:2], toy_rays.poses[:2] * torch.tensor([1, 1, 1, 1.5 / 4]),
+                           toy_rays.intrinsics[:2], 1.0)
+    sizes = {name: value for name, value in SIZES.items() if name != "hidden_features"}
+    field = make_field("relu", {"field": sizes, "network": {"hidden_features": 16}}, two_views)
+    hidden = ~visible_cells(16, 0.5, two_views.poses, two_views.intrinsics, 16, 16)
+    for everywhere in (True, False):
+        field.update_occupancy(everywhere)
+    assert (field.occupancy.density[hidden] == -1).all() and not field.occupancy.occupied[hidden].any()
+    assert field.occupancy.occupied.any() and 0.01 < hidden.float().mean() < 0.9
+
+
+def test_the_objective_is_the_squared_error_and_the_opacity_term():
+    torch.manual_seed(0)
+    color, target = torch.rand(4, 3, dtype=torch.float64), torch.rand(4, 3, dtype=torch.float64)
+    left, none = torch.tensor([0.0, 0.3, 0.9, 1.0], dtype=torch.float64), torch.zeros(0)
+    error, loss = objective(Rendering(color, left, none, none, none, none), target, 0.02)
+    assert error.item() == pytest.approx(sum((c - t) ** 2 for c, t in zip(color.flatten().tolist(),
+                                                                          target.flatten().tolist())) / 3)
+    opacity = -sum(o * math.log(o) for o in (1.0, 0.7, 0.1, 1e-10))
+    assert (loss - error).item() == pytest.approx(0.02 * opacity, rel=1e-9)
+
+
+def test_the_gradient_is_finite_where_nothing_is_seen_and_the_jitter_is_drawn_anew():
+    field, (origins, directions) = small_field().double(), some_rays(60, torch.float64)
+    colors = [field(origins, directions, jitter=True).color for _ in range(2)]
+    assert not torch.equal(*colors)
+    torch.nn.init.zeros_(field.density_mlp[2].weight)
+    torch.nn.init.constant_(field.density_mlp[2].bias, -200)  # samples, but nothing in them
+    error, loss = objective(field(origins, directions, jitter=True), torch.zeros_like(origins), 1e-3)
+    loss.backward()
+    assert error.item() == pytest.approx(60)  # white for black
+    assert (loss - error).item() == pytest.approx(-60 * 1e-3 * 1e-10 * math.log(1e-10), abs=1e-12)
+    assert all(parameter.grad.isfinite().all() for parameter in field.parameters())
+    assert field.density_mlp[2].bias.grad[0] != 0
+    field.occupancy.occupied.zero_()  # no samples at all
+    assert objective(field(origins, directions, jitter=True), origins, 1e-3)[1].isfinite()
 
 
 @pytest.mark.gpu
