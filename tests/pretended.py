@@ -28,9 +28,6 @@ class Elsewhere(torch.Tensor):
         tensor.held = held
         return tensor
 
-    def __repr__(self, **_):
-        return f"Elsewhere({self.held})"
-
     # These two PyTorch does without an operation that could be caught.
     def tolist(self):
         return self.held.tolist()

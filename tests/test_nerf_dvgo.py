@@ -13,7 +13,6 @@ from models.nerf.dvgo import (
     DVGOField,
     coarse_field,
     fine_field,
-    frustum_bounds,
     objective,
     pixels_in_sight,
     pixels_per_voxel,
@@ -215,6 +214,7 @@ def test_resizing_keeps_linear_fields_and_renews_the_mask_with_the_shift_of_befo
     assert field.voxel_size == pytest.approx(edge) and field.act_shift == old_act_shift - 1
     assert field.density.values.shape == (*shape, 1) and field.features.values.shape == (*shape, 3)
     assert not any(new is old for new in field.parameters() for old in parameters)
+    assert all(new.is_leaf and new.is_contiguous() and new.dtype == torch.float64 for new in field.parameters())
     points = LOWER + torch.rand(50, 3).double() * (UPPER - LOWER)
     assert torch.allclose(field.density(points)[:, 0], points @ slope - 1)
     assert torch.allclose(field.features(points)[:, 2], points @ slope.flip(0))
@@ -279,16 +279,11 @@ def corners_of(field):
     return field.density.lower, field.density.upper
 
 
-def test_the_coarse_box_holds_all_that_the_cameras_see(toy_rays):
-    _, directions, _ = toy_rays.rays(torch.arange(toy_rays.pixels))
-    origins, unit = toy_rays.poses[:, :, 3].repeat_interleave(256, dim=0), torch.nn.functional.normalize(directions)
-    ends = torch.cat([origins + distance * unit for distance in (2.0, 6.0)])
-    lower, upper = frustum_bounds(toy_rays, 2.0, 6.0)
-    assert torch.allclose(lower, ends.amin(0), atol=1e-5) and torch.allclose(upper, ends.amax(0), atol=1e-5)
-
-
-def test_the_coarse_field_is_empty_around_the_cameras_and_where_few_look(toy_rays):
+def test_the_coarse_field_holds_all_that_cameras_see_and_is_empty_around_them_and_where_few_look(toy_rays):
+    origins, directions, _ = toy_rays.rays(torch.arange(toy_rays.pixels))
+    ends = torch.cat([origins + distance * torch.nn.functional.normalize(directions) for distance in (2.0, 6.0)])
     field, factors = coarse_field(toy_rays, {"voxels": 1500, "alpha_init": 1e-6, "threshold": 1e-7}, 2.0, 6.0)
+    assert all(map(torch.allclose, corners_of(field), (ends.amin(0), ends.amax(0))))
     shape, cameras = field.mask.mask.shape, toy_rays.poses[:, :, 3]
     nodes = grid_points(shape, *corners_of(field))
     near = torch.cdist(nodes.reshape(-1, 3), cameras).amin(1).reshape(shape) <= 2.0

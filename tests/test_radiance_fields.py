@@ -141,7 +141,8 @@ def test_a_resumed_run_has_the_same_bits(finished, call, tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=["dvgo", "ngp"])
 def test_a_black_background_is_trained_on_and_shown(script, call, tmp_path):
-    done = call(f"{script.__name__}.py", *toy_options(tmp_path, "--modes", "relu", "--background", "black", "--frames", 0))
+    arguments = toy_options(tmp_path, "--modes", "relu", "--background", "black", "--frames", 0)
+    done = call(f"{script.__name__}.py", *arguments)
     assert done.returncode == 0, done.stderr
     path = stem(tmp_path, EXPERIMENTS[script], "toy", "relu", f"{FOLDER},background=black")
     arrays, truth = np.load(beside(path, ".npz")), load_scene("toy", Path("nowhere"), 4).test.colors(slice(None), 0.0)

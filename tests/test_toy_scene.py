@@ -81,22 +81,16 @@ def test_toy_surfaces_face_outwards():
         assert not inside(solid, (point + 1e-3 * normal).T).any() and inside(solid, (point - 1e-3 * normal).T).all()
 
 
-def test_toy_highlight_is_white_and_seen_from_where_the_light_is_mirrored():
-    slab, up, albedo = SOLIDS[0], np.array([[0], [0], [1.0]]), np.array([[0.1], [0.2], [0.3]])
-    point = np.array([[4.5 * slab.cell], [-4.5 * slab.cell], [slab.height + slab.half]])  # out of every shadow
-    matt = albedo * (toy_scene.AMBIENT + toy_scene.DIFFUSE * toy_scene.LIGHT[2])
+def test_toy_is_lit_with_a_white_highlight_and_the_ball_s_shadow():
+    slab, ball, up, albedo = *SOLIDS[:2], np.array([[0], [0], [1.0]]), np.array([[0.1], [0.2], [0.3]])
+    light, top = toy_scene.LIGHT[:, 0], slab.height + slab.half
+    point = np.array([[4.5 * slab.cell], [-4.5 * slab.cell], [top]])  # out of every shadow
+    matt = albedo * (toy_scene.AMBIENT + toy_scene.DIFFUSE * light[2])
     mirrored = toy_scene.LIGHT * [[-1], [-1], [1]]
     seen, elsewhere = (toy_scene.shade(point, up, albedo, towards) - matt for towards in (mirrored, -mirrored + 2 * up))
     assert seen == pytest.approx(toy_scene.SPECULAR) and elsewhere == pytest.approx(0, abs=0.01)
-
-
-def test_toy_ball_casts_a_shadow():
-    slab, ball = SOLIDS[:2]
-    light = toy_scene.LIGHT[:, 0]
-    point = np.array(ball.center) - light * (ball.center[2] - slab.height - slab.half) / light[2]  # below its middle
-    albedo = np.array([[0.2], [0.5], [0.9]])
-    shade = toy_scene.shade(point[:, None], np.array([[0], [0], [1]]), albedo, toy_scene.LIGHT)
-    assert np.allclose(shade, toy_scene.AMBIENT * albedo)
+    below = np.array(ball.center) - light * (ball.center[2] - top) / light[2]
+    assert np.allclose(toy_scene.shade(below[:, None], up, albedo, toy_scene.LIGHT), toy_scene.AMBIENT * albedo)
 
 
 def test_toy_alpha_is_transparent_around_opaque_within_and_smooth_between(toy):
