@@ -123,8 +123,9 @@ def rendered_by_definition(field, origins, directions, ratio):
             torch.stack(of_samples), torch.tensor(rays)), dropped
 
 
-@pytest.mark.parametrize("mode, bg_color", [(None, 1.0), ("relu", 0.0), ("relu+fr", 0.4)])
-def test_rendering_and_its_gradient_follow_the_definition(mode, bg_color):
+@pytest.mark.parametrize("mode, bg_color, threads", [(None, 1.0, 3), ("relu", 0.0, 1), ("relu+fr", 0.4, 3)])
+def test_rendering_and_its_gradient_follow_the_definition(mode, bg_color, threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     field = small_field(mode, bg_color=bg_color).double()
     origins, directions = some_rays(40, torch.float64)
     rendering = field(origins, directions)

@@ -5,28 +5,19 @@ import math
 
 import pytest
 import torch
+from conftest import camera_at
 
 from models.nerf.rays import pixel_rays
 from models.nerf.voxel_grid import (
-    Corners,
     MaskGrid,
     VoxelGrid,
     count_views,
-    grid_coordinates,
     grid_points,
     grid_shape,
-    interpolate,
 )
 
 LOWER, UPPER = torch.tensor([-1, -0.5, 2]).double(), torch.tensor([1, 0.7, 5]).double()
 SHAPE = (4, 6, 3)
-
-
-@pytest.fixture(autouse=True)
-def threads_as_they_were():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
 
 
 def random_points(count, margin=0.0):
@@ -67,45 +58,6 @@ def test_a_linear_field_is_interpolated_exactly_and_beyond_the_box_as_on_its_fac
     assert torch.allclose(grid(points), points.clamp(LOWER, UPPER) @ slope + 1)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_interpolation_and_its_gradient_follow_the_definition(sparse, threads):
-    """Of two grids at once, the features of the first looked up before."""
-    torch.set_num_threads(threads)
-    grids = [VoxelGrid(channels, SHAPE, LOWER, UPPER) for channels in (1, 3)]
-    assert not any(grid.values.any() for grid in grids)
-    points = torch.cat([random_points(60), LOWER[None], UPPER[None], (LOWER + UPPER)[None] / 2])
-    corners = Corners.around(grid_coordinates(points, LOWER, UPPER), SHAPE)
-    for grid in grids:
-        torch.nn.init.normal_(grid.values)
-    found = interpolate(grids, corners, [grids[0].look_up(corners), None], sparse)
-    for grid, features in zip(grids, found):
-        expected, scale = torch.zeros_like(features), torch.randn_like(features)
-        gradient = torch.zeros_like(grid.values)
-        for i, point in enumerate(points):
-            for node, weight in corners_by_definition(point.tolist(), SHAPE):
-                if all(0 <= n < size for n, size in zip(node, SHAPE)):
-                    expected[i] += weight * grid.values.detach()[node]
-                    gradient[node] += weight * scale[i]
-        assert torch.allclose(features, expected)
-        (features * scale).sum().backward(retain_graph=True)
-        assert grid.values.grad.is_sparse == sparse
-        assert torch.allclose(grid.values.grad.to_dense(), gradient)
-        if sparse:  # each node once, in order, and those alone that have a point near
-            place = torch.tensor(SHAPE[1:]).prod() * grid.values.grad._indices()[0] + SHAPE[2] * (
-                grid.values.grad._indices()[1]) + grid.values.grad._indices()[2]
-            assert torch.equal(place, corners.nodes.unique().long())
-
-
-def test_no_points_have_no_features_and_no_gradient():
-    grid, corners = VoxelGrid(2, SHAPE, LOWER, UPPER), Corners.around(torch.zeros(3, 0).double(), SHAPE)
-    for sparse in (False, True):
-        nothing, = interpolate([grid], corners, sparse=sparse)
-        nothing.sum().backward()
-        assert nothing.shape == (0, 2) and not grid.values.grad.to_dense().any()
-        grid.values.grad = None
-
-
 def test_a_mask_is_looked_up_at_the_nearest_node():
     torch.manual_seed(1)
     mask = torch.rand(SHAPE) < 0.5
@@ -142,21 +94,10 @@ def views_by_definition(poses, intrinsics, height, width, near, step, shape, str
     return seen
 
 
-@pytest.fixture(scope="module")
-def cameras():
-    """Four cameras that look at the box from outside, (4, 3, 4); the first sees but a part of it."""
-    middle, poses = (LOWER + UPPER) / 2, []
-    for position, right in (((0.1, -6, 4), (1, 0.1, 0)), ((6, 0.2, 3), (0, 1, 0.2)), ((-5, 0.3, 7), (0.1, -1, 0)),
-                            ((0.3, 4, 1), (-1, 0, 0.3))):
-        back = torch.nn.functional.normalize(torch.tensor(position).double() - middle, dim=0)
-        right = torch.tensor(right).double()
-        right = torch.nn.functional.normalize(right - right @ back * back, dim=0)
-        poses.append(torch.stack([right, torch.linalg.cross(back, right), back, middle + back * 6], dim=1))
-    poses[0][:, 3] -= 5 * poses[0][:, 2]  # so near that `near` cuts into the box
-    return torch.stack(poses)
-
-
-def test_view_counts_follow_the_definition(cameras):
+def test_view_counts_follow_the_definition():
+    middle = ((LOWER + UPPER) / 2).tolist()
+    cameras = torch.stack([camera_at(position, middle) for position in ((1, -3, 6), (7, 1, 5), (-6, 2, 7), (1, 6, 2))])
+    cameras[0, :, 3] -= 3.5 * cameras[0, :, 2]  # so near that it sees but a part of the box, and `near` cuts into it
     # The last is a wide angle, at which directions are longer than 1.
     for stride, camera in ((1, (45, 45, 3.5, 4.5)), (2, (60, 50, 3.0, 5.0)), (1, (6, 6, 3.5, 4.5))):
         arguments = {"intrinsics": torch.tensor([camera] * 4), "height": 9, "width": 7, "near": 0.8, "step": 0.15,
