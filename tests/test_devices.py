@@ -18,27 +18,23 @@ from harness import nerf_views, training
 from models.nerf import voxel_grid
 
 CPU = torch.device("cpu")
-# Imported before the fixture below replaces PyTorch's Adam, which is a default of theirs.
-FIT_1D, FIT_2D = map(import_module, ("1d_function_fitting", "2d_image_fitting"))
+FIT_1D, FIT_2D, FIT_3D = map(import_module, ("1d_function_fitting", "2d_image_fitting", "3D_occupance"))
 
 
 @pytest.fixture(autouse=True)
 def pretended(monkeypatch):
     """The pretended device is there, and what PyTorch itself does not take its name for takes it."""
-    tensor = torch.tensor
+    tensor, init = torch.tensor, torch.optim.Adam.__init__
 
     class Generator(torch.Generator):
         def __new__(cls, device=None):
             return super().__new__(cls)
 
-    class Adam(torch.optim.Adam):
-        def __init__(self, params, fused=None, **options):
-            super().__init__(params, **options)
-
     monkeypatch.setattr(torch, "tensor", lambda data, dtype=None, device=None, **options:
                         tensor(data, dtype=dtype, **options).to(device or CPU))
     monkeypatch.setattr(torch, "Generator", Generator)
-    monkeypatch.setattr(torch.optim, "Adam", Adam)
+    monkeypatch.setattr(torch.optim.Adam, "__init__", lambda adam, params, fused=None, **options:
+                        init(adam, params, **options))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
     monkeypatch.setattr(training, "choose_device", lambda _: DEVICE)
     with PretendedDevice():
@@ -52,7 +48,7 @@ def options(tmp_path, *more):
 def test_1d_with_its_kernel(tmp_path):
     args = FIT_1D.parse(options(tmp_path, "--modes", "relu+fr", "--steps", "10"))
     run, = FIT_1D.plan(args)
-    FIT_1D.train(run, args, optimizer_class=torch.optim.Adam)
+    FIT_1D.train(run, args)
     outputs = run.arrays()["outputs"]
     assert np.isfinite(outputs).all() and not np.array_equal(outputs[0], outputs[-1])
 
@@ -62,17 +58,16 @@ def test_2d(tmp_path, mode, batch):
     args = FIT_2D.parse(options(tmp_path, "--modes", mode, "--steps", "20", "--chunk", "90", *batch))
     image = np.linspace(0, 1, 13 * 12 * 3, dtype=np.float32).reshape(13, 12, 3)
     run, = FIT_2D.plan(args, {"a": image})
-    FIT_2D.train(run, image, args, optimizer_class=torch.optim.Adam)
+    FIT_2D.train(run, image, args)
     psnr = run.arrays()["psnr"]
     assert np.isfinite(psnr).all() and psnr[-1] > psnr[0]
 
 
 def test_3d(tmp_path):
-    script = import_module("3D_occupance")
-    args = script.parse(options(tmp_path, "--modes", "relu+pe+fr", "--epochs", "2"))
+    args = FIT_3D.parse(options(tmp_path, "--modes", "relu+pe+fr", "--epochs", "2"))
     volume = ball(4, side=10)
-    run, = script.plan(args, {"a": (volume, script.QUICK)})
-    script.train(run, volume, args)
+    run, = FIT_3D.plan(args, {"a": (volume, FIT_3D.QUICK)})
+    FIT_3D.train(run, volume, args)
     assert np.isfinite(run.arrays()["iou"]).all()
 
 
