@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from models import MODES, FourierReparamLinear, build_inr, fold, reparameterize
+from models import MODES, FourierReparamLinear, PositionalEncoding, build_inr, fold, reparameterize
 
 SETTINGS = {"out_features": 3, "hidden_features": 32, "hidden_layers": 2, "low_freq_num": 6, "high_freq_num": 6,
             "phase_num": 4, "alpha": 0.05, "first_omega": 20.0, "hidden_omega": 10.0}
@@ -26,14 +26,6 @@ def network(mode, in_features=2, **settings):
     return build_inr(mode, in_features=in_features, **{**SETTINGS, **settings})
 
 
-def encoded(x, frequencies):
-    parts = [x]
-    for i in range(frequencies):
-        for c in range(x.shape[1]):
-            parts += [torch.sin(2**i * math.pi * x[:, c:c + 1]), torch.cos(2**i * math.pi * x[:, c:c + 1])]
-    return torch.cat(parts, dim=1)
-
-
 class Plain:
     """The network of experiments in plain tensors: W = Λ B by the full product, layer after layer."""
 
@@ -46,7 +38,7 @@ class Plain:
 
     def __call__(self, x):
         if "+pe" in self.mode:
-            x = encoded(x, 10 if x.shape[1] == 3 else 6)
+            x = PositionalEncoding(x.shape[1], 10 if x.shape[1] == 3 else 6)(x)
         for i, basis in enumerate(self.bases):
             weight, bias = self.parameters[2 * i:2 * i + 2]
             x = x @ (weight if basis is None else weight @ basis).T + bias
@@ -173,8 +165,7 @@ def test_reparameterize_replaces_hidden_layers_of_any_model_and_fold_gives_them_
 
 @pytest.mark.parametrize("mode", ["relu+fr", "sin+fr"])
 def test_a_trace_takes_the_state_dict_for_tensors_as_the_old_onnx_exporter_and_flop_counters_do(mode):
-    model = build_inr(mode, in_features=2, out_features=1, hidden_features=16, hidden_layers=2, low_freq_num=8,
-                      high_freq_num=8, phase_num=4, alpha=0.05)
+    model = network(mode)
     assert len(torch.jit._trace._unique_state_dict(model, keep_vars=True)) == len(model.state_dict())
     points = torch.rand(5, 2)
     torch.testing.assert_close(torch.jit.trace(model, torch.rand(3, 2))(points), model(points))

@@ -285,12 +285,9 @@ def test_what_does_more_than_a_linear_layer_is_not_folded(change, obstacle):
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-12), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
 def test_other_dtypes_have_the_basis_of_their_own_precision(dtype, tolerance):
-    layer = layer_of(SETTINGS[0]).to(dtype)
-    expected = basis_by_definition(**SETTINGS[0])
-    assert layer.basis.dtype == dtype
+    layer, expected = layer_of(SETTINGS[0]).to(dtype), basis_by_definition(**SETTINGS[0])
     assert (layer.basis.double() - expected).abs().max() < tolerance * SETTINGS[0]["alpha"]
-    assert layer(torch.randn(2, 7, dtype=dtype)).dtype == dtype
-    assert layer.fold().weight.dtype == dtype
+    assert layer.basis.dtype == layer.fold().weight.dtype == layer(torch.randn(2, 7, dtype=dtype)).dtype == dtype
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -1,7 +1,6 @@
 """The scripts of the two radiance fields as a user runs them, at a size at which a run takes seconds."""
 
 import contextlib
-import copy
 import functools
 import io
 import json
@@ -24,7 +23,7 @@ from conftest import (
     stem,
     toy_options,
 )
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import dvgo
 import InstantNGP
@@ -152,7 +151,7 @@ def test_a_black_background_is_trained_on_and_shown(script, call, tmp_path):
 
 
 @pytest.mark.parametrize("script, arguments, said", [
-    (dvgo, "--tv-density 0", "--tv-density"), (dvgo, "--tv-features x", "--tv-features"),
+    (dvgo, "--batch x", "--batch"),
     (InstantNGP, "--chunk 0", "--chunk"), (InstantNGP, "--batch 0", "--batch"),
     (InstantNGP, "--epochs 1 --modes relu --lr 1e30", "smaller --lr")])
 def test_bad_input_gets_one_line_and_status_2(script, arguments, said, refused, tmp_path):
@@ -200,23 +199,6 @@ def test_a_coarse_field_with_nothing_in_it_is_reported(refused, monkeypatch, tmp
 
 def test_dvgo_s_mask_is_renewed_in_the_middle_of_each_interval():
     assert [step + 1 for step in range(100) if dvgo.mask_renewal_due(step, {"renew_every": 40})] == [20, 60, 100]
-
-
-def test_dvgo_s_total_variation_is_weighted_by_the_grid_and_the_batch(toy_rays, monkeypatch):
-    corner, added = torch.tensor([1.5, 1, 0.5]), []
-    field = DVGOField(-corner, corner, 750, final_voxels=750, alpha_init=1e-2, threshold=1e-4, near=0.0,
-                      mode="relu", hidden_features=16)
-    before = copy.deepcopy(field)
-    monkeypatch.setattr(dvgo, "add_total_variation_", lambda values, weight: added.append(
-        (values, values.grad.is_sparse, values.equal(before.features.values), weight)))
-    optimizer = torch.optim.SGD(field.parameters(), lr=1.0)
-    dvgo.training_step(field, optimizer, ExponentialLR(optimizer, 0.5), toy_rays, torch.arange(64) * 233,
-                       {"entropy_weight": 0.0, "per_sample_weight": 0.0, "tv_density": 0.0, "tv_features": 5.0},
-                       contextlib.nullcontext())
-    (values, *state, weight), = added
-    assert values is field.features.values and values.shape == (15, 10, 5, 12) and state == [True, True]
-    assert weight == pytest.approx(5 / 64 * 15 / 128 / 6)
-    assert optimizer.param_groups[0]["lr"] == 0.5 and not values.equal(before.features.values)
 
 
 @functools.cache

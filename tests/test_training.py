@@ -131,9 +131,8 @@ def test_a_seed_has_its_random_numbers_and_precision_its_context():
 
 @pytest.mark.parametrize("mode", ["relu", "sin+fr"])
 def test_the_hidden_layers_weights_have_a_rate_of_their_own(mode):
-    fr = {"low_freq_num": 2, "high_freq_num": 2, "phase_num": 2, "alpha": 0.1} if "+fr" in mode else {}
-    sine = {"first_omega": 30.0, "hidden_omega": 30.0} if "sin" in mode else {}
-    model = build_inr(mode, in_features=2, out_features=1, hidden_features=8, hidden_layers=2, **fr, **sine)
+    model = build_inr(mode, in_features=2, out_features=1, hidden_features=8, hidden_layers=2, low_freq_num=2,
+                      high_freq_num=2, phase_num=2, alpha=0.1)
     group, = training.parameter_groups(model, 0.1)
     assert len(group["params"]) == len(list(model.parameters())) and group["lr"] == 0.1
     whole = torch.nn.Sequential(torch.nn.Linear(8, 8), model)
@@ -143,7 +142,7 @@ def test_the_hidden_layers_weights_have_a_rate_of_their_own(mode):
         hidden = [name for name, parameter in model.named_parameters()
                   if any(parameter is other for other in groups[1]["params"])]
         assert len(hidden) == len(groups[1]["params"]) == 2
-        assert all(name.endswith("coefficients" if fr else "weight") for name in hidden)
+        assert all(name.endswith("coefficients" if "+fr" in mode else "weight") for name in hidden)
         assert sum(len(group["params"]) for group in groups) == len(list(of.parameters()))
 
 
