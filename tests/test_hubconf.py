@@ -5,14 +5,13 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 import torch
+from conftest import ROOT
 
 from models import FourierReparamLinear, build_inr
 
-ROOT = Path(__file__).resolve().parents[1]
 FR = {"low_freq_num": 3, "high_freq_num": 2, "phase_num": 4, "alpha": 0.05}
 SIZES = {"in_features": 2, "out_features": 1, "hidden_features": 8, "hidden_layers": 2}
 PROGRAM = f"""

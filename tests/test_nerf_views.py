@@ -11,7 +11,6 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
-from conftest import folders
 
 from data.errors import UserError
 from data.scenes import Scene, Views
@@ -115,25 +114,6 @@ def test_defaults_follow_the_scene_and_the_size(name, arguments, downscale, fram
     for run in script.plan(args, loaded):
         assert (run.config["downscale"], run.config["background"]) == (downscale, background)
         assert nerf_views.bg_color(run.config) == (background == "white")
-
-
-@pytest.mark.parametrize("arguments, said", [
-    ("--scene nowhere", "nowhere is not there; --scene takes toy, lego"),
-    ("--scene lego --data {path}", "--scene toy"),
-    ("--scene {path}/broken", "transforms_train.json cannot be read as JSON"),
-    ("--scene toy --downscale 16", "8 × 8 pixels; at least 11"), ("--downscale 0", "--downscale"),
-    ("--downscale 1.5", "--downscale"), ("--frames 1.5", "--frames"),
-    ("--medium --quick", "not allowed with argument --medium"),
-    ("--modes sin", "'sin'"), ("--modes relu+fr,alpha=x", "'x'"), ("--frames -1", "--frames"),
-    ("--background gray", "--background"), ("--scene toy --downscale 8 --precision tf32", "tf32"),
-    ("--scene toy --downscale 8 --render-only", "relu-seed0.json is not there; run without --render-only first"),
-])
-@pytest.mark.parametrize("name", ["dvgo.py", "InstantNGP.py"])
-def test_bad_input_gets_one_line_and_status_2(name, arguments, said, refused, tmp_path):
-    (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / "transforms_train.json").write_text('{"camera_angle_x": 0.7,')
-    assert said in refused(name, *folders(tmp_path), *arguments.format(path=tmp_path).split())
-    assert not (tmp_path / "results").exists()
 
 
 @pytest.mark.parametrize("name, fits", [("é" * 125 + "a", True), ("é" * 126, False)])

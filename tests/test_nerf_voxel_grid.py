@@ -25,12 +25,9 @@ def random_points(count, margin=0.0):
     return LOWER - margin + torch.rand(count, 3).double() * (UPPER - LOWER + 2 * margin)
 
 
-def corners_by_definition(point, shape):
-    """The nodes around a point, those beyond the grid included, and their trilinear weights."""
-    where = [(p - a) / (b - a) * (n - 1) for p, a, b, n in zip(point, LOWER.tolist(), UPPER.tolist(), shape)]
-    for offsets in itertools.product((0, 1), repeat=3):
-        node = tuple(math.floor(w) + offset for w, offset in zip(where, offsets))
-        yield node, math.prod(1 - abs(w - n) for w, n in zip(where, node))
+def in_nodes(points, shape):
+    """Where points (..., 3) are, counted in nodes of the grid along each axis."""
+    return (points - LOWER) / (UPPER - LOWER) * (torch.tensor(shape) - 1)
 
 
 def test_shape_of_a_grid():
@@ -60,37 +57,30 @@ def test_a_linear_field_is_interpolated_exactly_and_beyond_the_box_as_on_its_fac
 
 def test_a_mask_is_looked_up_at_the_nearest_node():
     torch.manual_seed(1)
-    mask = torch.rand(SHAPE) < 0.5
-    grid = MaskGrid(mask, LOWER, UPPER)
-    points = random_points(300, margin=0.6)
-    expected = []
-    for point in points:
-        node = [math.floor((p - a) / (b - a) * (n - 1) + 0.5) for p, a, b, n in zip(point, LOWER, UPPER, SHAPE)]
-        expected.append(all(0 <= n < size for n, size in zip(node, SHAPE)) and mask[tuple(node)].item())
+    grid, points = MaskGrid(torch.rand(SHAPE) < 0.5, LOWER, UPPER), random_points(300, margin=0.6)
+    nodes = [tuple(map(math.floor, node)) for node in (in_nodes(points, SHAPE) + 0.5).tolist()]
+    expected = [all(0 <= n < size for n, size in zip(node, SHAPE)) and grid.mask[node].item() for node in nodes]
     assert grid(points).tolist() == expected and 20 < sum(expected) < 200
-    assert torch.equal(grid(grid_points(SHAPE, LOWER, UPPER).flatten(0, 2)), mask.flatten())
-    assert grid(points[:0]).shape == (0,)
-    assert set(grid.state_dict()) == {"mask", "lower", "upper"}
+    assert torch.equal(grid(grid_points(SHAPE, LOWER, UPPER).flatten(0, 2)), grid.mask.flatten())
+    assert grid(points[:0]).shape == (0,) and set(grid.state_dict()) == {"mask", "lower", "upper"}
 
 
 def views_by_definition(poses, intrinsics, height, width, near, step, shape, stride):
     """Splat every sample of a fixed number of steps, enough to cross the box, also those outside."""
     seen = torch.zeros(shape, dtype=torch.long)
+    pixels = torch.cartesian_prod(torch.arange(0, height, stride), torch.arange(0, width, stride)).T
     for view in range(len(poses)):
-        weights = dict.fromkeys(itertools.product(*map(range, shape)), 0.0)
-        for row, column in itertools.product(range(0, height, stride), range(0, width, stride)):
-            origin, direction = (x[0].tolist() for x in pixel_rays(
-                poses, intrinsics, torch.tensor([view]), torch.tensor([row]), torch.tensor([column])))
-            t_min = max(near, *(min((a - o) / d, (b - o) / d)
-                                for a, b, o, d in zip(LOWER.tolist(), UPPER.tolist(), origin, direction)))
-            length = math.hypot(*direction)
-            for k in range(40):
-                point = [o + d * (t_min + k * step / length) for o, d in zip(origin, direction)]
-                for node, weight in corners_by_definition(point, shape):
-                    if node in weights:
-                        weights[node] += weight
-        for node, weight in weights.items():
-            seen[node] += weight > 1 / stride**2
+        origins, directions = pixel_rays(poses, intrinsics, torch.full_like(pixels[0], view), *pixels)
+        faces = torch.stack([(face - origins) / directions for face in (LOWER, UPPER)])
+        enter, total = faces.amin(0).amax(1).clamp(min=near), torch.zeros(shape).double()
+        t = enter[:, None] + torch.arange(40) * step / directions.norm(dim=1)[:, None]
+        where = in_nodes(origins[:, None] + t[..., None] * directions[:, None], shape)
+        for corner in itertools.product((0, 1), repeat=3):
+            node = where.floor() + torch.tensor(corner)
+            inside = ((node >= 0) & (node < torch.tensor(shape))).all(-1)
+            weight = (1 - (where - node).abs()).prod(-1)
+            total.index_put_(tuple(node[inside].long().T), weight[inside], accumulate=True)
+        seen += total > 1 / stride**2
     return seen
 
 

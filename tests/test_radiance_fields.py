@@ -18,6 +18,7 @@ from conftest import (
     before_each_step,
     beside,
     ended_at_checkpoint,
+    folders,
     record,
     run_main,
     stem,
@@ -150,26 +151,29 @@ def test_a_black_background_is_trained_on_and_shown(script, call, tmp_path):
     assert arrays["mse"][-10:].mean() == pytest.approx(error, rel=0.5)
 
 
-@pytest.mark.parametrize("script, arguments, said", [
-    (dvgo, "--batch x", "--batch"),
-    (InstantNGP, "--chunk 0", "--chunk"), (InstantNGP, "--batch 0", "--batch"),
-    (InstantNGP, "--epochs 1 --modes relu --lr 1e30", "smaller --lr")])
+@pytest.mark.parametrize("script, arguments, said", [*((script, *row) for script in SCRIPTS for row in (
+    ("--scene nowhere", "nowhere is not there; --scene takes toy, lego"),
+    ("--scene lego --data {path}", "--scene toy"),
+    ("--scene {path}/broken", "transforms_train.json cannot be read as JSON"),
+    ("--scene toy --downscale 16", "8 × 8 pixels; at least 11"), ("--downscale 0", "--downscale"),
+    ("--downscale 1.5", "--downscale"), ("--frames 1.5", "--frames"), ("--batch 0", "--batch"),
+    ("--medium --quick", "not allowed with argument --medium"),
+    ("--modes sin", "'sin'"), ("--modes relu+fr,alpha=x", "'x'"), ("--frames -1", "--frames"),
+    ("--background gray", "--background"), ("--scene toy --downscale 8 --precision tf32", "tf32"),
+    ("--scene toy --downscale 8 --render-only", "relu-seed0.json is not there; run without --render-only first"),
+)), (InstantNGP, "--chunk 0", "--chunk"), (InstantNGP, "--quick --epochs 1 --modes relu --lr 1e30", "smaller --lr")])
 def test_bad_input_gets_one_line_and_status_2(script, arguments, said, refused, tmp_path):
-    assert said in refused(f"{script.__name__}.py", *toy_options(tmp_path, *arguments.split()))
-    assert not list(tmp_path.rglob("*.json"))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "transforms_train.json").write_text('{"camera_angle_x": 0.7,')
+    assert said in refused(f"{script.__name__}.py", *folders(tmp_path), *arguments.format(path=tmp_path).split())
+    assert not list(tmp_path.rglob("results/**/*.json"))
 
 
 @of_dvgo
-def test_both_modes_of_dvgo_go_on_from_one_coarse_field(finished):
-    assert [line.split(":")[0] for line in finished.stdout.splitlines() if " seed 0:" in line] == [
-        "dvgo toy coarse seed 0", "dvgo toy relu seed 0", "dvgo toy relu+fr seed 0"]
-    boxes = [torch.load(finished.folder / f"{mode}-seed0.pt", weights_only=True) for mode in COLOR_MODES]
-    assert torch.equal(boxes[0]["lower"], boxes[1]["lower"]) and torch.equal(boxes[0]["upper"], boxes[1]["upper"])
-
-
-@of_dvgo
-def test_dvgo_s_optimizer_and_shift_begin_anew_with_each_scaling(finished):
+def test_dvgo_s_modes_go_on_from_one_coarse_field_and_optimizer_and_shift_begin_anew_with_each_scaling(finished):
     coarse, *fine = finished.optimizers
+    boxes = [torch.load(finished.folder / f"{mode}-seed0.pt", weights_only=True) for mode in COLOR_MODES]
+    assert all(boxes[0][corner].equal(boxes[1][corner]) for corner in ("lower", "upper"))
     assert len(fine) == 2 * (1 + len(SCALE_AT))
     factor = coarse.param_groups[0]["lr_factor"]
     assert factor.shape == coarse.param_groups[0]["params"][0].shape and factor.max() == 1 and factor.min() < 1
@@ -184,10 +188,9 @@ def test_dvgo_s_optimizer_and_shift_begin_anew_with_each_scaling(finished):
         assert all(optimizer.state[values]["step"] == steps for values in (density, features))
         for group, lr in ((grids, 0.4), *((group, 1e-3) for group in color)):
             assert group["lr"] == pytest.approx(lr * 0.1 ** (steps / 60))
-    saved = torch.load(finished.folder / "relu+fr-seed0.pt", weights_only=True)
-    field = DVGOField(saved["lower"], saved["upper"], 8, final_voxels=VOXELS, alpha_init=0.5, threshold=0.1, near=0.0,
-                      mode="relu")
-    field.load_state_dict(saved["field"])
+    field = DVGOField(boxes[1]["lower"], boxes[1]["upper"], 8, final_voxels=VOXELS, alpha_init=0.5, threshold=0.1,
+                      near=0.0, mode="relu")
+    field.load_state_dict(boxes[1]["field"])
     assert field.act_shift == pytest.approx(math.log(1 / 0.99 - 1) - len(SCALE_AT))
 
 
