@@ -14,7 +14,7 @@ from models.nerf.hash_grid import HashGrid
 from models.nerf.instant_ngp import InstantNGPField
 from models.nerf.occupancy_grid import OccupancyGrid
 
-FR = {"low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
+FR: dict = {"low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
 layer = partial(FourierReparamLinear, in_features=7, out_features=6, **FR)
 inr = partial(build_inr, in_features=2, out_features=3, hidden_features=16, hidden_layers=2)
 dvgo = partial(DVGOField, torch.zeros(3), torch.ones(3), 8, final_voxels=8, alpha_init=1e-2, threshold=1e-4, near=2.0,

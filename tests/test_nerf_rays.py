@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.nerf.rays import RayDataset, box_intersection
+from models.nerf.rays import RayDataset, box_intersection, uniform_samples
 
 
 def test_box_intersection():
@@ -18,6 +18,13 @@ def test_box_intersection():
         t_min, t_max = box_intersection(origins, directions, lower, upper, near, far=far)
         assert t_min[:4].tolist() == pytest.approx(starts) and t_max[:4].tolist() == pytest.approx(ends)
         assert (t_max[4:] <= t_min[4:]).all()  # beside it, behind, beside it and parallel; the fourth is within a face
+
+
+def test_samples_are_a_step_apart_and_before_the_end():
+    t_min, t_max = torch.tensor([0.5, 2, 1, 3, 0]), torch.tensor([1.5, 2, 0, 3.1, 0.75])
+    t, ray_index, step_index = uniform_samples(t_min, t_max, torch.tensor([0.3, 0.1, 0.1, 0.2, 0.25]))
+    assert ray_index.tolist() == [0, 0, 0, 0, 3, 4, 4, 4] and step_index.tolist() == [0, 1, 2, 3, 0, 0, 1, 2]
+    assert t.tolist() == pytest.approx([0.5, 0.8, 1.1, 1.4, 3, 0, 0.25, 0.5])
 
 
 @pytest.mark.parametrize("bg_color", [1.0, 0.0])

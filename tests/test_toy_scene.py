@@ -80,7 +80,7 @@ def test_toy_surfaces_face_outwards():
 
 
 def test_toy_is_lit_with_a_white_highlight_and_the_ball_s_shadow():
-    slab, ball, up, albedo = *SOLIDS[:2], np.array([[0], [0], [1.0]]), np.array([[0.1], [0.2], [0.3]])
+    (slab, ball), up, albedo = SOLIDS[:2], np.array([[0], [0], [1.0]]), np.array([[0.1], [0.2], [0.3]])
     light, top = toy_scene.LIGHT[:, 0], slab.height + slab.half
     point = np.array([[4.5 * slab.cell], [-4.5 * slab.cell], [top]])  # out of every shadow
     matt = albedo * (toy_scene.AMBIENT + toy_scene.DIFFUSE * light[2])
