@@ -100,26 +100,16 @@ def test_both_stages_of_dvgo(scene, tmp_path, monkeypatch):
     assert np.isfinite(arrays["mse"]).all() and arrays["mse"].all() and arrays["images"].any()
 
 
-@pytest.fixture
-def instant_ngp(scene, tmp_path):
-    """A run of a small field on the pretended device, its scene and options."""
-    scene = InstantNGP.normalize_poses(scene)
+def test_instant_ngp_and_a_buffer_left_on_the_cpu_is_found(scene, tmp_path, monkeypatch):
+    scene, make = InstantNGP.normalize_poses(scene), InstantNGP.make_field
     args = InstantNGP.parse(options(tmp_path, "--modes", "relu+fr", "--chunk", "40", "--frames", "0"))
     run, = InstantNGP.plan(args, scene)
     small = {"epochs": 2, "iterations": 2, "batch": 64, "warm_up": 1, "update_every": 1,
              "field": {"levels": 4, "log2_size": 10, "finest": 32, "resolution": 8, "steps": 32}}
-    return replace(run, config={**run.config, **small}), scene, args
-
-
-def test_instant_ngp(instant_ngp):
-    run, scene, args = instant_ngp
+    run = replace(run, config={**run.config, **small})
     InstantNGP.train(run, scene, args)  # looks at all cells of the occupancy grid, then at some
     arrays = run.arrays(images=(*scene.test.images.shape[:3], 3))
     assert np.isfinite(arrays["mse"]).all() and arrays["mse"].all() and arrays["images"].any()
-
-
-def test_a_buffer_left_on_the_cpu_is_found(instant_ngp, monkeypatch):
-    make = InstantNGP.make_field
 
     def forgetful(*words):
         field = make(*words)
@@ -128,4 +118,4 @@ def test_a_buffer_left_on_the_cpu_is_found(instant_ngp, monkeypatch):
 
     monkeypatch.setattr(InstantNGP, "make_field", forgetful)
     with pytest.raises(RuntimeError, match="mixed devices"):
-        InstantNGP.train(*instant_ngp)
+        InstantNGP.train(run, scene, args)
