@@ -127,6 +127,16 @@ def camera_at(position, target):
     return torch.stack([right, torch.linalg.cross(back, right), back, position], dim=1)
 
 
+def some_rays(count, dtype=torch.float32, half_extent=0.5):
+    """Rays of different lengths from outside and inside; some miss the cube [−h, h]³ and some run along the axes."""
+    torch.manual_seed(1)
+    origins = torch.randn(count, 3, dtype=dtype)
+    directions = (0.8 * (torch.rand(count, 3, dtype=dtype) - 0.5) - origins) * (0.5 + torch.rand(count, 1, dtype=dtype))
+    origins[:6] = torch.tensor([[-1, 0.1, 0.2], [0.1, 0.2, 3], [0, 0.1, 0.2], [0.3, -0.2, -0.1], [2, 0, 0], [0, 0, -1]])
+    directions[:6] = torch.tensor([[1, 0, 0], [0, 0, -0.7], [0, 1, 0], [1, 1, -1], [0, 1, 0], [1e-20, 0, -1]])
+    return origins * 2 * half_extent, directions * 2 * half_extent
+
+
 def run_script(name, *arguments, **options):
     """Run a script of the project as a user does; returns the finished process with its output as text."""
     return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,

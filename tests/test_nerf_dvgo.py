@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import camera_at, copied_to_a_gpu
+from conftest import camera_at, copied_to_a_gpu, some_rays
 
 from models import FourierReparamLinear
 from models.nerf.dvgo import (
@@ -22,7 +22,7 @@ from models.nerf.volume_rendering import Rendering, render_image
 from models.nerf.voxel_grid import MaskGrid, grid_points
 
 LOWER, UPPER = torch.tensor([-1, -0.7, -0.5]), torch.tensor([1, 0.8, 0.9])
-VOXELS, NEAR, THRESHOLD = 600, 0.8, 0.02
+VOXELS, NEAR, THRESHOLD = 600, 0.3, 0.02
 FR = {"low_freq_num": 3, "high_freq_num": 4, "phase_num": 5, "alpha": 0.05}
 
 
@@ -42,17 +42,6 @@ def small_field(mode=None, final_voxels=8 * VOXELS, **settings):
     for parameter in field.color.parameters() if mode else ():
         parameter.data += 0.1 * torch.randn_like(parameter)
     return field
-
-
-def some_rays(count, dtype=torch.float32):
-    """Rays of different lengths from outside and inside; some miss the box and some run along the axes."""
-    torch.manual_seed(1)
-    origins = 1.5 * torch.randn(count, 3, dtype=dtype)
-    directions = 2.4 * (torch.rand(count, 3, dtype=dtype) - 0.5) - origins
-    directions *= 0.2 + 0.6 * torch.rand(count, 1, dtype=dtype)
-    origins[:4] = torch.tensor([[-2, 0.1, 0.2], [0.1, 0.2, 2], [0.3, -0.2, -0.1], [2, 2, 0]])
-    directions[:4] = torch.tensor([[1, 0, 0], [0, 0, -0.7], [1, 1, -1], [0, 1, 0]])
-    return origins, directions
 
 
 def interpolated(values, point):
@@ -127,7 +116,7 @@ def rendered_by_definition(field, origins, directions, ratio):
 def test_rendering_and_its_gradient_follow_the_definition(mode, bg_color, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     field = small_field(mode, bg_color=bg_color).double()
-    origins, directions = some_rays(40, torch.float64)
+    origins, directions = some_rays(40, torch.float64, 0.8)
     rendering = field(origins, directions)
     expected, dropped = rendered_by_definition(field, origins, directions, ratio=2)
     counted = rendering.weights > 0
@@ -247,7 +236,7 @@ def test_sizes_at_the_paper_s_setting():
 
 
 def test_autocast_reaches_the_color_network_alone():
-    field, rays = small_field("relu+fr"), some_rays(50)
+    field, rays = small_field("relu+fr"), some_rays(50, torch.float32, 0.8)
     full = field(*rays)
     with torch.autocast("cpu", torch.bfloat16):
         low = field(*rays)
@@ -352,7 +341,7 @@ def test_the_objective_is_the_error_the_entropy_and_the_samples_own_errors():
 
 @pytest.mark.gpu
 def test_the_same_on_a_gpu():
-    field, rays = small_field("relu+fr").double(), some_rays(200, torch.float64)
+    field, rays = small_field("relu+fr").double(), some_rays(200, torch.float64, 0.8)
     on_gpu = copied_to_a_gpu(field, rays)
     for one in (field, on_gpu):
         one.renew_mask()

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import copied_to_a_gpu
+from conftest import copied_to_a_gpu, some_rays
 
 from models import FourierReparamLinear
 from models.nerf.instant_ngp import InstantNGPField, make_field, objective, truncated_exp
@@ -32,16 +32,6 @@ def small_field(mode="relu+fr", contrast=1.0, **settings):
     field.occupancy.occupied[:] = (x > 2) & (x < 15) & (y > 0) & (y < 12) & (z > 3) & (z < 15)
     field.occupancy.occupied &= torch.rand(16, 16, 16) < 0.7
     return field
-
-
-def some_rays(count, dtype=torch.float32, half_extent=0.5):
-    """Rays of different lengths from outside and inside; some miss the cube and some run along the axes."""
-    torch.manual_seed(1)
-    origins = torch.randn(count, 3, dtype=dtype)
-    directions = (0.8 * (torch.rand(count, 3, dtype=dtype) - 0.5) - origins) * (0.5 + torch.rand(count, 1, dtype=dtype))
-    origins[:6] = torch.tensor([[-1, 0.1, 0.2], [0.1, 0.2, 3], [0, 0.1, 0.2], [0.3, -0.2, -0.1], [2, 0, 0], [0, 0, -1]])
-    directions[:6] = torch.tensor([[1, 0, 0], [0, 0, -0.7], [0, 1, 0], [1, 1, -1], [0, 1, 0], [1e-20, 0, -1]])
-    return origins * 2 * half_extent, directions * 2 * half_extent
 
 
 def marched_by_definition(field, origins, directions, jitter, near):
