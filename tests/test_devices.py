@@ -45,30 +45,22 @@ def options(tmp_path, *more):
     return [*more, "--quick", "--device", "cpu", "--results", str(tmp_path), "--figures", str(tmp_path)]
 
 
-def test_1d_with_its_kernel(tmp_path):
-    args = FIT_1D.parse(options(tmp_path, "--modes", "relu+fr", "--steps", "10"))
-    run, = FIT_1D.plan(args)
-    FIT_1D.train(run, args)
-    outputs = run.arrays()["outputs"]
-    assert np.isfinite(outputs).all() and not np.array_equal(outputs[0], outputs[-1])
+IMAGE, VOLUME = np.linspace(0, 1, 13 * 12 * 3, dtype=np.float32).reshape(13, 12, 3), ball(4, side=10)
 
 
-@pytest.mark.parametrize("mode, batch", [("sin+fr", ()), ("relu+pe", ("--batch", "100"))])
-def test_2d(tmp_path, mode, batch):
-    args = FIT_2D.parse(options(tmp_path, "--modes", mode, "--steps", "20", "--chunk", "90", *batch))
-    image = np.linspace(0, 1, 13 * 12 * 3, dtype=np.float32).reshape(13, 12, 3)
-    run, = FIT_2D.plan(args, {"a": image})
-    FIT_2D.train(run, image, args)
-    psnr = run.arrays()["psnr"]
-    assert np.isfinite(psnr).all() and psnr[-1] > psnr[0]
-
-
-def test_3d(tmp_path):
-    args = FIT_3D.parse(options(tmp_path, "--modes", "relu+pe+fr", "--epochs", "2"))
-    volume = ball(4, side=10)
-    run, = FIT_3D.plan(args, {"a": (volume, FIT_3D.QUICK)})
-    FIT_3D.train(run, volume, args)
-    assert np.isfinite(run.arrays()["iou"]).all()
+@pytest.mark.parametrize("script, arguments, cases, data, measured", [
+    (FIT_1D, "--modes relu+fr --steps 10", (), (), "outputs"),
+    (FIT_2D, "--modes sin+fr --steps 20 --chunk 90", ({"a": IMAGE},), (IMAGE,), "psnr"),
+    (FIT_2D, "--modes relu+pe --steps 20 --chunk 90 --batch 100", ({"a": IMAGE},), (IMAGE,), "psnr"),
+    (FIT_3D, "--modes relu+pe+fr --epochs 2", ({"a": (VOLUME, FIT_3D.QUICK)},), (VOLUME,), "iou"),
+], ids=["1d", "2d", "2d in batches", "3d"])
+def test_coordinate_networks(script, arguments, cases, data, measured, tmp_path):
+    args = script.parse(options(tmp_path, *arguments.split()))
+    run, = script.plan(args, *cases)
+    script.train(run, *data, args)
+    values = run.arrays()[measured]
+    assert np.isfinite(values).all() and not np.array_equal(values[0], values[-1])
+    assert measured != "psnr" or values[-1] > values[0]
 
 
 @pytest.fixture

@@ -126,18 +126,15 @@ def test_visible_cells_against_a_projection_of_each():
     intrinsics = np.array([(40, 40, 18, 12), (50, 30, 14, 13), (40, 45, 20, 9)])
     poses = np.stack([camera_at(position, rng.normal(size=3) / 5).numpy()
                       for position in [(1.5, 0.2, 0.1), (-0.4, 1.0, 0.7), (0.1, 0.05, 0.3)]])
-    expected = np.zeros((resolution,) * 3, dtype=bool)
-    for index in np.ndindex(expected.shape):
-        world = (2 * np.array(index) / (resolution - 1) - 1) * (half_extent - half_extent / resolution)
-        depths = []
-        for pose, (fx, fy, cx, cy) in zip(poses, intrinsics):
-            x, y, z = pose[:, :3].T @ (world - pose[:, 3])
-            if z >= 0:
-                continue  # behind the camera
-            column, row = cx + fx * x / -z, cy - fy * y / -z
-            if 0 <= column < width and 0 <= row < height:
-                depths.append(-z)
-        expected[index] = bool(depths) and min(depths) >= near
+    indices = np.stack(np.meshgrid(*[np.arange(resolution)] * 3, indexing="ij"), axis=-1)
+    centers = (2 * indices / (resolution - 1) - 1) * (half_extent - half_extent / resolution)
+    depths = np.full((3, resolution, resolution, resolution), np.inf)
+    for depth, pose, (fx, fy, cx, cy) in zip(depths, poses, intrinsics):
+        x, y, z = np.moveaxis((centers - pose[:, 3]) @ pose[:, :3], -1, 0)
+        column, row = cx + fx * x / -z, cy - fy * y / -z
+        seen = (z < 0) & (0 <= column) & (column < width) & (0 <= row) & (row < height)
+        depth[seen] = -z[seen]
+    expected = np.isfinite(depths).any(0) & (depths.min(0) >= near)
     arguments = resolution, half_extent, torch.from_numpy(poses), torch.from_numpy(intrinsics), height, width
     seen = visible_cells(*arguments, near)
     assert np.array_equal(seen.numpy(), expected) and 50 < expected.sum() < 9**3 - 50
