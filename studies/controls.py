@@ -39,9 +39,10 @@ from harness.sweep import Job, sweep
 from models import FourierReparamLinear, build_inr, fold, reparameterize
 from models.fourier_reparam import SETTINGS
 from studies import step_size
-from studies.step_size import EXPERIMENTS, METRICS, Experiment, Network
+from studies.step_size import EXPERIMENTS, METRICS, Experiment
 
-COMPARED = {"1d": ("relu", "sin"), "2d": ("relu", "relu+pe")}  # backbones by experiment
+COMPARED = {name: EXPERIMENTS[name]._replace(backbones=backbones, seeds=(0,))
+            for name, backbones in (("1d", ("relu", "sin")), ("2d", ("relu", "relu+pe")))}
 
 
 class Project(nn.Module):
@@ -162,14 +163,6 @@ def with_random_basis(mode: str, *, in_row_space: bool, **network: Any) -> nn.Se
                            for layer in build_inr(mode, **network)))
 
 
-@functools.cache  # in 2D it takes a second
-def random_step_scale(in_row_space: bool, width: int, **basis: Any) -> float:
-    """κ of a random basis: of one, as others differ by parts in a thousand."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return step_scale_of(RandomBasisLinear(width, width, in_row_space=in_row_space, **basis).basis)
-
-
 class Control(NamedTuple):
     """A network between the two.
 
@@ -177,102 +170,99 @@ class Control(NamedTuple):
         label: what table and figure call it.
         with_fr: whether it is built in place of the network with FR.
         build: makes it from a mode and a network's settings.
-        scale: from a network's settings, how far its W moves in units of the hidden layers' learning rate.
+        own_step: of an experiment and a backbone, its step of W at the script's learning rate; 1 for the plain network.
         all_steps: whether it is trained at all steps of W that are compared.
     """
 
     label: str
     with_fr: bool
     build: Callable[..., nn.Sequential]
-    scale: Callable[[dict[str, Any]], float]
+    own_step: Callable[[Experiment, str], float]
     all_steps: bool
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
 
 
-def random_control(label: str, in_row_space: bool) -> Control:
-    """A control with a random basis."""
-    return Control(label, True, partial(with_random_basis, in_row_space=in_row_space),
-                   lambda network: random_step_scale(in_row_space, network["hidden_features"],
-                                                     **step_size.basis_of(network)), True)
-
-
-def of_adam(network: dict[str, Any]) -> float:
-    """How far Adam moves an ordinary W."""
+def plain_step(experiment: Experiment, backbone: str) -> float:
+    """Adam moves an ordinary W by its learning rate, which is the plain network's."""
     return 1.0
 
 
+def muon_step(experiment: Experiment, backbone: str) -> float:
+    """Muon moves a square W by its learning rate over the square root of its width."""
+    return step_size.network_of(experiment, f"{backbone}+fr")["hidden_features"] ** -0.5
+
+
+@functools.cache  # in 2D it takes a second
+def random_step(experiment: Experiment, backbone: str, in_row_space: bool) -> float:
+    """κ of a random basis: of one, as others differ by parts in a thousand."""
+    network = step_size.network_of(experiment, f"{backbone}+fr")
+    width = network["hidden_features"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return step_scale_of(RandomBasisLinear(width, width, in_row_space=in_row_space,
+                                               **step_size.basis_of(network)).basis)
+
+
 CONTROLS = {
-    "fr-start": Control("plain, FR's start", False, plain_with_fr_start, of_adam, False),
-    "plain-start": Control("FR, plain's start", True, fr_with_plain_start, step_size.kappa, False),
-    "projected": Control("plain, W projected", False, projected, of_adam, False),
+    "fr-start": Control("plain, FR's start", False, plain_with_fr_start, plain_step, False),
+    "plain-start": Control("FR, plain's start", True, fr_with_plain_start, step_size.fr_step, False),
+    "projected": Control("plain, W projected", False, projected, plain_step, False),
     "projected-fr-start": Control("plain, W projected, FR's start", False,
-                                  partial(projected, start=plain_with_fr_start), of_adam, True),
-    "random": random_control("random basis", False),
-    "random-in-b": random_control("random basis, B's ranks", True),
-    "muon": Control("plain, Muon", False, build_inr, lambda network: network["hidden_features"] ** -0.5, True,
-                    MuonForHidden),
+                                  partial(projected, start=plain_with_fr_start), plain_step, True),
+    "random": Control("random basis", True, partial(with_random_basis, in_row_space=False),
+                      partial(random_step, in_row_space=False), True),
+    "random-in-b": Control("random basis, B's ranks", True, partial(with_random_basis, in_row_space=True),
+                           partial(random_step, in_row_space=True), True),
+    "muon": Control("plain, Muon", False, build_inr, muon_step, True, MuonForHidden),
 }
-
-
 # What table and figure show, by name, and what they call it.
 SHOWN = {"plain": "plain", **{name: control.label for name, control in CONTROLS.items()}, "FR": "FR"}
 
 
-def network_at(experiment: Experiment, backbone: str, name: str, step: float) -> Network:
-    """A network of `SHOWN` at a step of W."""
-    if name not in CONTROLS:
-        return step_size.at_step(experiment, backbone, step)[name == "FR"]
-    control = CONTROLS[name]
-    plain_lr, _ = step_size.learning_rate_and_network(experiment, backbone)
-    lr, _ = step_size.learning_rate_and_network(experiment, mode := f"{backbone}{'+fr' * control.with_fr}")
-    _, network = step_size.learning_rate_and_network(experiment, f"{backbone}+fr")
-    return mode, {"control": name, **step_size.own_at(step, control.scale(network) * lr / plain_lr)}
-
-
-def steps(experiment: Experiment, backbone: str, name: str) -> list[float]:
-    """The steps of W at which a network is compared: that of the plain network, that of FR, and maybe others."""
-    if name in CONTROLS and not CONTROLS[name].all_steps:
-        return [1.0, step_size.fr_step(experiment, backbone)]
-    return step_size.steps(experiment, backbone)
+def networks(experiment: Experiment, backbone: str) -> dict[str, dict[float, str]]:
+    """What is compared, by name of `SHOWN` and by step of W: the networks, as their records are called."""
+    every_step = step_size.steps(experiment, backbone)
+    of_rates = [1.0, step_size.fr_step(experiment, backbone)]  # the plain network's own step, and FR's
+    plain, fr = zip(*(step_size.at_step(experiment, backbone, step) for step in every_step))
+    between = {name: {step: step_size.with_step(f"{backbone}{'+fr' * control.with_fr},control={name}", step,
+                                                control.own_step(experiment, backbone))
+                      for step in (every_step if control.all_steps else of_rates)}
+               for name, control in CONTROLS.items()}
+    return {"plain": dict(zip(every_step, plain)), **between, "FR": dict(zip(every_step, fr))}
 
 
 def train(experiment: Experiment, args: argparse.Namespace) -> None:
     """Train the controls that have no record through the training function of their experiment's script."""
-    wanted = [(backbone, name, network_at(experiment, backbone, name, step)) for backbone in experiment.backbones
-              for name in CONTROLS for step in steps(experiment, backbone, name)]
-    left = step_size.missing(experiment, [network for *_, network in wanted], args)
+    wanted = {network: (backbone, name) for backbone in experiment.backbones
+              for name, of_name in networks(experiment, backbone).items() if name in CONTROLS
+              for network in of_name.values()}
+    left = step_size.missing(experiment, wanted, args)
     if not left:
         return
     script = import_module(experiment.script)
-    without = [(mode, {name: value for name, value in own.items() if name != "control"})
-               for *_, (mode, own) in wanted]
-    ours, data, planned = step_size.plan(experiment, without, args)
-    runs = {step_size.key_of(run): run for run in planned}
+    base = {network: network.replace(f",control={name}", "") for network, (_, name) in wanted.items()}
+    ours, data, planned = step_size.plan(experiment, base.values(), args)
     jobs = []
-    for seed in args.seeds or experiment.seeds:
-        for (backbone, name, network), base in zip(wanted, without):
-            if step_size.key(*network, seed) in left:
-                run = runs[step_size.key(*base, seed)]
-                _, settings = step_size.learning_rate_and_network(experiment, f"{backbone}+fr")
-                of_control = dataclasses.replace(
-                    run, own=network[1], config={**run.config, "network": settings},
-                    command=f"python -m studies.controls --only {run.experiment} --seeds {seed} --records none")
-                control = CONTROLS[name]
-                jobs.append(Job(of_control, partial(script.train, of_control, *step_size.data_of(run, data), ours,
-                                                    build=control.build, optimizer_class=control.optimizer)))
+    for network, seed in left:
+        backbone, name = wanted[network]
+        run = planned[f"{base[network]}-seed{seed}"]
+        run = dataclasses.replace(
+            run, own={"control": name, **run.own},
+            config={**run.config, "network": step_size.network_of(experiment, f"{backbone}+fr")},
+            command=f"python -m studies.controls --only {run.experiment} --seeds {seed} --records none")
+        jobs.append(Job(run, partial(script.train, run, *step_size.data_of(run, data), ours,
+                                     build=CONTROLS[name].build, optimizer_class=CONTROLS[name].optimizer)))
     sweep(jobs, args=ours, parallel=True)
 
 
 def measured(experiment: Experiment, backbone: str, args: argparse.Namespace) -> dict[str, dict[float, np.ndarray]]:
-    """The metric of plain, FR and the controls at their steps of W, of each seed that has records of all of them."""
-    found, seeds = step_size.records(experiment, args), args.seeds or experiment.seeds
-    keys = {name: {step: [step_size.key(*network_at(experiment, backbone, name, step), seed) for seed in seeds]
-                   for step in steps(experiment, backbone, name)} for name in SHOWN}
-    everywhere = [all(of_seeds[i] in found for of_name in keys.values() for of_seeds in of_name.values())
-                  for i in range(len(seeds))]
-    return {name: {step: np.array([found[key]["metrics"][experiment.metric] for key, there in
-                                   zip(of_seeds, everywhere) if there]) for step, of_seeds in of_name.items()}
-            for name, of_name in keys.items()} if any(everywhere) else {}
+    """The metric of what is compared, a number a seed; empty where a record is missing."""
+    of_names = networks(experiment, backbone)
+    if any(step_size.missing(experiment, of_name.values(), args) for of_name in of_names.values()):
+        return {}
+    return {name: {step: np.array([record["metrics"][experiment.metric] for record in
+                                   step_size.recorded(experiment, network, args).values()])
+                   for step, network in of_name.items()} for name, of_name in of_names.items()}
 
 
 def cell(experiment: Experiment, backbone: str, values: dict[float, np.ndarray]) -> str:
@@ -311,16 +301,15 @@ def draw(found: dict[tuple[Experiment, str], dict[str, dict[float, np.ndarray]]]
 
 
 def main() -> None:
-    args = step_size.parse(__doc__, list(COMPARED))
-    experiments = [EXPERIMENTS[name]._replace(backbones=COMPARED[name]) for name in args.only]
-    for experiment in experiments:
+    args = step_size.parse(__doc__, COMPARED)
+    for experiment in args.experiments:
         if not args.draw:
             train(experiment, args)
-    found = {(experiment, backbone): values for experiment in experiments for backbone in experiment.backbones
+    found = {(experiment, backbone): values for experiment in args.experiments for backbone in experiment.backbones
              if (values := measured(experiment, backbone, args))}
     if not found:
-        raise UserError(f"no seed with records of all controls below {args.results} or {args.records}; without "
-                        "--draw they are trained")
+        raise UserError(f"not all controls have records below {args.results} or {args.records}; without --draw they "
+                        "are trained")
     figures.draw_each(partial(draw, found, args))
     step_size.print_table([["network", *(f"{experiment.title}, {LABELS[backbone]}" for experiment, backbone in found)],
                            *([label, *(cell(*pair, of_names[name]) for pair, of_names in found.items())]

@@ -18,7 +18,8 @@ import argparse
 import functools
 import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -32,7 +33,7 @@ from matplotlib.ticker import FuncFormatter
 from data.errors import UserError
 from harness import cli, figures
 from harness.labels import LABELS, image_size, length, volume_size
-from harness.records import Run, joined, read_record
+from harness.records import Run, read_record
 from harness.results import mean_and_spread
 from harness.sweep import Job, sweep
 from models import FourierReparamLinear
@@ -76,20 +77,6 @@ METRICS = {"loss": ("loss", -1, 4), "psnr": ("PSNR (dB)", 1, 2), "iou": ("IoU", 
 # Steps of W in units of FR's at the script's rate; the plain network's own is there, too.
 MULTIPLES = (1 / 64, 1 / 16, 1 / 4, 1, 4, 16)
 
-Network = tuple[str, dict[str, Any]]  # a mode, and its own settings
-Key = tuple[str, tuple, int]  # both, and a seed: by what a record is found
-
-
-def key(mode: str, own: dict[str, Any], seed: int) -> Key:
-    """By what a run's record is found in the folder of its experiment."""
-    return mode, tuple(sorted(own.items())), seed
-
-
-def key_of(run: Run) -> Key:
-    """The key of a run."""
-    return key(run.mode, run.own, run.seed)
-
-
 def choosing(experiment: Experiment) -> Experiment:
     """The experiment whose metric chooses the best step; where views are held out, of the first seed."""
     if not experiment.held_out:
@@ -98,11 +85,10 @@ def choosing(experiment: Experiment) -> Experiment:
                                seeds=experiment.seeds[:1], held_out=False)
 
 
-def learning_rate_and_network(experiment: Experiment, mode: str) -> tuple[float, dict[str, Any]]:
-    """The defaults of the experiment's script."""
-    script = import_module(experiment.script)
-    of_mode = script.NETWORKS[mode]
-    return {**script.PAPER, **of_mode}["lr"], of_mode.get("network", of_mode)
+def network_of(experiment: Experiment, mode: str) -> dict[str, Any]:
+    """The settings of a network, or of a radiance field's color network, in the experiment's script."""
+    of_mode = import_module(experiment.script).NETWORKS[mode]
+    return of_mode.get("network", of_mode)
 
 
 def basis_of(network: dict[str, Any]) -> dict[str, Any]:
@@ -110,18 +96,20 @@ def basis_of(network: dict[str, Any]) -> dict[str, Any]:
     return {name: network[name] for name in ("low_freq_num", "high_freq_num", "phase_num", "alpha")}
 
 
-def kappa(network: dict[str, Any]) -> float:
-    """κ of the FR layers of a network, or of a color network, with the given settings."""
-    width = network["hidden_features"]
-    return step_scale(FourierReparamLinear(width, width, **basis_of(network), device="meta"))
-
-
 @functools.cache  # in 3D it takes seconds
 def fr_step(experiment: Experiment, backbone: str) -> float:
-    """FR's step of W at the script's learning rate, in units of the plain network's."""
-    (plain_lr, _), (fr_lr, network) = (learning_rate_and_network(experiment, mode)
-                                       for mode in (backbone, f"{backbone}+fr"))
-    return kappa(network) * fr_lr / plain_lr
+    """FR's step of W at the script's learning rate, in units of the plain network's: κ, times the ratio of the rates."""
+    network = network_of(experiment, f"{backbone}+fr")
+    width = network["hidden_features"]
+    kappa = step_scale(FourierReparamLinear(width, width, **basis_of(network), device="meta"))
+    return kappa * rate_ratio(experiment, backbone)
+
+
+def rate_ratio(experiment: Experiment, backbone: str) -> float:
+    """The learning rate of FR over that of the plain network, in the experiment's script."""
+    script = import_module(experiment.script)
+    plain, fr = ({**script.PAPER, **script.NETWORKS[mode]}["lr"] for mode in (backbone, f"{backbone}+fr"))
+    return fr / plain
 
 
 def steps(experiment: Experiment, backbone: str) -> list[float]:
@@ -129,42 +117,42 @@ def steps(experiment: Experiment, backbone: str) -> list[float]:
     return sorted({1.0, *(fr_step(experiment, backbone) * multiple for multiple in MULTIPLES)})
 
 
-def own_at(step: float, own_step: float) -> dict[str, float]:
-    """A network's setting that makes its step of W `step`, where it is `own_step` at the script's rate."""
+def with_step(network: str, step: float, own_step: float) -> str:
+    """A network of --modes with the setting that makes its step of W `step`, where that is `own_step` without it."""
     factor = float(f"{step / own_step:.4g}")
-    return {"hidden_lr": factor} if factor != 1 else {}
+    return network if factor == 1 else f"{network},hidden_lr={factor}"
 
 
-def at_step(experiment: Experiment, backbone: str, step: float) -> dict[bool, Network]:
-    """The plain network (False) and that with FR (True) at a step of W."""
-    return {False: (backbone, own_at(step, 1.0)),
-            True: (f"{backbone}+fr", own_at(step, fr_step(experiment, backbone)))}
+def at_step(experiment: Experiment, backbone: str, step: float) -> tuple[str, str]:
+    """The plain network and that with FR at a step of W, as --modes has them."""
+    return with_step(backbone, step, 1.0), with_step(f"{backbone}+fr", step, fr_step(experiment, backbone))
 
 
-def records(experiment: Experiment, args: argparse.Namespace) -> dict[Key, dict[str, Any]]:
-    """The records of an experiment, by key: from records/, else from results/."""
-    found = [read_record(path) for top in (args.results, args.records)
-             for path in sorted((top / experiment.folder).glob("*.json"))]
-    return {key(record["mode"], record["own"], record["seed"]): record for record in found}
+def recorded(experiment: Experiment, network: str, args: argparse.Namespace) -> dict[int, dict[str, Any]]:
+    """The records of a network, by seed: from records/, else from results/."""
+    found = {}
+    for seed in experiment.seeds:
+        for top in (args.results, args.records):
+            with suppress(FileNotFoundError):
+                found[seed] = read_record(top / experiment.folder / f"{network}-seed{seed}.json")
+    return found
 
 
-def missing(experiment: Experiment, wanted: list[Network], args: argparse.Namespace) -> set[Key]:
-    """The keys of some networks, of each seed, that have no record."""
-    return {key(*network, seed) for network in wanted for seed in args.seeds or experiment.seeds
-            } - set(records(experiment, args))
+def missing(experiment: Experiment, networks: Iterable[str], args: argparse.Namespace) -> list[tuple[str, int]]:
+    """The networks and seeds that have no record."""
+    return [(network, seed) for network in networks
+            for seed in experiment.seeds if seed not in recorded(experiment, network, args)]
 
 
-def plan(experiment: Experiment, wanted: list[Network],
-         args: argparse.Namespace) -> tuple[argparse.Namespace, list[Any], list[Run]]:
-    """The options of the experiment's script for some networks, the data that it loads with them, and its runs."""
+def plan(experiment: Experiment, networks: Iterable[str],
+         args: argparse.Namespace) -> tuple[argparse.Namespace, list[Any], dict[str, Run]]:
+    """The options of the experiment's script for some networks, the data for them, and its runs by name."""
     script = import_module(experiment.script)
-    options = [*experiment.options.split(), "--modes", *(",".join(filter(None, [mode, joined(own)])) for mode, own in
-                                                         wanted),
-               "--seeds", *map(str, args.seeds or experiment.seeds)]
+    options = [*experiment.options.split(), "--modes", *networks, "--seeds", *map(str, experiment.seeds)]
     ours = script.parse([*options, "--device", "cpu", "--data", str(args.data), "--results", str(args.results)])
     ours.command = shlex.join(["python", f"{experiment.script}.py", *options])
     data = [script.load(ours)] if hasattr(script, "load") else []  # 1D has nothing to load
-    return ours, data, script.plan(ours, *data)
+    return ours, data, {run.path("").name: run for run in script.plan(ours, *data)}
 
 
 def data_of(run: Run, data: list[Any]) -> list[Any]:
@@ -176,14 +164,14 @@ def data_of(run: Run, data: list[Any]) -> list[Any]:
 
 def train(experiment: Experiment, args: argparse.Namespace) -> None:
     """Train what has no record through the script's own function, on one thread each."""
-    wanted = [network for backbone in experiment.backbones for step in steps(experiment, backbone)
-              for network in at_step(experiment, backbone, step).values()]
-    left = missing(experiment, wanted, args)
+    networks = [network for backbone in experiment.backbones for step in steps(experiment, backbone)
+                for network in at_step(experiment, backbone, step)]
+    left = missing(experiment, networks, args)
     if not left:
         return
     script = import_module(experiment.script)
-    ours, data, planned = plan(experiment, wanted, args)
-    runs = [run for run in planned if key_of(run) in left]
+    ours, data, planned = plan(experiment, networks, args)
+    runs = [planned[f"{network}-seed{seed}"] for network, seed in left]
     jobs = [Job(run, partial(getattr(script, "train_fine", None) or script.train, run, *data_of(run, data), ours))
             for run in runs]
     coarse = {run.seed: script.coarse_run(run) for run in runs if experiment.script == "dvgo"}
@@ -191,43 +179,42 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
           parallel=True)
 
 
+Values = dict[tuple[bool, float], np.ndarray]  # a metric of each seed, by whether with FR, and step of W
+
+
 class Pair(NamedTuple):
-    """A backbone without and with FR, and what was measured of both.
+    """A backbone without and with FR, and what was measured of both, as far as there are records of all seeds.
 
     Attributes:
         fr_step: FR's step of W at the script's learning rate; the plain network's is 1.
-        values: the metric of each seed, by whether with FR, and step.
-        choosing: likewise that by which the best step is chosen.
+        values: the metric.
+        choosing: that by which the best step is chosen.
         config: of one of the plain runs; empty where there is none.
     """
 
     experiment: Experiment
     backbone: str
     fr_step: float
-    values: dict[tuple[bool, float], np.ndarray]
-    choosing: dict[tuple[bool, float], np.ndarray]
+    values: Values
+    choosing: Values
     config: dict[str, Any]
 
 
-def measured(experiment: Experiment, args: argparse.Namespace) -> list[Pair]:
-    """The pairs of an experiment, as far as there are records of all seeds."""
-    chooses, found, pairs = choosing(experiment), records(experiment, args), []
-    found_by_choice = records(chooses, args) if experiment.held_out else found
-    for backbone in experiment.backbones:
-        values, config = of_steps(experiment, backbone, found, args)
-        pairs.append(Pair(experiment, backbone, fr_step(experiment, backbone), values,
-                          of_steps(chooses, backbone, found_by_choice, args)[0], config))
-    return pairs
+def measured(experiment: Experiment, backbone: str, args: argparse.Namespace) -> Pair:
+    """The pair of a backbone."""
+    values, config = of_steps(experiment, backbone, args)
+    chooses = of_steps(choosing(experiment), backbone, args)[0] if experiment.held_out else values
+    return Pair(experiment, backbone, fr_step(experiment, backbone), values, chooses, config)
 
 
-def of_steps(experiment: Experiment, backbone: str, found: dict[Key, dict[str, Any]], args: argparse.Namespace
-             ) -> tuple[dict[tuple[bool, float], np.ndarray], dict[str, Any]]:
-    """The `values` and the `config` of a pair, from the records that are there."""
-    seeds, values, config = args.seeds or experiment.seeds, {}, dict[str, Any]()
+def of_steps(experiment: Experiment, backbone: str, args: argparse.Namespace) -> tuple[Values, dict[str, Any]]:
+    """The metric of plain networks and of those with FR, and the config of one of the plain ones."""
+    values: Values = {}
+    config: dict[str, Any] = {}
     for step in steps(experiment, backbone):
-        for with_fr, network in at_step(experiment, backbone, step).items():
-            of_seeds = [found[of_seed] for seed in seeds if (of_seed := key(*network, seed)) in found]
-            if len(of_seeds) == len(seeds):
+        for with_fr, network in zip((False, True), at_step(experiment, backbone, step)):
+            of_seeds = list(recorded(experiment, network, args).values())
+            if len(of_seeds) == len(experiment.seeds):
                 values[with_fr, step] = np.array([record["metrics"][experiment.metric] for record in of_seeds])
                 config = config if with_fr else of_seeds[0]["config"]
     return values, config
@@ -250,9 +237,8 @@ def gains(pair: Pair) -> list[str]:
     fr, plain = (max((step for of_fr, step in pair.choosing if of_fr == with_fr), default=math.nan,
                      key=lambda step: better * pair.choosing[with_fr, step].mean()) for with_fr in (True, False))
     at_best = f"{gain(fr, plain)} (× {fr / pair.fr_step:.3g}, × {plain:.3g})" if pair.choosing else "not chosen"
-    plain_lr, fr_lr = (learning_rate_and_network(pair.experiment, mode)[0]
-                       for mode in (pair.backbone, f"{pair.backbone}+fr"))
-    not_equal = f" (FR's is × {fr_lr / plain_lr:g})" if fr_lr != plain_lr else ""
+    rates = rate_ratio(pair.experiment, pair.backbone)
+    not_equal = f" (FR's is × {rates:g})" if rates != 1 else ""
     return [pair.experiment.title, LABELS[pair.backbone], f"{pair.fr_step:.3g}", gain(pair.fr_step, 1.0) + not_equal,
             gain(1.0, 1.0), gain(pair.fr_step, pair.fr_step), at_best]
 
@@ -328,17 +314,20 @@ def power_of_ten(value: float, _: int) -> str:
     return "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def parse(description: str | None, experiments: Sequence[str]) -> argparse.Namespace:
-    """The options of this study, or of its controls, by their experiments."""
+def parse(description: str | None, experiments: dict[str, Experiment]) -> argparse.Namespace:
+    """The options of this study, or of its controls; in `experiments` those that were chosen, with their seeds."""
     parser = cli.Parser(description)
     add = parser.add_argument
-    add("--only", nargs="+", choices=experiments, default=experiments, metavar="E",
+    add("--only", nargs="+", choices=experiments, default=list(experiments), metavar="E",
         help=f"which experiments, of {', '.join(experiments)}")
     add("--seeds", nargs="+", type=cli.whole(0), metavar="S", help="default: those of the published table")
     add("--draw", action="store_true", help="train nothing; draw and print what is there")
     for name in ("data", "results", "records", "figures"):
         add(f"--{name}", type=cli.folder, default=Path(name), metavar="DIR", help=f"default: {name}")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.experiments = [experiments[name]._replace(seeds=tuple(args.seeds or experiments[name].seeds))
+                        for name in args.only]
+    return args
 
 
 def print_table(rows: list[list[str]]) -> None:
@@ -348,12 +337,12 @@ def print_table(rows: list[list[str]]) -> None:
 
 
 def main() -> None:
-    args = parse(__doc__, list(EXPERIMENTS))
-    experiments = [EXPERIMENTS[name] for name in args.only]
-    for experiment in experiments:
+    args = parse(__doc__, EXPERIMENTS)
+    for experiment in args.experiments:
         for trained in dict.fromkeys([experiment, choosing(experiment)] if not args.draw else []):
             train(trained, args)
-    pairs = [pair for experiment in experiments for pair in measured(experiment, args)]
+    pairs = [measured(experiment, backbone, args) for experiment in args.experiments
+             for backbone in experiment.backbones]
     shown = [pair for pair in pairs if pair.config]
     if not shown:
         raise UserError(f"no record of all its seeds below {args.results} or {args.records}; without --draw it is "
