@@ -192,15 +192,17 @@ def muon_step(experiment: Experiment, backbone: str) -> float:
     return step_size.network_of(experiment, f"{backbone}+fr")["hidden_features"] ** -0.5
 
 
-@functools.cache  # in 2D it takes a second
 def random_step(experiment: Experiment, backbone: str, in_row_space: bool) -> float:
-    """κ of a random basis: of one, as others differ by parts in a thousand."""
-    network = step_size.network_of(experiment, f"{backbone}+fr")
-    width = network["hidden_features"]
+    """κ of a random basis."""
+    return random_kappa(in_row_space, **step_size.layer_settings(experiment, backbone))
+
+
+@functools.cache  # in 2D it takes seconds
+def random_kappa(in_row_space: bool, **settings: Any) -> float:
+    """κ of one random basis, as others differ by parts in a thousand."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return step_scale_of(RandomBasisLinear(width, width, in_row_space=in_row_space,
-                                               **step_size.basis_of(network)).basis)
+        return step_scale_of(RandomBasisLinear(in_row_space=in_row_space, **settings).basis)
 
 
 CONTROLS = {

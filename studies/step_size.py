@@ -96,12 +96,17 @@ def basis_of(network: dict[str, Any]) -> dict[str, Any]:
     return {name: network[name] for name in ("low_freq_num", "high_freq_num", "phase_num", "alpha")}
 
 
-@functools.cache  # in 3D it takes seconds
-def fr_step(experiment: Experiment, backbone: str) -> float:
-    """FR's step of W at the script's learning rate, in units of the plain network's: κ, times the ratio of the rates."""
+def layer_settings(experiment: Experiment, backbone: str) -> dict[str, Any]:
+    """The settings of its square FR layers."""
     network = network_of(experiment, f"{backbone}+fr")
     width = network["hidden_features"]
-    kappa = step_scale(FourierReparamLinear(width, width, **basis_of(network), device="meta"))
+    return {"in_features": width, "out_features": width, **basis_of(network)}
+
+
+@functools.cache  # in 3D it takes seconds
+def fr_step(experiment: Experiment, backbone: str) -> float:
+    """FR's step of W at the script's learning rate, in units of the plain network's: κ times the ratio of the rates."""
+    kappa = step_scale(FourierReparamLinear(**layer_settings(experiment, backbone), device="meta"))
     return kappa * rate_ratio(experiment, backbone)
 
 

@@ -23,14 +23,20 @@ NETWORK = {"in_features": 1, "out_features": 1, "hidden_features": 16, "hidden_l
 @pytest.fixture
 def options(tmp_path):
     """The options of the study, with folders below `tmp_path`."""
-    return SimpleNamespace(seeds=[0, 1], data=tmp_path / "data", results=tmp_path / "results",
+    return SimpleNamespace(data=tmp_path / "data", results=tmp_path / "results",
                            records=tmp_path / "records", figures=tmp_path / "figures")
 
 
 @pytest.fixture
 def published(tmp_path):
     """The options that read what is published alone."""
-    return SimpleNamespace(seeds=None, results=tmp_path, records=ROOT / "records")
+    return SimpleNamespace(results=tmp_path, records=ROOT / "records")
+
+
+def own_of(network):
+    """The mode of a network of --modes, and its own settings."""
+    mode, _, factor = network.partition(",hidden_lr=")
+    return mode, {"hidden_lr": float(factor)} if factor else {}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -78,9 +84,9 @@ def test_there_is_nothing_to_draw_where_nothing_was_trained(refused, tmp_path, s
 
 
 def test_both_train_through_the_script_and_not_twice(options, monkeypatch, one_process, capsys, drawn):
-    short = EXPERIMENTS["1d"]._replace(options="--steps 2", folder="1d/function/steps=2", backbones=("relu",))
+    short = EXPERIMENTS["1d"]._replace(options="--steps 2", folder="1d/function/steps=2", backbones=("relu",),
+                                         seeds=(0,))
     monkeypatch.setattr(step_size, "MULTIPLES", (1,))
-    options.seeds = [0]
     for study in (step_size, controls):
         study.train(short, options)
     names = {path.name for path in (options.results / short.folder).glob("*.json")}
