@@ -10,9 +10,11 @@ not by a whole process. `difference` is that of the losses of the last steps.
 import functools
 import multiprocessing
 import statistics
-from multiprocessing.connection import Connection
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.common import device_name, interleaved, paper_network, ratio
@@ -26,47 +28,48 @@ FULL = {"2d": 98_304, "3d": 50_000}
 CHUNK = 4_096  # as in the scripts
 
 
-def serve(connection: Connection, experiment: str, mode: str, points: int, chunk: int, threads: int) -> None:
-    """Do as many steps as is asked for, again and again, and answer with the last loss."""
+@functools.cache  # of the process that does the steps
+def start(experiment: str, mode: str, points: int,
+          chunk: int) -> tuple[nn.Sequential, torch.optim.Optimizer, Tensor, Tensor]:
+    """A model, its optimizer, coordinates and target."""
     if chunk < points:
         keep_freed_memory()
-    torch.set_num_threads(threads)
     torch.manual_seed(0)
     network = paper_network(experiment, mode)
     model = build_inr(mode, **network)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
-    x, target = 2 * torch.rand(points, network["in_features"]) - 1, torch.rand(points, network["out_features"])
-    while count := connection.recv():
-        for _ in range(count):
-            optimizer.zero_grad()
-            with composed_once(model):
-                losses = []
-                for of_x, of_target in zip(x.split(chunk), target.split(chunk)):
-                    losses.append(F.mse_loss(model(of_x), of_target) * (len(of_x) / points))
-                    losses[-1].backward()
-            optimizer.step()
-        connection.send(torch.stack(losses).sum().item())
+    return (model, optimizer, 2 * torch.rand(points, network["in_features"]) - 1,
+            torch.rand(points, network["out_features"]))
+
+
+def advance(count: int, threads: int, experiment: str, mode: str, points: int, chunk: int) -> float:
+    """Do n more steps; the last loss."""
+    torch.set_num_threads(threads)
+    model, optimizer, x, target = start(experiment, mode, points, chunk)
+    for _ in range(count):
+        optimizer.zero_grad()
+        with composed_once(model):
+            losses = []
+            for of_x, of_target in zip(x.split(chunk), target.split(chunk)):
+                losses.append(F.mse_loss(model(of_x), of_target) * (len(of_x) / points))
+                losses[-1].backward()
+        optimizer.step()
+    return torch.stack(losses).sum().item()
 
 
 def measure(experiment: str, mode: str, points: int, rounds: int) -> None:
     """Time the two ways in turn and print a line."""
-    context, losses = multiprocessing.get_context("spawn"), {}
-    pipes: dict[str, Connection] = {}
-    for way, chunk in (("chunks", CHUNK), ("at once", points)):
-        pipes[way], theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, experiment, mode, points, chunk, torch.get_num_threads()),
-                        daemon=True).start()
+    def steps(chunk: int) -> Callable[[int], float]:
+        process = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
+        return lambda count: process.submit(advance, count, torch.get_num_threads(), experiment, mode, points,
+                                            chunk).result()
 
-    def advance(count: int, way: str) -> None:
-        pipes[way].send(count)
-        losses[way] = pipes[way].recv()
-
-    times = interleaved({way: functools.partial(advance, way=way) for way in pipes}, torch.device("cpu"), rounds, 2)
-    for pipe in pipes.values():
-        pipe.send(0)
+    ways = {"chunks": steps(CHUNK), "at once": steps(points)}
+    times = interleaved(ways, torch.device("cpu"), rounds, block=2)
+    chunks, at_once = (way(1) for way in ways.values())
     print(f"{experiment.upper() + ', ' + mode:<14}{points:>9,}{1e3 * statistics.median(times['chunks']):>9.0f}"
           f"{1e3 * statistics.median(times['at once']):>13.0f}{ratio(times['at once'], times['chunks']):>18.2f}"
-          f"{abs(losses['chunks'] / losses['at once'] - 1):>12.0e}", flush=True)
+          f"{abs(chunks / at_once - 1):>12.0e}", flush=True)
 
 
 def main() -> None:

@@ -48,22 +48,6 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
 
 
-def matmul_rate(device: torch.device) -> float:
-    """Operations a second of a large fp32 matrix product, the best of five."""
-    size = 8192 if device.type == "cuda" else 2048
-    a, b = torch.rand(2, size, size, device=device)
-    times = interleaved({"product": lambda count: [a @ b for _ in range(count)]}, device, rounds=5, block=1)
-    return 2 * size**3 / min(times["product"])
-
-
-def operations(points: int, network: dict[str, Any]) -> int:
-    """The operations of a training step's matrix products; `network` is what build_inr takes."""
-    width, hidden = network["hidden_features"], network["hidden_layers"]
-    inputs = network["in_features"] * (1 + 2 * network.get("pe_frequencies", 0))
-    # 2 operations a weight and point, forward and twice back; the first layer's input needs no gradient.
-    return 2 * points * (3 * hidden * width**2 + 2 * inputs * width + 3 * network["out_features"] * width)
-
-
 def interleaved(steps: Mapping[str, Callable[[int], Any]], device: torch.device, rounds: int,
                 block: int) -> dict[str, list[float]]:
     """Seconds a step of each, round by round; block by block in turn, so that all meet the same state of the machine.

@@ -1,19 +1,20 @@
 """Training iterations of the radiance fields against the plain way of the same.
 
     python -m benchmarks.radiance_fields            the paper's sizes
-    python -m benchmarks.radiance_fields --small    about those of --medium, a quarter of the rays
+    python -m benchmarks.radiance_fields --small    those of --medium, a quarter of the rays
 
 The plain way, below, is that of DirectVoxGO's and other pure PyTorch code. F.grid_sample looks up grids (C, X, Y, Z),
 once to find the samples that count and once more for these. Adam passes over whole grids. The hash encoding goes level
 after level, and autograd differentiates it. Both ways take turns with the same steps from the same state: a ball with a
 soft surface, seen from all around. `difference` is that of their first losses. In DVGO's coarse stage the field is full
-of fog. In its fine one some 40 samples a ray count, as in a trained field. `--no-keep` leaves the allocator as it is.
+of fog. In its fine one some 40 samples a ray count, as in a trained field.
 """
 
 import argparse
 import copy
 import statistics
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -31,11 +32,7 @@ from models.nerf.masked_adam import MaskedAdam
 from models.nerf.volume_rendering import Rendering, composite, contributing, render_weights
 from models.nerf.voxel_grid import grid_points
 
-FR: dict = {"low_freq_num": 64, "high_freq_num": 64, "phase_num": 64, "alpha": 0.05}
-PAPER_SIZE = {"rays": 8192, "coarse": 1_024_000, "fine": 160**3, "levels": 16, "log2_size": 19, "finest": 1024,
-              "resolution": 128, "steps": 1024}
-SMALL_SIZE = {"rays": 2048, "coarse": 64**3, "fine": 100**3, "levels": 8, "log2_size": 17, "finest": 256,
-              "resolution": 64, "steps": 512}
+DVGO, NGP = import_module("dvgo"), import_module("InstantNGP")
 
 
 class PlainDVGOField(nn.Module):
@@ -165,7 +162,8 @@ def make_dvgo(voxels: int, fine: bool, device: torch.device) -> DVGOField:
     """A field of a ball: fog in its box before the coarse stage is trained, or a surface of some voxels' depth."""
     box = torch.full((3,), 0.6, device=device)
     field = DVGOField(-box, box, voxels, final_voxels=voxels, alpha_init=1e-2 if fine else 1e-6, near=0.5,
-                      threshold=1e-4 if fine else 1e-7, mode="relu+fr" if fine else None, **(FR if fine else {}))
+                      threshold=1e-4 if fine else 1e-7, mode="relu+fr" if fine else None,
+                      **(DVGO.NETWORKS["relu+fr"] if fine else {}))
     if fine:
         depth = 0.5 - grid_points(field.density.shape, -box, box).norm(dim=-1)  # below the surface
         field.density.values.data[..., 0] = (200 * depth).clamp(-10, 2)
@@ -174,22 +172,14 @@ def make_dvgo(voxels: int, fine: bool, device: torch.device) -> DVGOField:
     return field
 
 
-def make_ngp(size: dict, device: torch.device) -> InstantNGPField:
+def make_ngp(config: dict, device: torch.device) -> InstantNGPField:
     """A field of fog in a ball."""
-    field = InstantNGPField("relu+fr", levels=size["levels"], log2_size=size["log2_size"], finest=size["finest"],
-                            resolution=size["resolution"], steps=size["steps"], **FR)
+    field = InstantNGPField("relu+fr", **config["field"], **NGP.NETWORKS["relu+fr"])
     nn.init.constant_(field.density_mlp.get_parameter("2.bias"), 1.0)
-    axis = torch.linspace(-0.5, 0.5, size["resolution"])
+    axis = torch.linspace(-0.5, 0.5, config["field"]["resolution"])
     radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
     field.occupancy.occupied.copy_((radius < 0.35) & (radius > 0.25))
     return field.to(device)
-
-
-def plain_ngp(field: InstantNGPField) -> InstantNGPField:
-    """The same field in the plain way."""
-    field = copy.deepcopy(field)
-    field.encoding.__class__ = PlainHashGrid
-    return field
 
 
 def measure(label: str, steps: dict[str, Callable[[int], Any]], args: argparse.Namespace) -> None:
@@ -203,24 +193,24 @@ def measure(label: str, steps: dict[str, Callable[[int], Any]], args: argparse.N
 def main() -> None:
     parser = cli.Parser(__doc__)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--small", action="store_true", help="about the sizes of --medium")
+    parser.add_argument("--small", action="store_true", help="the sizes of --medium")
     parser.add_argument("--rounds", type=cli.whole(1), default=5)
-    parser.add_argument("--no-keep", action="store_true", help="let the C library give freed memory back")
     args = parser.parse_args()
     args.device = choose_device(args.device)
-    if not args.no_keep:
-        keep_freed_memory()
-    size = SMALL_SIZE if args.small else PAPER_SIZE
+    keep_freed_memory()
+    dvgo, ngp = ({**script.PAPER, **(script.MEDIUM if args.small else {})} for script in (DVGO, NGP))
+    rays = dvgo["batch"]
     torch.manual_seed(0)
-    print(f"{device_name(args.device)}, {size['rays']:,} rays")
+    print(f"{device_name(args.device)}, {rays:,} rays")
     print(f"{'iteration':<14}{'ms':>10}{'plain, ms':>12}{'plain / ours':>15}{'difference':>13}")
-    for stage in ("coarse", "fine"):
-        field = make_dvgo(size[stage], stage == "fine", args.device)
-        measure(f"DVGO {stage}", {name: dvgo_steps(one, stage == "fine", size["rays"])
-                                  for name, one in (("ours", field), ("plain", PlainDVGOField(field)))}, args)
-    hashed = make_ngp(size, args.device)
-    measure("Instant-NGP", {name: ngp_steps(one, size["rays"])
-                            for name, one in (("ours", hashed), ("plain", plain_ngp(hashed)))}, args)
+    for stage, fine in (("coarse", False), ("fine", True)):
+        field = make_dvgo((dvgo if fine else dvgo["coarse"])["voxels"], fine, args.device)
+        measure(f"DVGO {stage}", {"ours": dvgo_steps(field, fine, rays),
+                                  "plain": dvgo_steps(PlainDVGOField(field), fine, rays)}, args)
+    hashed = make_ngp(ngp, args.device)
+    plain = copy.deepcopy(hashed)
+    plain.encoding.__class__ = PlainHashGrid
+    measure("Instant-NGP", {"ours": ngp_steps(hashed, rays), "plain": ngp_steps(plain, rays)}, args)
 
 
 if __name__ == "__main__":
