@@ -33,7 +33,7 @@ from data.errors import UserError
 from data.images import as_rgb, describe, pixel_grid, read_image
 from harness import cli, figures, metrics, training
 from harness.device import Stopwatch, memory_bytes
-from harness.labels import image_size, labels, length
+from harness.labels import labels, title
 from harness.records import Run, digest, planned_runs
 from harness.results import print_results
 from harness.sweep import Job, in_ranks, sweep
@@ -156,11 +156,6 @@ def load(args: argparse.Namespace) -> dict[str, np.ndarray]:
             raise UserError(f"--batch {args.batch:,} is more than the {count:,} pixels of {case}")
         images[case] = image
     return images
-
-
-def title(run: Run) -> str:
-    """What a figure's title says of the runs it shows."""
-    return f"{run.case}, {image_size(run.config)} pixels, {length(run.experiment, run.config)}, seed {run.seed}"
 
 
 def draw_close_ups(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:

@@ -35,7 +35,7 @@ from data.errors import UserError
 from data.volumes import SHA256, SOLIDS, load_volume, shorten, summary, voxel_coordinates
 from harness import cli, figures, meshes, metrics, training
 from harness.device import Stopwatch
-from harness.labels import labels, length, volume_size
+from harness.labels import labels, title
 from harness.records import Run, digest, planned_runs
 from harness.results import print_results
 from harness.sweep import Job, in_ranks, sweep
@@ -90,7 +90,7 @@ def predict(model: nn.Module, voxels: Tensor, shape: tuple[int, ...], chunk: int
 
 
 def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
-    """Train one network on one volume, write its record, return the line that sums it up."""
+    """Train one network on one volume, write its record and surface, return the line that sums it up."""
     config = run.config
     device, autocast = training.prepare(args, run.seed)
     model = build_inr(run.mode, **config["network"]).to(device)
@@ -129,6 +129,7 @@ def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
     final = metrics.iou(predicted, volume)
     distances = meshes.surface_distance(meshes.extract_mesh(predicted), meshes.extract_mesh(volume))
     chamfer, f_score = distances or (None, None)
+    meshes.write_mesh(meshes.extract_mesh(meshes.from_levels(output), meshes.SMOOTHING), run.path(".ply"))
     run.finish(metrics={"iou": final, "chamfer": chamfer, "f_score": f_score},
                arrays={"output": output, "iou": curve.numpy()}, seconds=clock.seconds, steps=len(losses))
     return (f"IoU {final:.4f}{'' if predicted.any() else ', an empty volume'} in {clock.seconds:.1f} s, "
@@ -160,31 +161,17 @@ def output_of(run: Run) -> np.ndarray:
     return meshes.from_levels(run.arrays(output=tuple(run.config["shape"]))["output"])
 
 
-def write_surface(run: Run, smooth: float) -> None:
-    """Write the surface that a run predicts."""
-    meshes.write_mesh(meshes.extract_mesh(output_of(run), smooth), run.path(".ply"))
-
-
-def title(run: Run) -> str:
-    """What a figure's title says of the runs it shows."""
-    return f"{run.case}, {volume_size(run.config)} voxels, {length(run.experiment, run.config)}, seed {run.seed}"
-
-
 def draw_close_ups(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """The surfaces where the truth has the most detail, from one camera: ground truth, and FR under its baseline."""
-    truth = meshes.extract_mesh(volume, args.smooth)
-    meshes.write_mesh(truth, runs[0].path("").with_name("ground-truth.ply"))
-    surfaces = [truth]
-    for run in runs:
-        surfaces.append(meshes.extract_mesh(output_of(run), args.smooth))
-        meshes.write_mesh(surfaces[-1], run.path(".ply"))
+    surfaces = [meshes.extract_mesh(shown, meshes.SMOOTHING) for shown in (volume, *map(output_of, runs))]
+    meshes.write_mesh(surfaces[0], runs[0].path("").with_name("ground-truth.ply"))
     view = meshes.VIEWS.get(runs[0].case, meshes.VIEW)
     picture, window, close = meshes.render_with_close_up(surfaces, view, pixels=384)
     shown = [(label, f"IoU {run.metric('iou'):.4f}", picture)
              for run, label, picture in zip(runs, labels(map(vars, runs)), close[1:])]
     figure = figures.close_ups(picture, window, close[0], shown)
-    smoothed = f"; surfaces of the output at 1/2, all smoothed by σ = {args.smooth:g} voxels" if args.smooth else ""
-    figure.suptitle(f"{title(runs[0])}{smoothed}")
+    figure.suptitle(f"{title(runs[0])}; surfaces of the output at 1/2, all smoothed by σ = {meshes.SMOOTHING:g} "
+                    "voxels")
     figures.save(figure, args.figures / runs[0].folder / "close_ups.png")
 
 
@@ -248,8 +235,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_setting("--batch", type=cli.whole(1), metavar="N", help=f"voxels a step (default: {PAPER['batch']:,})")
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
                         help="voxels in memory at once; the step stays that of the whole batch (default: what is fast)")
-    parser.add_argument("--smooth", type=cli.positive, default=meshes.SMOOTHING, metavar="SIGMA",
-                        help=f"smooth the drawn and written surfaces by so many voxels (default: {meshes.SMOOTHING})")
     return cli.parse(parser, argv)
 
 
@@ -272,11 +257,9 @@ def main() -> None:
           parallel=bool(args.size))
     drawings = []
     for case, (volume, _) in volumes.items():
-        of_case = [run for run in runs if run.case == case]
-        first = [run for run in of_case if run.seed == args.seeds[0]]
+        first = [run for run in runs if run.case == case and run.seed == args.seeds[0]]
         drawings += [partial(draw_close_ups, volume, first, args), partial(draw_curves, first, args),
                      partial(draw_errors, volume, first, args)]
-        drawings += [partial(write_surface, run, args.smooth) for run in of_case if run not in first]
     figures.draw_each(*drawings, partial(print_results, runs, "iou", 4))
 
 

@@ -1,6 +1,7 @@
 """How all figures look, and how they are written. Nothing here touches pyplot, its backend or its figures."""
 
 import io
+import math
 import textwrap
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -80,11 +81,6 @@ def shades(count: int) -> list:
     return list(matplotlib.colormaps["Blues"](np.linspace(0.95, 0.4, count)))
 
 
-def diverging(values: np.ndarray) -> np.ndarray:
-    """Colors (..., 3) of numbers from −1, red, over 0, white, to 1, blue."""
-    return matplotlib.colormaps["RdBu"]((values + 1) / 2)[..., :3]
-
-
 def seeds(numbers: Sequence[int]) -> str:
     """Which seeds a figure shows, in words."""
     return f"seed {numbers[0]}" if len(numbers) == 1 else f"mean of seeds {', '.join(map(str, numbers))}"
@@ -118,6 +114,16 @@ def busiest_window(image: np.ndarray) -> tuple[slice, slice]:
     corner = np.unravel_index(means[inner].argmax(), means[inner].shape)
     top, left = (slice(int(start), int(start) + part) for start, part in zip(corner, size))
     return top, left
+
+
+def look_at(azimuth: float, elevation: float, up: int = 2) -> np.ndarray:
+    """The axes of a camera at an azimuth and an elevation in degrees, (3, 3): right, up, toward it; axis `up` is up."""
+    azimuth, elevation = math.radians(azimuth), math.radians(elevation)
+    toward = np.roll([math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth),
+                      math.sin(elevation)], up - 2)
+    right = np.cross(np.eye(3)[up], toward)
+    right /= np.linalg.norm(right)
+    return np.stack([right, np.cross(toward, right), toward])
 
 
 def close_ups(whole: np.ndarray, window: tuple[slice, slice], truth: np.ndarray,

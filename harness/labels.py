@@ -30,15 +30,10 @@ def labels(records: Iterable[Mapping[str, Any]]) -> list[str]:
     return [", ".join(filter(None, [LABELS[record["mode"]], own_settings(own)])) for record, own in zip(records, shown)]
 
 
-def volume_size(config: Mapping[str, Any]) -> str:
-    """The voxels of a volume."""
-    return " × ".join(map(str, config["shape"]))
-
-
-def image_size(config: Mapping[str, Any]) -> str:
-    """The pixels of an image, or of a scene's test views."""
-    rows, columns = config["shape"][:2] if "shape" in config else config["scene"]["test"][1:3]
-    return f"{columns} × {rows}"
+def size(experiment: str, config: Mapping[str, Any]) -> str:
+    """The voxels of a volume, or the pixels of an image or of a scene's test views, columns first."""
+    shape = config["scene"]["test"][1:3] if "scene" in config else config["shape"]
+    return " × ".join(map(str, shape if experiment == "3d" else (shape[1], shape[0])))
 
 
 UNITS = {"1d": "points", "2d": "pixels", "3d": "voxels", "dvgo": "rays", "ngp": "rays"}
@@ -57,3 +52,10 @@ def length(experiment: str, config: Mapping[str, Any]) -> str:
     without = [f", no {words}" for name, words in (("mask_renew", "mask renewal"), ("act_decay", "decay of act_shift"))
                if not config.get(name, True)]
     return text + "".join(without)
+
+
+def title(run: Any) -> str:
+    """What a figure's title says of a `records.Run` and others like it: data, length of training, seed."""
+    unit = "voxels" if run.experiment == "3d" else "pixels"
+    return (f"{run.case}, {size(run.experiment, run.config)} {unit}, {length(run.experiment, run.config)}, "
+            f"seed {run.seed}")

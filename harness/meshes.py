@@ -10,7 +10,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 from skimage.measure import marching_cubes
 
-from harness.figures import busiest_window
+from harness.figures import busiest_window, look_at
 from harness.files import write_atomically
 
 VIEWS = {"thai_statue": (120, 15, 1), "dragon": (120, 15, 0)}  # azimuth and elevation in degrees, the axis upward
@@ -120,16 +120,6 @@ def _shade(normals: np.ndarray) -> np.ndarray:
     light = AMBIENT + sum(power * (normals @ (np.array(toward) / np.linalg.norm(toward))).clip(0)
                           for toward, power in LIGHTS)
     return (light[:, None] * CLAY).clip(0, 1)
-
-
-def look_at(azimuth: float, elevation: float, up: int = 2) -> np.ndarray:
-    """The camera of `render` that looks from an azimuth and an elevation in degrees, with axis `up` upward."""
-    azimuth, elevation = math.radians(azimuth), math.radians(elevation)
-    toward = np.roll([math.cos(elevation) * math.cos(azimuth), math.cos(elevation) * math.sin(azimuth),
-                      math.sin(elevation)], up - 2)
-    right = np.cross(np.eye(3)[up], toward)
-    right /= np.linalg.norm(right)
-    return np.stack([right, np.cross(toward, right), toward])
 
 
 def render_with_close_up(meshes: list[trimesh.Trimesh], view: tuple[float, float, int],

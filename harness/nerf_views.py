@@ -17,9 +17,8 @@ import torch
 
 from data.errors import UserError
 from data.scenes import Scene, Views, load_scene
-from harness import cli, figures
+from harness import cli, figures, labels
 from harness.files import write_atomically
-from harness.labels import image_size, labels, length
 from harness.metrics import SSIM_WINDOW, image_psnr, psnr, ssim
 from harness.records import Run
 
@@ -142,21 +141,14 @@ def evaluate(run: Run, render: Render, autocast: AbstractContextManager, views: 
              "views": list(views.names), "psnr_views": list(psnrs), "ssim_views": list(ssims)}, np.stack(images))
 
 
-def orbit(frames: int, radius: float, elevation: float = 30.0) -> np.ndarray:
-    """Cameras on a circle around the z axis that look at the origin, (frames, 3, 4), OpenGL axes.
+def orbit(frames: int, radius: float) -> np.ndarray:
+    """Cameras on a circle around the z axis that look at the origin from 30 degrees above, (frames, 3, 4), OpenGL axes.
 
     Args:
         radius: their distance from the origin.
-        elevation: above the plane z = 0, in degrees.
     """
-    poses = []
-    for azimuth in np.linspace(0, 2 * math.pi, frames, endpoint=False):
-        high = math.radians(elevation)
-        back = np.array([math.cos(high) * math.cos(azimuth), math.cos(high) * math.sin(azimuth), math.sin(high)])
-        right = np.cross([0, 0, 1], back)
-        right /= np.linalg.norm(right)
-        poses.append(np.stack([right, np.cross(back, right), back, radius * back], axis=1))
-    return np.array(poses, dtype=np.float32).reshape(-1, 3, 4)
+    cameras = [figures.look_at(azimuth, 30).T for azimuth in np.linspace(0, 360, frames, endpoint=False)]
+    return np.array([np.c_[axes, radius * axes[:, 2]] for axes in cameras], np.float32).reshape(-1, 3, 4)
 
 
 def write_turntable(run: Run, render: Render, views: Views, center: np.ndarray, frames: int) -> None:
@@ -222,9 +214,7 @@ def render_only(runs: list[Run], render_again: Callable[[Run], tuple[dict[str, A
 def drawings(method: str, runs: list[Run], views: Views, args: argparse.Namespace) -> list[Callable[[], None]]:
     """What draws the figures of the first seed; `views` are the test views."""
     first = [run for run in runs if run.seed == args.seeds[0]]
-    config = first[0].config
-    title = (f"{method}, {first[0].case}, {image_size(config)} pixels, {length(first[0].experiment, config)}, "
-             f"seed {args.seeds[0]}")
+    title = f"{method}, {labels.title(first[0])}"
     folder = args.figures / first[0].folder
     return [partial(draw_views, first, views, title, folder / "close_ups.png"),
             partial(draw_curves, first, f"PSNR over training\n{title}", folder / "psnr.png")]
@@ -237,17 +227,17 @@ def draw_views(runs: list[Run], views: Views, title: str, path: Path) -> None:
     window = figures.busiest_window(truth)
     images = [run.arrays(images=(*views.images.shape[:3], 3))["images"][view] / 255 for run in runs]
     shown = [(label, f"{run.metric('psnr_views')[view]:.2f} dB", image[window])
-             for run, label, image in zip(runs, labels(map(vars, runs)), images)]
+             for run, label, image in zip(runs, labels.labels(map(vars, runs)), images)]
     if len(images) > 1:
         errors = [np.abs(image - truth).mean(axis=-1)[window] for image in images[:2]]
         difference = errors[0] - errors[1]
         scale = max(0.02, float(np.quantile(np.abs(difference), 0.99)))
         shown.append((f"error: blue, where {shown[1][0]} has less", f"full color at ± {scale:.2f}",
-                      figures.diverging(difference / scale)))
+                      figures.matplotlib.colormaps["RdBu"]((difference / scale + 1) / 2)[..., :3]))
     figure = figures.close_ups(truth, window, truth[window], shown)
     figure.suptitle(f"{title}\nview {views.names[view]} with its own PSNR; the means of all {len(views.names)} views: "
                     + ", ".join(f"{label} {run.metric('psnr'):.2f} dB" for run, label in zip(
-                        runs, labels(map(vars, runs)))))
+                        runs, labels.labels(map(vars, runs)))))
     figures.save(figure, path)
 
 
@@ -255,7 +245,7 @@ def draw_curves(runs: list[Run], title: str, path: Path) -> None:
     """PSNR of the training rays over the steps, averaged over hundredths of the training."""
     figure, axis = figures.curves("step", "PSNR of the training rays (dB)")
     measured = "held-out views" if runs[0].config.get("hold_out") else "test views"
-    for run, label in zip(runs, labels(map(vars, runs))):
+    for run, label in zip(runs, labels.labels(map(vars, runs))):
         mse = run.arrays()["mse"]
         axis.plot(np.arange(1, len(mse) + 1), psnr(figures.smoothed(mse, len(mse) // 100)),
                   **figures.line_style(run.mode, run.own), label=f"{label}\n{measured}: {run.metric('psnr'):.2f} dB")

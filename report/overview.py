@@ -20,7 +20,7 @@ from data.images import load_image
 from data.signals import FREQUENCIES, square_like_wave
 from data.volumes import load_volume, shorten
 from harness import cli, figures, meshes
-from harness.labels import LABELS, baseline, image_size, length, volume_size
+from harness.labels import LABELS, baseline, length, size
 from harness.metrics import relative_spectral_error
 from harness.records import read_arrays, read_record
 
@@ -82,9 +82,9 @@ def draw(results: Path, data: Path, path: Path) -> None:
         runs = [finished(results, folder, name) for name in names]
         record = runs[0][0]
         metric, digits, unit = ("psnr", 2, " dB") if record["experiment"] == "2d" else ("iou", 3, " IoU")
-        size = image_size(record["config"]) if metric == "psnr" else volume_size(record["config"])
-        axes[0].set_title(f"{record['case']}, {LABELS[baseline(record['mode'])]}\n{size}\n"
-                          f"{length(record['experiment'], record['config'])}", fontsize=9)
+        of_record = record["experiment"], record["config"]
+        axes[0].set_title(f"{record['case']}, {LABELS[baseline(record['mode'])]}\n{size(*of_record)}\n"
+                          f"{length(*of_record)}", fontsize=9)
         texts = ["ground truth", *(f"{'FR' if '+fr' in run['mode'] else 'plain'}: {run['metrics'][metric]:.{digits}f}"
                                    f"{unit}, lr {run['config']['lr']:g}" for run, _ in runs)]
         for axis, picture, text in zip(axes, pictures(folder, runs, data), texts):

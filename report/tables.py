@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import UserError
-from harness.labels import LABELS, image_size, labels, length, volume_size
+from harness.labels import LABELS, labels, length, size
 from harness.records import read_record
 from harness.results import PUBLISHED_VALUES, mean_and_spread, published
 
@@ -117,7 +117,7 @@ def images(groups: list[Group]) -> list[dict[str, str]]:
     """Section 5: Kodak. The published values are of all pixels in each step."""
     def of_network(group: Group) -> dict[str, str]:
         config = group[0]["config"]
-        return {"image": group[0]["case"], "size": image_size(config), "steps": f"{config['steps']:,}",
+        return {"image": group[0]["case"], "size": size("2d", config), "steps": f"{config['steps']:,}",
                 "pixels a step": f"{config['batch']:,}" if config["batch"] else "all",
                 "PSNR (dB)": mean(group, "psnr", 2),
                 "published, all pixels": published(group[0], "psnr", 2).split(" (")[0],
@@ -130,7 +130,7 @@ def volumes(groups: list[Group]) -> list[dict[str, str]]:
     """Section 5: occupancy."""
     return with_origin(groups, [{
         "volume": group[0]["case"],
-        "size": volume_size(group[0]["config"]), "training": length("3d", group[0]["config"]),
+        "size": size("3d", group[0]["config"]), "training": length("3d", group[0]["config"]),
         "IoU": mean(group, "iou", 4), "published": published(group[0], "iou", 4),
         "FR gain": gain(group, groups, "iou", 4), "Chamfer": mean(group, "chamfer", 3),
         "F-score": mean(group, "f_score", 3)} for group in groups])
@@ -140,7 +140,8 @@ def radiance_fields(groups: list[Group]) -> list[dict[str, str]]:
     """Section 5: DVGO and Instant-NGP."""
     return with_origin(groups, [{
         "method": METHODS[group[0]["experiment"]], "scene": group[0]["case"],
-        "size": image_size(group[0]["config"]), "training": length(group[0]["experiment"], group[0]["config"]),
+        "size": size(group[0]["experiment"], group[0]["config"]),
+        "training": length(group[0]["experiment"], group[0]["config"]),
         "PSNR (dB)": mean(group, "psnr", 2), "published": published(group[0], "psnr", 2),
         "FR gain": gain(group, groups, "psnr", 2), "SSIM": mean(group, "ssim", 3),
         "test views": str(len(group[0]["metrics"]["views"]))} for group in groups])

@@ -31,8 +31,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from data.errors import UserError
-from harness import cli, figures
-from harness.labels import LABELS, image_size, length, volume_size
+from harness import cli, figures, labels
+from harness.labels import LABELS
 from harness.records import Run, read_record
 from harness.results import mean_and_spread
 from harness.sweep import Job, sweep
@@ -308,10 +308,10 @@ def draw_pair(pair: Pair, axis: Axes) -> None:
 def size(pair: Pair) -> str:
     """What a pair was trained on, and how long, in words."""
     name = pair.experiment.folder.split("/")[0]
-    of_data = {"1d": lambda _: "300 points", "3d": volume_size}.get(name, image_size)(pair.config)
-    seeds = len(next(iter(pair.values.values())))
-    return (f"{of_data}{'' if name == '1d' else ' voxels' if name == '3d' else ' pixels'}, "
-            f"{seeds} seed{'s' * (seeds > 1)}\n{length(name, pair.config)}")
+    of_data = ("300 points" if name == "1d" else
+               f"{labels.size(name, pair.config)} {'voxels' if name == '3d' else 'pixels'}")
+    seeds = len(pair.experiment.seeds)
+    return f"{of_data}, {seeds} seed{'s' * (seeds > 1)}\n{labels.length(name, pair.config)}"
 
 
 def power_of_ten(value: float, _: int) -> str:

@@ -25,7 +25,7 @@ OTHER = {"steps": "--steps 7", "epochs": "--epochs 7", "batch": "--batch 9", "do
          "precision": "--precision bf16", "size": "--quick", "hold_out": "--hold-out 4"}
 # The options that decide which runs there are, and those that change nothing of one but its speed, place or pictures.
 NO_SETTINGS = {"modes", "seeds", "image", "shape", "scene", "debug", "device", "data", "results", "figures", "force",
-               "checkpoint_every", "chunk", "smooth", "frames", "render_only", "settings", "command"}
+               "checkpoint_every", "chunk", "frames", "render_only", "settings", "command"}
 
 
 def plan(name, *options):

@@ -26,7 +26,7 @@ SCENE = Scene("toy", VIEWS, VIEWS)
 
 
 def test_an_orbit_looks_at_the_origin():
-    poses = nerf_views.orbit(8, 4.0, elevation=30)
+    poses = nerf_views.orbit(8, 4.0)
     assert poses.shape == (8, 3, 4) and poses.dtype == np.float32 and nerf_views.orbit(0, 4.0).shape == (0, 3, 4)
     rotations, positions = poses[:, :, :3], poses[:, :, 3]
     assert np.allclose(rotations.transpose(0, 2, 1) @ rotations, np.eye(3), atol=1e-6)
