@@ -155,8 +155,7 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
     figure, panels = figures.grid_by_backbone(first, width=3.8, height=2.3, sharex=True, sharey=True)
     shades = figures.shades(EIGENVALUES)
     for run, axis, label in zip(first, panels, labels(map(vars, first))):
-        of_network = [other.metric("ntk_eigenvalue_shares") for other in runs
-                      if (other.mode, other.own) == (run.mode, run.own)]
+        of_network = [other.metric("ntk_eigenvalue_shares") for other in runs if other.network == run.network]
         steps = [int(step) for step in of_network[0]]
         held = 100 * np.mean([list(shares.values()) for shares in of_network], axis=0)[:, :EIGENVALUES].cumsum(axis=1)
         for count in range(EIGENVALUES):

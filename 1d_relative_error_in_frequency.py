@@ -38,10 +38,10 @@ def recorded_runs(args: argparse.Namespace) -> list[Run]:
             for mode, own in args.modes for seed in args.seeds]
     if not all(run.path(".json").exists() for run in runs):
         script = str(Path(__file__).with_name("1d_function_fitting.py"))
-        networks = [",".join([mode, *(f"{name}={value}" for name, value in own.items())]) for mode, own in args.modes]
         given = [word for option in args.options.split(",") if option for word in f"--{option}".split("=")]
-        done = subprocess.run([sys.executable, script, *given, "--modes", *networks, "--seeds", *map(str, args.seeds),
-                               "--results", str(args.results), "--figures", str(args.figures)], check=False)
+        done = subprocess.run([sys.executable, script, *given, "--modes", *dict.fromkeys(run.network for run in runs),
+                               "--seeds", *map(str, args.seeds), "--results", str(args.results),
+                               "--figures", str(args.figures)], check=False)
         if done.returncode:
             raise SystemExit(done.returncode)  # it has said why
     return [replace(run, config=read_record(run.path(".json"))["config"]) for run in runs]
@@ -60,7 +60,7 @@ def draw(runs: list[Run], seeds: list[int], path: Path) -> None:
     figure, panels = figures.grid_by_backbone(first, width=4.4, height=2.4, sharex=True, sharey=True)
     steps = first[0].config["steps"]
     for run, axis, label in zip(first, panels, labels(map(vars, first))):
-        errors = np.mean([relative_error(other) for other in runs if (other.mode, other.own) == (run.mode, run.own)],
+        errors = np.mean([relative_error(other) for other in runs if other.network == run.network],
                          axis=0)
         for frequency, error, shade in zip(FREQUENCIES, errors.T, figures.shades(len(FREQUENCIES))[::-1]):
             axis.semilogy(np.arange(1, steps + 1), error, color=shade, label=f"frequency {frequency}")

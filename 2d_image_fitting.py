@@ -32,7 +32,7 @@ from torch.optim.lr_scheduler import MultiStepLR
 from data.errors import UserError
 from data.images import as_rgb, describe, pixel_grid, read_image
 from harness import cli, figures, metrics, training
-from harness.device import Stopwatch, memory_bytes
+from harness.device import Stopwatch
 from harness.labels import labels, title
 from harness.records import Run, digest, planned_runs
 from harness.results import print_results
@@ -70,7 +70,6 @@ NETWORKS = {                                         # α: released code
 # A smaller image and fewer steps at the first learning rate; the same networks.
 QUICK: dict = {"steps": 100, "decay_at": 100, "downscale": 8}
 EVALUATIONS = 20      # of the whole image during a training
-CPU_CHUNK = 4_096     # pixels whose activations stay in a CPU's cache
 
 
 def train(run: Run, image: np.ndarray, args: argparse.Namespace,
@@ -85,7 +84,7 @@ def train(run: Run, image: np.ndarray, args: argparse.Namespace,
     x, target = pixel_grid(image, device)  # (N, 2), (N, 3)
     every_pixel = torch.arange(len(x), device=device)
     batches = training.Batches(len(x), config["batch"] or len(x), run.seed, device)
-    chunk = args.chunk or fitting_chunk(batches.size, config["network"], device)
+    chunk = args.chunk or training.CHUNK[device.type]
 
     evaluate_every = max(1, config["steps"] // EVALUATIONS)
     psnrs = torch.zeros(config["steps"] // evaluate_every, dtype=torch.float64)
@@ -122,14 +121,6 @@ def reconstruct(model: torch.nn.Module, x: torch.Tensor, chunk: int, autocast, i
     """The network's image, float32 of the shape of `image`."""
     with torch.no_grad(), autocast:
         return torch.cat([model(part).float() for part in x.split(chunk)]).cpu().numpy().reshape(image.shape)
-
-
-def fitting_chunk(pixels: int, network: dict, device: torch.device) -> int:
-    """The number of pixels whose activations fit at once into half of the device's memory, on a CPU into its cache."""
-    # A layer keeps its output, the activation's output and, on the way back, the gradient of one of them.
-    bytes_per_pixel = 3 * 4 * network["hidden_features"] * (network["hidden_layers"] + 1)
-    fitting = math.ceil(pixels / math.ceil(2 * pixels * bytes_per_pixel / memory_bytes(device)))
-    return fitting if device.type == "cuda" else min(fitting, CPU_CHUNK)
 
 
 def load(args: argparse.Namespace) -> dict[str, np.ndarray]:
@@ -212,7 +203,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_setting("--batch", type=cli.whole(1), metavar="N",
                        help="pixels a step, each epoch all in another order (default: all at once, as published)")
     parser.add_argument("--chunk", type=cli.whole(1), metavar="N",
-                        help="pixels in memory at once; the step stays that of the whole batch (default: what fits)")
+                        help="pixels in memory at once; the step stays that of the whole batch (default: what is fast)")
     return cli.parse(parser, argv)
 
 

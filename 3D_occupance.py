@@ -71,7 +71,6 @@ NETWORKS = {
 DECAY = 0.2  # what all epochs together multiply the learning rate by (released code)
 QUICK: dict = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, like a solid
 RESOLUTION, QUICK_RESOLUTION = 256, 28  # voxels along the longest side of a solid or mesh
-CPU_CHUNK = 4_096  # voxels whose activations stay in a CPU's cache
 ALMOST_ONE = 1 - 1e-6  # where a logarithmic axis has an IoU of 1
 
 
@@ -98,7 +97,7 @@ def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
     scheduler = ExponentialLR(optimizer, DECAY ** (1 / config["epochs"]))  # epoch by epoch
     full = torch.from_numpy(volume).flatten().to(device)
     batches = training.Batches(len(full), config["batch"], run.seed, device, drop_last=False)
-    chunk = args.chunk or (batches.size if device.type == "cuda" else CPU_CHUNK)
+    chunk = args.chunk or training.CHUNK[device.type]
 
     # The curve is measured on two batches of voxels, always the same.
     sample = training.random_order(len(full), run.seed, -1, device)[:2 * batches.size]

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.common import device_name, interleaved, paper_network, ratio
-from harness import cli
+from harness import cli, training
 from harness.allocator import keep_freed_memory
-from harness.training import composed_once
 from models import build_inr
 
 POINTS = {"2d": 32_768, "3d": 16_384}
 FULL = {"2d": 98_304, "3d": 50_000}
-CHUNK = 4_096  # as in the scripts
+CHUNK = training.CHUNK["cpu"]
 
 
 @functools.cache  # of the process that does the steps
@@ -48,7 +47,7 @@ def advance(count: int, threads: int, experiment: str, mode: str, points: int, c
     model, optimizer, x, target = start(experiment, mode, points, chunk)
     for _ in range(count):
         optimizer.zero_grad()
-        with composed_once(model):
+        with training.composed_once(model):
             losses = []
             for of_x, of_target in zip(x.split(chunk), target.split(chunk)):
                 losses.append(F.mse_loss(model(of_x), of_target) * (len(of_x) / points))

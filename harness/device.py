@@ -1,7 +1,6 @@
 """Where and how a run computes: the device, its precision, memory and time."""
 
 import contextlib
-import math
 import os
 import re
 import time
@@ -56,14 +55,6 @@ def set_precision(precision: str, device: torch.device) -> contextlib.AbstractCo
 def cpu_count() -> int:
     """The number of processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Memory in all: of the GPU, or of this machine, divided among the ranks that torchrun started on it."""
-    ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if device.type == "cuda":
-        return torch.cuda.get_device_properties(device).total_memory // math.ceil(ranks / torch.cuda.device_count())
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // ranks
 
 
 def peak_memory(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """Figures of merit, of arrays."""
 
 import numpy as np
+from scipy import ndimage
 from skimage.metrics import structural_similarity
 
 SSIM_WINDOW = 11  # pixels a side; no smaller image has an SSIM
@@ -44,10 +45,8 @@ def radial_spectrum(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     radius = np.hypot(*np.meshgrid(*map(np.fft.fftfreq, power.shape), indexing="ij"))
     rings = min(power.shape) // 2
     ring = np.rint(radius * 2 * rings).astype(int)
-    inside = (ring >= 1) & (ring <= rings)  # without the mean, and without the corners beyond the Nyquist frequency
-    count = np.bincount(ring[inside], minlength=rings + 1)[1:]
-    total = np.bincount(ring[inside], weights=power[inside], minlength=rings + 1)[1:]
-    return np.arange(1, rings + 1) / (2 * rings), total / count
+    shown = np.arange(1, rings + 1)  # without the mean, and without the corners beyond the Nyquist frequency
+    return shown / (2 * rings), ndimage.mean(power, ring, shown)
 
 
 def relative_spectral_error(outputs: np.ndarray, target: np.ndarray, bins: list[int]) -> np.ndarray:

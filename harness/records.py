@@ -96,10 +96,14 @@ class Run:
         """<experiment>/<case>/<options>, below results and below figures."""
         return Path(self.experiment, self.case, joined(self.options))
 
+    @property
+    def network(self) -> str:
+        """The mode and the settings of its own, as --modes takes them."""
+        return ",".join(filter(None, [self.mode, joined(self.own)]))
+
     def path(self, suffix: str) -> Path:
         """A file of the run: .json, .npz or .ckpt; its renderings lie in the folder without a suffix."""
-        name = ",".join(filter(None, [self.mode, joined(self.own)]))
-        return self.results / self.folder / f"{name}-seed{self.seed}{suffix}"
+        return self.results / self.folder / f"{self.network}-seed{self.seed}{suffix}"
 
     def __str__(self) -> str:
         return ", ".join(filter(None, [f"{self.experiment} {self.case} {self.mode} seed {self.seed}",

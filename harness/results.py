@@ -52,9 +52,9 @@ def mean_and_spread(values: list[float], digits: int) -> str:
 
 def print_results(runs: list[Run], metric: str, digits: int) -> None:
     """Print a table of finished runs: network, metric (the mean of the seeds), published value, seconds."""
-    networks: dict[Path, list[Run]] = {}
+    networks: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        networks.setdefault(run.path("").with_name(f"{run.mode}{run.own}"), []).append(run)
+        networks.setdefault((run.case, run.network), []).append(run)
     rows = [["network", metric, "published", "seconds"]]
     first = [of_network[0] for of_network in networks.values()]
     several = len({run.case for run in runs}) > 1

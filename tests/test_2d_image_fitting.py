@@ -6,7 +6,6 @@ from importlib import import_module
 import imageio.v3 as iio
 import numpy as np
 import pytest
-import torch
 from conftest import assert_same_run, before_each_step, beside, ended_at_checkpoint, folders, record, run_script, stem
 
 FIT = "2d_image_fitting.py"
@@ -92,17 +91,6 @@ def test_the_learning_rate_falls_once(tmp_path, call, monkeypatch):
     assert rates == pytest.approx([1e-4] * 6 + [1e-5] * 4)
     made = record(tmp_path, "2d", "camera", "relu", "quick,steps=10,downscale=16")
     assert made["config"]["shape"] == [32, 32, 3]
-
-
-def test_memory_decides_the_chunk_and_on_a_cpu_its_cache(monkeypatch):
-    network, device = fitting.NETWORKS["sin"], torch.device("cuda")
-    for gigabytes in (1, 4, 64):
-        monkeypatch.setattr(fitting, "memory_bytes", lambda device, gigabytes=gigabytes: gigabytes * 2**30)
-        chunk = fitting.fitting_chunk(512 * 768, network, device)
-        assert chunk * 3 * 4 * 256 * 4 <= gigabytes * 2**30 / 2 * 1.01
-        assert math.ceil(512 * 768 / chunk) == {1: 9, 4: 3, 64: 1}[gigabytes]
-        assert fitting.fitting_chunk(512 * 768, network, torch.device("cpu")) == fitting.CPU_CHUNK < chunk
-    assert fitting.fitting_chunk(100, network, torch.device("cpu")) == 100
 
 
 @pytest.mark.parametrize("arguments, said", [

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from harness.device import choose_device, memory_bytes, peak_memory, set_precision
+from harness.device import choose_device, peak_memory, set_precision
 
 
 @pytest.mark.parametrize("name", ["gpu", "tpu", "cuda:", "cuda:x", "cuda:01", "", "CPU", "cpu:0"])
@@ -25,11 +25,9 @@ def test_the_cuda_device_always_has_an_index(monkeypatch):
             choose_device(name)
 
 
-def test_ranks_take_a_gpu_each_and_share_the_memory(monkeypatch):
-    alone = memory_bytes(torch.device("cpu"))
-    for name, value in {"LOCAL_RANK": "3", "LOCAL_WORLD_SIZE": "4"}.items():
-        monkeypatch.setenv(name, value)
-    assert memory_bytes(torch.device("cpu")) == alone // 4 > 0 and choose_device("cpu").type == "cpu"
+def test_ranks_take_a_gpu_each(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    assert choose_device("cpu").type == "cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
     for gpus, index in ((8, 3), (4, 3), (2, 1), (1, 0)):
