@@ -19,7 +19,6 @@ of rays are plain PyTorch. The script writes
 """
 
 import argparse
-import functools
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -30,15 +29,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from data.scenes import Scene, describe, normalize_poses
 from harness import cli, figures, nerf_views, training
-from harness.device import Stopwatch, peak_memory
+from harness.device import Stopwatch
 from harness.records import Run, planned_runs
 from harness.results import print_results
 from harness.sweep import Job, in_ranks, sweep
-from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.instant_ngp import InstantNGPField, make_field, objective
 from models.nerf.rays import RayDataset
-from models.nerf.volume_rendering import render_image
 
 # Where no other source is named: ngp_pl's defaults for Blender scenes, with their names there. ngp_pl is an
 # implementation of Instant-NGP in PyTorch and CUDA.
@@ -78,6 +75,7 @@ MEDIUM = {"epochs": 10, "iterations": 500, "batch": 2048, "warm_up": 128, "downs
 QUICK = {"epochs": 10, "iterations": 65, "batch": 512, "lr": 1.4e-2, "warm_up": 64, "update_every": 4, "downscale": 8,
          "field": {"levels": 4, "log2_size": 18, "finest": 64, "resolution": 32, "steps": 192}}
 OPERATIONS_A_RAY = 19e6  # matrix products with so many take as long on a CPU as a training step of a ray
+CENTER = np.zeros(3)  # of the cube
 LAST_LR = 1 / 30  # the last learning rate over the first (ngp_pl: CosineAnnealingLR with eta_min = lr / 30)
 
 
@@ -116,28 +114,15 @@ def train(run: Run, scene: Scene, args: argparse.Namespace) -> str:
         if (step + 1) % config["iterations"] == 0:
             scheduler.step()
 
-    plain = fold(field).requires_grad_(False)
-    nerf_views.save_field(run, field=plain.state_dict())
-    measured, images = evaluate(plain, run, scene, args, autocast)
-    run.finish(metrics=measured, arrays={"images": images, "mse": losses.cpu().numpy()}, seconds=clock.seconds,
-               steps=len(losses))
-    return (f"{measured['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
-            f"{len(losses) * rays / clock.seconds:,.0f} rays a second{peak_memory(device)}")
+    return nerf_views.finish(run, field, scene, CENTER, args, autocast, losses, clock)
 
 
-def evaluate(field: InstantNGPField, run: Run, scene: Scene, args: argparse.Namespace, autocast):
-    """Render and measure the test views, write them and the turntable."""
-    render = functools.partial(render_image, field, device=field.occupancy.density.device)
-    return nerf_views.evaluate(run, render, autocast, scene.test, np.zeros(3), args)
-
-
-def render_again(run: Run, scene: Scene, args: argparse.Namespace):
-    """The metrics and images of a field that was trained before; its FR layer was folded."""
-    device, autocast = training.prepare(args, run.seed)
+def rebuild(run: Run, saved: dict) -> InstantNGPField:
+    """The field of a state dict; its FR layer was folded."""
     field = InstantNGPField("relu", bg_color=nerf_views.bg_color(run.config), **run.config["field"],
                             **run.config["network"])
-    field.load_state_dict(nerf_views.load_field(run)["field"])
-    return evaluate(field.requires_grad_(False).to(device), run, scene, args, autocast)
+    field.load_state_dict(saved)
+    return field
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -168,7 +153,7 @@ def main() -> None:
     print(describe(scene))
     runs = plan(args, scene)
     if args.render_only:
-        nerf_views.render_only(runs, lambda run: render_again(run, scene, args))
+        nerf_views.render_only(runs, rebuild, scene, CENTER, args)
         return
     training.say_how_long(runs, args, lambda config: OPERATIONS_A_RAY * config["epochs"] * config["iterations"] *
                           config["batch"])

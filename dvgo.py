@@ -21,7 +21,6 @@ stage; --lr is the color network's.
 """
 
 import argparse
-import functools
 from collections.abc import Sequence
 from functools import partial
 
@@ -36,12 +35,10 @@ from harness.device import Stopwatch, peak_memory
 from harness.records import Run, planned_runs
 from harness.results import print_results
 from harness.sweep import Job, in_ranks, sweep
-from models import fold
 from models.nerf.color_mlp import COLOR_MODES
 from models.nerf.dvgo import MIN_OPACITY, MIN_VIEWS, DVGOField, coarse_field, fine_field, objective, pixels_in_sight
 from models.nerf.masked_adam import MaskedAdam
 from models.nerf.rays import RayDataset
-from models.nerf.volume_rendering import render_image
 
 # Where no other source is named: DirectVoxGO's configuration for Blender scenes, with its name there.
 COARSE = {
@@ -182,32 +179,18 @@ def train_fine(run: Run, scene: Scene, args: argparse.Namespace) -> str:
             state.update(optimizer=optimizer, scheduler=scheduler)  # a checkpoint keeps the new ones
         losses[step] = training_step(field, optimizer, scheduler, dataset, pool[batches[step]], config, autocast)
 
-    plain = fold(field).requires_grad_(False)
-    nerf_views.save_field(run, field=plain.state_dict(), lower=field.density.lower, upper=field.density.upper)
-    measured, images = evaluate(plain, run, scene, args, autocast)
-    run.finish(metrics=measured, arrays={"mse": losses.cpu().numpy(), "images": images}, seconds=clock.seconds,
-               steps=len(losses))
-    return (f"{measured['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
-            f"{len(losses) / clock.seconds:.1f} iterations a second{peak_memory(device)}")
+    return nerf_views.finish(run, field, scene, scene_center(scene.train.poses), args, autocast, losses, clock)
 
 
-def evaluate(field: DVGOField, run: Run, scene: Scene, args: argparse.Namespace, autocast):
-    """Render and measure the test views, write them and the turntable."""
-    render = functools.partial(render_image, field, device=field.density.lower.device)
-    return nerf_views.evaluate(run, render, autocast, scene.test, scene_center(scene.train.poses), args)
-
-
-def render_again(run: Run, scene: Scene, args: argparse.Namespace):
-    """The metrics and images of a field that was trained before; its FR layer was folded."""
-    device, autocast = training.prepare(args, run.seed)
-    saved, config = nerf_views.load_field(run), run.config
-    near, _ = near_far(scene.train.poses)
+def rebuild(run: Run, saved: dict, near: float) -> DVGOField:
+    """The field of a state dict; its FR layer was folded."""
+    config = run.config
     # Loading takes over the number of nodes that was saved, whatever it is here.
-    field = DVGOField(saved["lower"], saved["upper"], voxels=8, final_voxels=config["voxels"], near=near,
-                      alpha_init=config["alpha_init"], threshold=config["threshold"],
+    field = DVGOField(saved["density.lower"], saved["density.upper"], voxels=8, final_voxels=config["voxels"],
+                      near=near, alpha_init=config["alpha_init"], threshold=config["threshold"],
                       bg_color=nerf_views.bg_color(config), mode="relu", **config["network"])
-    field.load_state_dict(saved["field"])
-    return evaluate(field.requires_grad_(False).to(device), run, scene, args, autocast)
+    field.load_state_dict(saved)
+    return field
 
 
 def coarse_run(run: Run) -> Run:
@@ -252,7 +235,8 @@ def main() -> None:
                         "empty what fewer see")
     runs = plan(args, scene)
     if args.render_only:
-        nerf_views.render_only(runs, lambda run: render_again(run, scene, args))
+        near, _ = near_far(scene.train.poses)
+        nerf_views.render_only(runs, partial(rebuild, near=near), scene, scene_center(scene.train.poses), args)
         return
     coarse = {run.seed: coarse_run(run) for run in runs if args.force or not run.finished()}
     training.say_how_long(runs, args, lambda config: OPERATIONS_A_RAY * config["steps"] * config["batch"])

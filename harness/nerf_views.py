@@ -14,13 +14,17 @@ from typing import Any
 import imageio.v3 as iio
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from data.errors import UserError
 from data.scenes import Scene, Views, load_scene
-from harness import cli, figures, labels
+from harness import cli, figures, labels, training
+from harness.device import Stopwatch, peak_memory
 from harness.files import write_atomically
 from harness.metrics import SSIM_WINDOW, image_psnr, psnr, ssim
 from harness.records import Run
+from models import fold
+from models.nerf.volume_rendering import render_image
 
 MAX_QUEUED_VIEWS = 4  # that are rendered and not yet measured, so that pictures do not pile up in memory
 # A camera (3, 4), its fx, fy, cx, cy in pixels, the height and the width to colors (H, W, 3) and depths (H, W).
@@ -172,10 +176,10 @@ def write_turntable(run: Run, render: Render, views: Views, center: np.ndarray, 
     write_atomically(run.path("") / "turntable.gif", packed.getvalue())
 
 
-def save_field(run: Run, **content: Any) -> None:
-    """Write a trained field beside its record: state dicts, tensors and plain values."""
+def save_field(run: Run, field: dict[str, Any]) -> None:
+    """Write the state dict of a trained field beside its record."""
     packed = io.BytesIO()
-    torch.save({"config": run.config, **content}, packed)
+    torch.save({"config": run.config, "field": field}, packed)
     write_atomically(run.path(".pt"), packed.getvalue())
 
 
@@ -184,28 +188,51 @@ def load_field(run: Run) -> dict[str, Any]:
     path = run.path(".pt")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        config = saved["config"]
+        config, field = saved["config"], saved["field"]
     except FileNotFoundError as error:
         raise UserError(f"there is no trained field at {path}; run without --render-only first") from error
     except Exception as error:  # a damaged zip or pickle raises nearly anything
         raise UserError(f"{path} is damaged; train the run again with --force") from error
     if config != run.config:
         raise UserError(f"{path} was made with other settings; give the options it was trained with")
-    return saved
+    return field
 
 
-def render_only(runs: list[Run], render_again: Callable[[Run], tuple[dict[str, Any], np.ndarray]]) -> None:
+def finish(run: Run, field: nn.Module, scene: Scene, center: np.ndarray, args: argparse.Namespace,
+           autocast: AbstractContextManager, losses: Tensor, clock: Stopwatch) -> str:
+    """Write a trained field, FR folded, its renderings, and the record of its run; return the line that sums it up.
+
+    Args:
+        center: of the scene, (3,), about which the turntable goes.
+        losses: (steps,), the mean squared error of each step's rays.
+    """
+    field = fold(field).requires_grad_(False)
+    save_field(run, field=field.state_dict())
+    measured, images = evaluate(run, partial(render_image, field, device=losses.device), autocast, scene.test, center,
+                                args)
+    run.finish(metrics=measured, arrays={"mse": losses.cpu().numpy(), "images": images}, seconds=clock.seconds,
+               steps=len(losses))
+    return (f"{measured['psnr']:.2f} dB on {len(images)} test views in {clock.seconds:.1f} s, "
+            f"{len(losses) * run.config['batch'] / clock.seconds:,.0f} rays a second{peak_memory(losses.device)}")
+
+
+def render_only(runs: list[Run], rebuild: Callable[[Run, dict[str, Any]], nn.Module], scene: Scene, center: np.ndarray,
+                args: argparse.Namespace) -> None:
     """Do what --render-only asks for: render and measure each finished run's views again, and write its record anew.
 
     Args:
-        render_again: a run's metrics and images, as `evaluate` returns them.
+        rebuild: makes a run's field from its state dict.
+        center: of the scene, (3,).
     """
     for run in runs:
         record = run.record()
         if record is None:
             raise UserError(f"{run.path('.json')} is not there; run without --render-only first")
         with run.locked():
-            metrics, images = render_again(run)
+            device, autocast = training.prepare(args, run.seed)
+            field = rebuild(run, load_field(run)).requires_grad_(False).to(device)
+            metrics, images = evaluate(run, partial(render_image, field, device=device), autocast, scene.test, center,
+                                       args)
             run.write(record, metrics, {**run.arrays(), "images": images})
         print(f"{run}: {metrics['psnr']:.2f} dB on {len(metrics['views'])} views, written to "
               f"{run.path('')}")
