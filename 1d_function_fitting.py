@@ -62,6 +62,7 @@ NETWORKS = {
     "sin":        {**MLP, **SINE},
     "sin+fr":     {**MLP, **SINE, **FR},
 }
+SETTINGS = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
 QUICK: dict = {"steps": 2_000}
 DEFAULT_MODES = ("relu", "relu+fr", "sin", "sin+fr")
 
@@ -208,8 +209,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def plan(args: argparse.Namespace) -> list[Run]:
     """The runs that the options ask for."""
-    settings = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
-    return planned_runs(args, "1d", "function", settings, QUICK if args.size else {}, data={})
+    return planned_runs(args, "1d", "function", SETTINGS, QUICK if args.size else {}, data={})
 
 
 def main() -> None:

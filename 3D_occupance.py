@@ -68,6 +68,7 @@ NETWORKS = {
     "sin":        {"lr": 5e-4, "network": {**MLP, **SINE}},                      # lr: a later work's
     "sin+fr":     {"lr": 5e-3, "network": {**MLP, **SINE, **FR, "alpha": 0.001}},  # lr: released code
 }
+SETTINGS = {mode: {**PAPER, **network} for mode, network in NETWORKS.items()}
 DECAY = 0.2  # what all epochs together multiply the learning rate by (released code)
 QUICK: dict = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, like a solid
 RESOLUTION, QUICK_RESOLUTION = 256, 28  # voxels along the longest side of a solid or mesh
@@ -239,9 +240,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def plan(args: argparse.Namespace, volumes: dict[str, tuple[np.ndarray, dict]]) -> list[Run]:
     """The runs that the options ask for."""
-    settings = {mode: {**PAPER, **network} for mode, network in NETWORKS.items()}
     return [run for case, (volume, size) in volumes.items() for run in planned_runs(
-        args, "3d", case, settings, size, {"shape": list(volume.shape), "voxels": digest(np.packbits(volume))})]
+        args, "3d", case, SETTINGS, size, {"shape": list(volume.shape), "voxels": digest(np.packbits(volume))})]
 
 
 def main() -> None:

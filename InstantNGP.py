@@ -68,6 +68,7 @@ NETWORKS = {
     "relu": {"hidden_features": 64},           # rgb_net's n_neurons
     "relu+fr": {"hidden_features": 64, **FR},
 }
+SETTINGS = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
 # Half the images' sides, smaller encoding and occupancy grid, a quarter of the rays.
 MEDIUM = {"epochs": 10, "iterations": 500, "batch": 2048, "warm_up": 128, "downscale": 2,
           "field": {"levels": 8, "log2_size": 17, "finest": 256, "resolution": 64, "steps": 512}}
@@ -142,8 +143,7 @@ def load(args: argparse.Namespace) -> Scene:
 
 def plan(args: argparse.Namespace, scene: Scene) -> list[Run]:
     """The runs that the options ask for."""
-    settings = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
-    return planned_runs(args, "ngp", scene.name, settings, nerf_views.size_settings(args, MEDIUM, QUICK),
+    return planned_runs(args, "ngp", scene.name, SETTINGS, nerf_views.size_settings(args, MEDIUM, QUICK),
                         nerf_views.scene_config(scene))
 
 

@@ -82,6 +82,7 @@ NETWORKS = {
     "relu": {"hidden_features": 128},          # rgbnet_width
     "relu+fr": {"hidden_features": 128, **FR},
 }
+SETTINGS = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
 # Half the images' sides, grids of 100³, a quarter of rays and a fifth of the iterations.
 MEDIUM = {"steps": 5_000, "batch": 2048, "voxels": 100**3, "scale_at": [250, 500, 750, 1_000], "decay_steps": 5_000,
           "renew_every": 250, "downscale": 2,
@@ -221,8 +222,7 @@ def load(args: argparse.Namespace) -> Scene:
 
 def plan(args: argparse.Namespace, scene: Scene) -> list[Run]:
     """The runs that the options ask for."""
-    settings = {mode: {"network": network, **PAPER} for mode, network in NETWORKS.items()}
-    return planned_runs(args, "dvgo", scene.name, settings, nerf_views.size_settings(args, MEDIUM, QUICK),
+    return planned_runs(args, "dvgo", scene.name, SETTINGS, nerf_views.size_settings(args, MEDIUM, QUICK),
                         nerf_views.scene_config(scene))
 
 

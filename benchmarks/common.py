@@ -18,8 +18,7 @@ SCRIPTS = {"1d": "1d_function_fitting", "2d": "2d_image_fitting", "3d": "3D_occu
 
 def paper_network(experiment: str, mode: str) -> dict[str, Any]:
     """The arguments of build_inr for a network of the paper, by its experiment: 1d, 2d or 3d."""
-    of_mode = import_module(SCRIPTS[experiment]).NETWORKS[mode]
-    return of_mode.get("network", of_mode)
+    return import_module(SCRIPTS[experiment]).SETTINGS[mode]["network"]
 
 
 def with_full_products(model: nn.Module) -> nn.Module:

@@ -168,12 +168,6 @@ def curves(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes[0, 0]
 
 
-def mark(axis: Axes, place: float, text: str) -> None:
-    """A vertical line at `place` on the x axis, with words beside it."""
-    axis.axvline(place, color="0.6", linewidth=0.8, zorder=0)
-    axis.text(place, 1, f" {text}", fontsize=8, color="0.4", va="top", transform=axis.get_xaxis_transform())
-
-
 def save_curves(figure: Figure, title: str, path: Path) -> None:
     """Write a figure of `curves`, its legend beside it."""
     figure.axes[0].legend(loc="center left", bbox_to_anchor=(1, 0.5))

@@ -78,8 +78,7 @@ def main() -> None:
         x, target = batch(script, args.data)
         for mode in (mode for backbone in backbones for mode in (backbone, f"{backbone}+fr")):
             torch.manual_seed(0)
-            of_mode = script.NETWORKS[mode]
-            model = build_inr(mode, **of_mode.get("network", of_mode))
+            model = build_inr(mode, **script.SETTINGS[mode]["network"])
             kappa = [step_scale(layer) for layer in model.modules() if isinstance(layer, FourierReparamLinear)]
             steps, still = first_step(model, x, target)
             print(f"{name:<4}{mode:<12}{kappa[0] if kappa else 1:>7.3g}   "

@@ -87,8 +87,7 @@ def choosing(experiment: Experiment) -> Experiment:
 
 def network_of(experiment: Experiment, mode: str) -> dict[str, Any]:
     """The settings of a network, or of a radiance field's color network, in the experiment's script."""
-    of_mode = import_module(experiment.script).NETWORKS[mode]
-    return of_mode.get("network", of_mode)
+    return import_module(experiment.script).SETTINGS[mode]["network"]
 
 
 def basis_of(network: dict[str, Any]) -> dict[str, Any]:
@@ -112,8 +111,7 @@ def fr_step(experiment: Experiment, backbone: str) -> float:
 
 def rate_ratio(experiment: Experiment, backbone: str) -> float:
     """The learning rate of FR over that of the plain network, in the experiment's script."""
-    script = import_module(experiment.script)
-    plain, fr = ({**script.PAPER, **script.NETWORKS[mode]}["lr"] for mode in (backbone, f"{backbone}+fr"))
+    plain, fr = (import_module(experiment.script).SETTINGS[mode]["lr"] for mode in (backbone, f"{backbone}+fr"))
     return fr / plain
 
 
