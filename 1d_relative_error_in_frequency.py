@@ -92,8 +92,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seeds", nargs="+", type=cli.whole(0), default=[0], metavar="S", help="default 0")
     add("--options", default="", metavar="O", help="the folder below 1d/function that the runs are in")
     add("--quick", action="store_const", const="quick", dest="options", help="the same as --options quick")
-    add("--results", type=cli.folder, default=Path("results"), metavar="DIR", help="default: results")
-    add("--figures", type=cli.folder, default=Path("figures"), metavar="DIR", help="default: figures")
+    parser.add_folders("results", "figures")
     return parser.parse_args(argv)
 
 

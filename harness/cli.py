@@ -38,6 +38,11 @@ class Parser(argparse.ArgumentParser):
         setting = self.add_argument(*names, **options, default=None).dest
         self.set_defaults(settings=(*self.get_default("settings"), setting))
 
+    def add_folders(self, *names: str) -> None:
+        """Add options that name folders; each is by default the one of its name."""
+        for name in names:
+            self.add_argument(f"--{name}", type=folder, default=Path(name), metavar="DIR", help=f"default: {name}")
+
     def error(self, message: str) -> NoReturn:
         print(f"error: {message} (--help lists the options)", file=sys.stderr)
         raise SystemExit(2)
@@ -119,9 +124,7 @@ def options(description: str | None, *, modes: Sequence[str], default_modes: Seq
     parser.sizes.add_argument(
         "--quick", action="store_const", const="quick", dest="size", default="",
         help="a small version, which takes one to two minutes on two CPU cores")
-    add("--data", type=folder, default=Path("data"), metavar="DIR", help="where data sets lie (default: data)")
-    add("--results", type=folder, default=Path("results"), metavar="DIR", help="default: results")
-    add("--figures", type=folder, default=Path("figures"), metavar="DIR", help="default: figures")
+    parser.add_folders("data", "results", "figures")
     add("--checkpoint-every", type=whole(1), default=checkpoint_every, metavar="N",
         help=f"optimizer steps from checkpoint to checkpoint, from where a run goes on (default: {checkpoint_every})")
     add("--force", action="store_true", help="train again what is finished")

@@ -54,7 +54,7 @@ def main() -> None:
     parser = cli.Parser(__doc__)
     add = parser.add_argument
     add("--adopt", type=cli.folder, nargs="+", default=[], metavar="DIR", help="folders to take finished records from")
-    add("--records", type=cli.folder, default=Path("records"), metavar="DIR", help="default: records")
+    parser.add_folders("records")
     add("--pages", type=cli.folder, nargs="+", default=PAGES, metavar="FILE", help="default: docs/results.md")
     args = parser.parse_args()
     for source in args.adopt:

@@ -99,8 +99,7 @@ def draw(results: Path, data: Path, path: Path) -> None:
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    for name in ("data", "results", "figures"):
-        parser.add_argument(f"--{name}", type=cli.folder, default=Path(name), metavar="DIR", help=f"default: {name}")
+    parser.add_folders("data", "results", "figures")
     args = parser.parse_args()
     figures.draw_each(partial(draw, args.results, args.data, args.figures / "overview.png"))
 

@@ -69,7 +69,7 @@ def first_step(model: nn.Sequential, x: Tensor, target: Tensor) -> tuple[list[fl
 
 def main() -> None:
     parser = cli.Parser(__doc__)
-    parser.add_argument("--data", type=cli.folder, default=Path("data"), metavar="DIR", help="default: data")
+    parser.add_folders("data")
     args = parser.parse_args()
     print(f"{'':<4}{'network':<12}{'κ':>7}   {'step of W / learning rate':<28}without a gradient")
     for name, (of_name, batch, backbones) in EXPERIMENTS.items():

@@ -22,7 +22,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -325,8 +324,7 @@ def parse(description: str | None, experiments: dict[str, Experiment]) -> argpar
         help=f"which experiments, of {', '.join(experiments)}")
     add("--seeds", nargs="+", type=cli.whole(0), metavar="S", help="default: those of the published table")
     add("--draw", action="store_true", help="train nothing; draw and print what is there")
-    for name in ("data", "results", "records", "figures"):
-        add(f"--{name}", type=cli.folder, default=Path(name), metavar="DIR", help=f"default: {name}")
+    parser.add_folders("data", "results", "records", "figures")
     args = parser.parse_args()
     args.experiments = [experiments[name]._replace(seeds=tuple(args.seeds or experiments[name].seeds))
                         for name in args.only]
