@@ -76,6 +76,7 @@ METRICS = {"loss": ("loss", -1, 4), "psnr": ("PSNR (dB)", 1, 2), "iou": ("IoU", 
 # Steps of W in units of FR's at the script's rate; the plain network's own is there, too.
 MULTIPLES = (1 / 64, 1 / 16, 1 / 4, 1, 4, 16)
 
+
 def choosing(experiment: Experiment) -> Experiment:
     """The experiment whose metric chooses the best step; where views are held out, of the first seed."""
     if not experiment.held_out:
@@ -95,7 +96,7 @@ def basis_of(network: dict[str, Any]) -> dict[str, Any]:
 
 
 def layer_settings(experiment: Experiment, backbone: str) -> dict[str, Any]:
-    """The settings of its square FR layers."""
+    """The settings of a backbone's square FR layers."""
     network = network_of(experiment, f"{backbone}+fr")
     width = network["hidden_features"]
     return {"in_features": width, "out_features": width, **basis_of(network)}
