@@ -3,7 +3,7 @@
     python 1d_relative_error_in_frequency.py            of the records of 1d_function_fitting.py
     python 1d_relative_error_in_frequency.py --quick    of those with --quick
 
-Networks that have no record are trained first, by that script. F is the DFT over the 300 samples. The error at a
+Networks that have no record are trained first, by that script, on the CPU. F is the DFT over the 300 samples. The error at a
 frequency k is ||F_output(k)| − |F_target(k)|| / |F_target(k)|. The target's energy lies at 1.5, 2.5, 3.5 and 4.5 cycles
 a unit of x. The script reads the outputs at every step, results/1d/function/<options>/<network>-seed<k>.npz, and writes
 
@@ -39,7 +39,7 @@ def recorded_runs(args: argparse.Namespace) -> list[Run]:
     if not all(run.path(".json").exists() for run in runs):
         script = str(Path(__file__).with_name("1d_function_fitting.py"))
         given = [word for option in args.options.split(",") if option for word in f"--{option}".split("=")]
-        done = subprocess.run([sys.executable, script, *given, "--modes", *dict.fromkeys(run.network for run in runs),
+        done = subprocess.run([sys.executable, script, "--device", "cpu", *given, "--modes", *dict.fromkeys(run.network for run in runs),
                                "--seeds", *map(str, args.seeds), "--results", str(args.results),
                                "--figures", str(args.figures)], check=False)
         if done.returncode:

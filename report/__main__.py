@@ -16,7 +16,7 @@ from data.errors import UserError
 from harness import cli
 from harness.files import write_atomically
 from harness.records import IDENTITY, Run, read_record
-from report.tables import TABLES, markdown, read_groups
+from report.tables import TABLES, markdown, read_groups, table
 
 PAGES = (Path("docs/results.md"),)
 
@@ -39,15 +39,15 @@ def adopt(source: Path, target: Path) -> int:
 
 def with_tables(text: str, records: Path) -> str:
     """A page's text, with each table made anew."""
-    def table(found: re.Match) -> str:
+    def anew(found: re.Match) -> str:
         words = found[1].split()
         kind = " ".join(word for word in words if "/" not in word)
         if kind not in TABLES:
             raise UserError(f"there is no table {kind!r}; the tables are {', '.join(TABLES)}")
-        rows = TABLES[kind](read_groups(records, [word for word in words if "/" in word]))
+        rows = table(kind, read_groups(records, [word for word in words if "/" in word]))
         return f"<!-- table: {found[1]} -->\n{markdown(rows)}\n<!-- end of table -->"
 
-    return re.sub(r"<!-- table: (.*?) -->\n.*?<!-- end of table -->", table, text, flags=re.DOTALL)
+    return re.sub(r"<!-- table: (.*?) -->\n.*?<!-- end of table -->", anew, text, flags=re.DOTALL)
 
 
 def main() -> None:

@@ -14,13 +14,15 @@ from harness.results import PUBLISHED_VALUES, mean_and_spread, published
 
 Record = dict[str, Any]
 Group = list[Record]  # one network of one folder, a record a seed
+Row = dict[str, str]  # what a table shows of a network, by column
 SETTINGS = ("method", "scene", "image", "volume", "size", "training", "steps", "pixels a step")  # the first columns
 SAID_ONCE = (*SETTINGS, "test views", "seeds", "device")  # above the table where all rows agree
 METHODS = {"dvgo": "DVGO", "ngp": "Instant-NGP"}
 
 
 def read_groups(records: Path, folders: Iterable[str]) -> list[Group]:
-    """The networks of some folders, those of the first folder first; without those of studies/controls.py.
+    """The networks of some folders, those of the first folder first; without those of studies/controls.py, and in 1D
+    without all that have settings of their own, which are of studies/step_size.py.
 
     Raises:
         UserError: a folder that has no record.
@@ -30,7 +32,8 @@ def read_groups(records: Path, folders: Iterable[str]) -> list[Group]:
         found = [read_record(path) for path in (records / folder).glob("*.json")]
         if not found:
             raise UserError(f"there is no record in {records / folder}")
-        found = [record for record in found if record["mode"] in LABELS and "control" not in record["own"]]
+        found = [record for record in found if record["mode"] in LABELS and "control" not in record["own"]
+                 and not (record["experiment"] == "1d" and record["own"])]
         for record in sorted(found, key=lambda record: (list(LABELS).index(record["mode"]), len(record["own"]),
                                                         str(record["own"]), record["seed"])):
             groups.setdefault((folder, record["mode"], str(record["own"])), []).append(record)
@@ -40,6 +43,11 @@ def read_groups(records: Path, folders: Iterable[str]) -> list[Group]:
 def mean(group: Group, metric: str, digits: int) -> str:
     """A metric's mean over the seeds, ± its standard deviation where there are several."""
     return mean_and_spread([record["metrics"][metric] for record in group], digits)
+
+
+def seeds(group: Group) -> str:
+    """The seeds of a network."""
+    return " ".join(str(record["seed"]) for record in group)
 
 
 def gain(group: Group, groups: list[Group], metric: str, digits: int) -> str:
@@ -64,38 +72,24 @@ def gain(group: Group, groups: list[Group], metric: str, digits: int) -> str:
     return "–"
 
 
-def with_origin(groups: list[Group], rows: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The rows with a first column, the network, and the last ones: seeds, device, seconds of training."""
-    names = [name for _, of_one in groupby(groups, lambda group: group[0]["experiment"])
-             for name in labels([group[0] for group in of_one])]
-    return [{"network": name, **row, "seeds": " ".join(str(record["seed"]) for record in group),
-             "device": group[0]["environment"]["device"],
-             "seconds": f"{np.mean([record['time']['train_seconds'] for record in group]):,.0f}"}
-            for name, group, row in zip(names, groups, rows)]
-
-
-def loss(groups: list[Group]) -> list[dict[str, str]]:
+def loss(group: Group, groups: list[Group]) -> Row:
     """Section 4: the loss at the end, and what the four largest eigenvalues hold of the NTK's sum."""
-    groups = [group for group in groups if not group[0]["own"]]
-
     def held(record: Record) -> float:
         shares = record["metrics"]["ntk_eigenvalue_shares"]
         return 100 * (1 - shares[max(shares, key=int)][-1])
 
-    return with_origin(groups, [{
-        "loss": mean(group, "loss", 4), "released code": published(group[0], "loss", 2),
-        "change by FR": gain(group, groups, "loss", 4),
-        "share of the NTK's four largest eigenvalues": f"{np.mean([held(record) for record in group]):.0f} %",
-    } for group in groups])
+    return {"loss": mean(group, "loss", 4), "released code": published(group[0], "loss", 2),
+            "change by FR": gain(group, groups, "loss", 4),
+            "share of the NTK's four largest eigenvalues": f"{np.mean([held(record) for record in group]):.0f} %"}
 
 
-def relative_error(groups: list[Group]) -> list[dict[str, str]]:
+def relative_error(groups: list[Group]) -> list[Row]:
     """Section 4: the error at four frequencies after several steps, beside what the authors' files show."""
     def text(errors: Iterable[float]) -> str:
         return " ".join(f"{error:.3f}".removeprefix("0") for error in errors)
 
     rows = []
-    for group in (group for group in groups if not group[0]["own"]):
+    for group in groups:
         steps = group[0]["config"]["steps"]
         for step in (*group[0]["metrics"]["relative_error_at"], str(steps)):
             ours = np.array([list({**record["metrics"]["relative_error_at"],
@@ -109,50 +103,57 @@ def relative_error(groups: list[Group]) -> list[dict[str, str]]:
                                                                for key, value in entry["at"].items()):
                     errors = entry["values"].get(group[0]["mode"], {}).get(step)
                     row[entry["name"]] = text(errors) if errors else "–"
-            rows.append({**row, "seeds": " ".join(str(record["seed"]) for record in group)})
+            rows.append({**row, "seeds": seeds(group)})
     return rows
 
 
-def images(groups: list[Group]) -> list[dict[str, str]]:
+def images(group: Group, groups: list[Group]) -> Row:
     """Section 5: Kodak. The published values are of all pixels in each step."""
-    def of_network(group: Group) -> dict[str, str]:
-        config = group[0]["config"]
-        return {"image": group[0]["case"], "size": size("2d", config), "steps": f"{config['steps']:,}",
-                "pixels a step": f"{config['batch']:,}" if config["batch"] else "all",
-                "PSNR (dB)": mean(group, "psnr", 2),
-                "published, all pixels": published(group[0], "psnr", 2).split(" (")[0],
-                "FR gain": gain(group, groups, "psnr", 2), "SSIM": mean(group, "ssim", 3)}
-
-    return with_origin(groups, [of_network(group) for group in groups])
+    config = group[0]["config"]
+    return {"image": group[0]["case"], "size": size("2d", config), "steps": f"{config['steps']:,}",
+            "pixels a step": f"{config['batch']:,}" if config["batch"] else "all",
+            "PSNR (dB)": mean(group, "psnr", 2),
+            "published, all pixels": published(group[0], "psnr", 2).split(" (")[0],
+            "FR gain": gain(group, groups, "psnr", 2), "SSIM": mean(group, "ssim", 3)}
 
 
-def volumes(groups: list[Group]) -> list[dict[str, str]]:
+def volumes(group: Group, groups: list[Group]) -> Row:
     """Section 5: occupancy."""
-    return with_origin(groups, [{
-        "volume": group[0]["case"],
-        "size": size("3d", group[0]["config"]), "training": length("3d", group[0]["config"]),
-        "IoU": mean(group, "iou", 4), "published": published(group[0], "iou", 4),
-        "FR gain": gain(group, groups, "iou", 4), "Chamfer": mean(group, "chamfer", 3),
-        "F-score": mean(group, "f_score", 3)} for group in groups])
+    config = group[0]["config"]
+    return {"volume": group[0]["case"], "size": size("3d", config), "training": length("3d", config),
+            "IoU": mean(group, "iou", 4), "published": published(group[0], "iou", 4),
+            "FR gain": gain(group, groups, "iou", 4), "Chamfer": mean(group, "chamfer", 3),
+            "F-score": mean(group, "f_score", 3)}
 
 
-def radiance_fields(groups: list[Group]) -> list[dict[str, str]]:
+def radiance_fields(group: Group, groups: list[Group]) -> Row:
     """Section 5: DVGO and Instant-NGP."""
-    return with_origin(groups, [{
-        "method": METHODS[group[0]["experiment"]], "scene": group[0]["case"],
-        "size": size(group[0]["experiment"], group[0]["config"]),
-        "training": length(group[0]["experiment"], group[0]["config"]),
-        "PSNR (dB)": mean(group, "psnr", 2), "published": published(group[0], "psnr", 2),
-        "FR gain": gain(group, groups, "psnr", 2), "SSIM": mean(group, "ssim", 3),
-        "test views": str(len(group[0]["metrics"]["views"]))} for group in groups])
+    experiment, config = group[0]["experiment"], group[0]["config"]
+    return {"method": METHODS[experiment], "scene": group[0]["case"], "size": size(experiment, config),
+            "training": length(experiment, config), "PSNR (dB)": mean(group, "psnr", 2),
+            "published": published(group[0], "psnr", 2), "FR gain": gain(group, groups, "psnr", 2),
+            "SSIM": mean(group, "ssim", 3), "test views": str(len(group[0]["metrics"]["views"]))}
 
 
-TABLES: dict[str, Callable[[list[Group]], list[dict[str, str]]]] = {
-    "loss": loss, "relative error": relative_error, "images": images, "volumes": volumes,
-    "radiance fields": radiance_fields}
+# What makes a row of a table, of one network and of all; the rows of "relative error" are made otherwise.
+ROWS: dict[str, Callable[[Group, list[Group]], Row]] = {
+    "loss": loss, "images": images, "volumes": volumes, "radiance fields": radiance_fields}
+TABLES = (*ROWS, "relative error")
 
 
-def markdown(rows: list[dict[str, str]]) -> str:
+def table(kind: str, groups: list[Group]) -> list[Row]:
+    """The rows of one of `TABLES`, each with its network, seeds, device and seconds of training."""
+    if kind == "relative error":
+        return relative_error(groups)
+    names = [name for _, of_one in groupby(groups, lambda group: group[0]["experiment"])
+             for name in labels([group[0] for group in of_one])]
+    return [{"network": name, **ROWS[kind](group, groups), "seeds": seeds(group),
+             "device": group[0]["environment"]["device"],
+             "seconds": f"{np.mean([record['time']['train_seconds'] for record in group]):,.0f}"}
+            for name, group in zip(names, groups)]
+
+
+def markdown(rows: list[Row]) -> str:
     """A table, below a line of what all its rows share; without a column that is empty."""
     alike = {column for column in rows[0] if len({row[column] for row in rows}) == 1}
     shared = [f"{column} {rows[0][column]}" for column in rows[0] if column in alike.intersection(SAID_ONCE)]

@@ -8,7 +8,7 @@ from report import tables
 
 
 def table(records, *folders):
-    return tables.images(tables.read_groups(records, folders))
+    return tables.table("images", tables.read_groups(records, folders))
 
 
 def column(rows, name):
