@@ -3,9 +3,10 @@
     python 1d_relative_error_in_frequency.py            of the records of 1d_function_fitting.py
     python 1d_relative_error_in_frequency.py --quick    of those with --quick
 
-Networks that have no record are trained first, by that script, on the CPU. F is the DFT over the 300 samples. The error at a
-frequency k is ||F_output(k)| − |F_target(k)|| / |F_target(k)|. The target's energy lies at 1.5, 2.5, 3.5 and 4.5 cycles
-a unit of x. The script reads the outputs at every step, results/1d/function/<options>/<network>-seed<k>.npz, and writes
+Networks that have no record are trained first, by that script, on the CPU. F is the DFT over the 300 samples. The
+error at a frequency k is ||F_output(k)| − |F_target(k)|| / |F_target(k)|. The target's energy lies at 1.5, 2.5, 3.5 and
+4.5 cycles a unit of x. The script reads the outputs at every step, results/1d/function/<options>/<network>-seed<k>.npz,
+and writes
 
     figures/1d/function/<options>/relative_error.png    a panel a network, FR right of its baseline, a curve a frequency
 
@@ -38,10 +39,10 @@ def recorded_runs(args: argparse.Namespace) -> list[Run]:
             for mode, own in args.modes for seed in args.seeds]
     if not all(run.path(".json").exists() for run in runs):
         script = str(Path(__file__).with_name("1d_function_fitting.py"))
-        given = [word for option in args.options.split(",") if option for word in f"--{option}".split("=")]
-        done = subprocess.run([sys.executable, script, "--device", "cpu", *given, "--modes", *dict.fromkeys(run.network for run in runs),
-                               "--seeds", *map(str, args.seeds), "--results", str(args.results),
-                               "--figures", str(args.figures)], check=False)
+        given = ["--device=cpu", *(f"--{option}" for option in args.options.split(",") if option)]
+        networks = dict.fromkeys(run.network for run in runs)
+        done = subprocess.run([sys.executable, script, *given, "--modes", *networks, "--seeds", *map(str, args.seeds),
+                               "--results", str(args.results), "--figures", str(args.figures)], check=False)
         if done.returncode:
             raise SystemExit(done.returncode)  # it has said why
     return [replace(run, config=read_record(run.path(".json"))["config"]) for run in runs]
