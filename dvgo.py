@@ -22,6 +22,7 @@ stage; --lr is the color network's.
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -198,9 +199,8 @@ def coarse_run(run: Run) -> Run:
     """The run of the coarse stage that a fine one goes on from, with the options that hold for it."""
     shared = ("size", "downscale", "background", "hold_out", "precision", "device")
     config = {**run.config["coarse"], **{name: run.config[name] for name in ("scene", "background")}}
-    return Run(run.results, run.experiment, run.case, "coarse", run.seed, config,
-               {name: value for name, value in run.options.items() if name in shared}, {}, run.precision, run.device,
-               run.command)
+    options = {name: value for name, value in run.options.items() if name in shared}
+    return replace(run, mode="coarse", config=config, options=options, own={})
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
