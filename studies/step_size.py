@@ -143,8 +143,8 @@ def recorded(experiment: Experiment, network: str, args: argparse.Namespace) -> 
 
 def missing(experiment: Experiment, networks: Iterable[str], args: argparse.Namespace) -> list[tuple[str, int]]:
     """The networks and seeds that have no record."""
-    return [(network, seed) for network in networks
-            for seed in experiment.seeds if seed not in recorded(experiment, network, args)]
+    found = {network: recorded(experiment, network, args) for network in networks}
+    return [(network, seed) for network in found for seed in experiment.seeds if seed not in found[network]]
 
 
 def plan(experiment: Experiment, networks: Iterable[str],
