@@ -33,28 +33,24 @@ def published(tmp_path):
     return SimpleNamespace(results=tmp_path, records=ROOT / "records")
 
 
-def own_of(network):
-    """The mode of a network of --modes, and its own settings."""
-    mode, _, factor = network.partition(",hidden_lr=")
-    return mode, {"hidden_lr": float(factor)} if factor else {}
-
-
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_everything_has_a_published_record_where_its_script_puts_it_so_that_nothing_is_trained(name, published):
     for experiment in (EXPERIMENTS[name], step_size.choosing(EXPERIMENTS[name])):
         step_size.train(experiment, published)  # there is no data
         runs = plan_runs(experiment.script, *experiment.options.split(), case=experiment.folder.split("/")[1])
         assert {str(run.folder) for run in runs} == {experiment.folder}
-    assert all(len(pair.values) == 14 for pair in step_size.measured(EXPERIMENTS[name], published))
+    assert all(len(step_size.measured(EXPERIMENTS[name], backbone, published).values) == 14
+               for backbone in EXPERIMENTS[name].backbones)
 
 
 def test_what_was_not_trained_is_neither_shown_nor_chosen(options):
-    (pair,) = step_size.measured(EXPERIMENTS["dvgo toy"], options)
+    pair = step_size.measured(EXPERIMENTS["dvgo toy"], "relu", options)
     assert step_size.gains(pair)[2:] == ["23.4", "–", "–", "–", "not chosen"]
 
 
 def test_means_are_lines_and_a_failure_is_an_arrow_with_its_value(published, drawn):
-    pairs = [step_size.measured(EXPERIMENTS["1d"], published)[0], step_size.measured(EXPERIMENTS["3d"], published)[2]]
+    pairs = [step_size.measured(EXPERIMENTS[name], backbone, published) for name, backbone in (
+        ("1d", "relu"), ("3d", "sin"))]
     with matplotlib.rc_context(figures.STYLE):
         step_size.draw(pairs, SimpleNamespace(figures=ROOT))
     of_loss, of_iou = drawn[ROOT / "step_size.png"].axes
@@ -153,7 +149,6 @@ def test_a_random_basis_has_the_norms_of_b_and_its_ranks_if_asked_for(in_row_spa
     basis = with_fr[2].basis
     torch.testing.assert_close(first.basis.norm(dim=1), basis.norm(dim=1))
     assert controls.step_scale_of(basis) == pytest.approx(step_scale(with_fr[2]), rel=1e-5)
-    assert step_size.kappa(NETWORK) == step_scale(with_fr[2])
     assert not torch.allclose(first.basis, second.basis) and not torch.allclose(first.basis, basis)
     assert torch.linalg.matrix_rank(first.basis.double(), rtol=1e-5) == (14 if in_row_space else 16)
     torch.testing.assert_close(first.weight, first.coefficients @ first.basis)
