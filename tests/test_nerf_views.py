@@ -87,9 +87,8 @@ def test_a_field_is_stored_with_its_settings(tmp_path):
     run = Run(tmp_path, "ngp", "toy", "relu", 0, {"batch": 8})
     with pytest.raises(UserError, match="relu-seed0.pt; run without --render-only first"):
         nerf_views.load_field(run)
-    nerf_views.save_field(run, field={"weight": torch.ones(2)}, lower=torch.zeros(3))
-    saved = nerf_views.load_field(run)
-    assert saved["field"]["weight"].equal(torch.ones(2)) and saved["lower"].equal(torch.zeros(3))
+    nerf_views.save_field(run, {"weight": torch.ones(2)})
+    assert nerf_views.load_field(run)["weight"].equal(torch.ones(2))
     with pytest.raises(UserError, match="relu-seed0.pt was made with other settings"):
         nerf_views.load_field(Run(tmp_path, "ngp", "toy", "relu", 0, {"batch": 9}))
     content = run.path(".pt").read_bytes()
@@ -149,12 +148,12 @@ def test_held_out_views_are_measured_and_not_trained_on(monkeypatch):
 
 
 def test_a_run_that_is_trained_again_or_of_other_test_views_is_not_rendered(tmp_path):
-    run = trained(tmp_path, "relu", 30.0)
+    run, nowhere = trained(tmp_path, "relu", 30.0), (SCENE, np.zeros(3), argparse.Namespace())
     with pytest.raises(UserError, match="another process"), run.locked():
-        nerf_views.render_only([run], lambda _: pytest.fail("was rendered"))
+        nerf_views.render_only([run], lambda *_: pytest.fail("was rendered"), *nowhere)
     other = Run(tmp_path, "ngp", "toy", "relu", 0, {**run.config, "scene": {"test": [1]}})
     with pytest.raises(UserError, match="was made with scene .*--force"):
-        nerf_views.render_only([other], lambda _: pytest.fail("was rendered"))
+        nerf_views.render_only([other], lambda *_: pytest.fail("was rendered"), *nowhere)
 
 
 def test_a_test_view_is_shown_beside_its_renderings(tmp_path, drawn):

@@ -172,8 +172,8 @@ def test_bad_input_gets_one_line_and_status_2(script, arguments, said, refused, 
 @of_dvgo
 def test_dvgo_s_modes_go_on_from_one_coarse_field_and_optimizer_and_shift_begin_anew_with_each_scaling(finished):
     coarse, *fine = finished.optimizers
-    boxes = [torch.load(finished.folder / f"{mode}-seed0.pt", weights_only=True) for mode in COLOR_MODES]
-    assert all(boxes[0][corner].equal(boxes[1][corner]) for corner in ("lower", "upper"))
+    fields = [torch.load(finished.folder / f"{mode}-seed0.pt", weights_only=True)["field"] for mode in COLOR_MODES]
+    assert all(fields[0][corner].equal(fields[1][corner]) for corner in ("density.lower", "density.upper"))
     assert len(fine) == 2 * (1 + len(SCALE_AT))
     factor = coarse.param_groups[0]["lr_factor"]
     assert factor.shape == coarse.param_groups[0]["params"][0].shape and factor.max() == 1 and factor.min() < 1
@@ -188,9 +188,9 @@ def test_dvgo_s_modes_go_on_from_one_coarse_field_and_optimizer_and_shift_begin_
         assert all(optimizer.state[values]["step"] == steps for values in (density, features))
         for group, lr in ((grids, 0.4), *((group, 1e-3) for group in color)):
             assert group["lr"] == pytest.approx(lr * 0.1 ** (steps / 60))
-    field = DVGOField(boxes[1]["lower"], boxes[1]["upper"], 8, final_voxels=VOXELS, alpha_init=0.5, threshold=0.1,
-                      near=0.0, mode="relu")
-    field.load_state_dict(boxes[1]["field"])
+    field = DVGOField(fields[1]["density.lower"], fields[1]["density.upper"], 8, final_voxels=VOXELS, alpha_init=0.5,
+                      threshold=0.1, near=0.0, mode="relu")
+    field.load_state_dict(fields[1])
     assert field.act_shift == pytest.approx(math.log(1 / 0.99 - 1) - len(SCALE_AT))
 
 
