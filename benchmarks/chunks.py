@@ -24,7 +24,6 @@ from models import build_inr
 
 POINTS = {"2d": 32_768, "3d": 16_384}
 FULL = {"2d": 98_304, "3d": 50_000}
-CHUNK = training.CHUNK["cpu"]
 
 
 @functools.cache  # of the process that does the steps
@@ -63,7 +62,7 @@ def measure(experiment: str, mode: str, points: int, rounds: int) -> None:
         return lambda count: process.submit(advance, count, torch.get_num_threads(), experiment, mode, points,
                                             chunk).result()
 
-    ways = {"chunks": steps(CHUNK), "at once": steps(points)}
+    ways = {"chunks": steps(training.CPU_CHUNK), "at once": steps(points)}
     times = interleaved(ways, torch.device("cpu"), rounds, block=2)
     chunks, at_once = (way(1) for way in ways.values())
     print(f"{experiment.upper() + ', ' + mode:<14}{points:>9,}{1e3 * statistics.median(times['chunks']):>9.0f}"
@@ -77,7 +76,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="98,304 pixels, 50,000 voxels")
     parser.add_argument("--rounds", type=cli.whole(1), default=5)
     args = parser.parse_args()
-    print(f"{device_name(torch.device('cpu'))}, chunks of {CHUNK:,}")
+    print(f"{device_name(torch.device('cpu'))}, chunks of {training.CPU_CHUNK:,}")
     print(f"{'a step of':<14}{'points':>9}{'ms':>9}{'at once, ms':>13}{'at once / chunks':>18}{'difference':>12}")
     for experiment, mode in (("2d", "relu+fr"), ("2d", "sin"), ("2d", "sin+fr"), ("3d", "sin"), ("3d", "sin+fr")):
         measure(experiment, mode, (FULL if args.full else POINTS)[experiment], args.rounds)
