@@ -37,7 +37,7 @@ def recorded_runs(args: argparse.Namespace) -> list[Run]:
     options = {"size": args.options} if args.options else {}
     runs = [Run(args.results, "1d", "function", mode, seed, {}, options, own)
             for mode, own in args.modes for seed in args.seeds]
-    if not all(run.path(".json").exists() for run in runs):
+    if not all(run.path(suffix).exists() for run in runs for suffix in (".json", ".npz")):
         script = str(Path(__file__).with_name("1d_function_fitting.py"))
         given = ["--device=cpu", *(f"--{option}" for option in args.options.split(",") if option)]
         networks = dict.fromkeys(run.network for run in runs)

@@ -190,7 +190,7 @@ def load_field(run: Run) -> dict[str, Any]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         config, field = saved["config"], saved["field"]
     except FileNotFoundError as error:
-        raise UserError(f"there is no trained field at {path}; run without --render-only first") from error
+        raise UserError(f"there is no trained field at {path}; train the run again with --force") from error
     except Exception as error:  # a damaged zip or pickle raises nearly anything
         raise UserError(f"{path} is damaged; train the run again with --force") from error
     if config != run.config:

@@ -113,8 +113,7 @@ class Run:
         differing = [f"{key} {found.get(key)} where {self.config.get(key)} is asked for"
                      for key in {**self.config, **found} if found.get(key) != self.config.get(key)]
         if differing:
-            raise UserError(f"{path} was made with {', '.join(differing)}; give another --results folder, or train it "
-                            "again with --force")
+            raise UserError(f"{path} was made with {', '.join(differing)}; train it again with --force")
 
     def record(self) -> dict[str, Any] | None:
         """The finished record, or None. UserError if it is damaged or of other data."""
@@ -176,8 +175,7 @@ class Run:
                 import fcntl
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise UserError("another process trains it now; wait for its end, or give another --results folder"
-                                ) from None
+                raise UserError("another process trains it now; wait for its end") from None
             except (ImportError, OSError):  # Windows, or a file system without locks
                 pass
             try:

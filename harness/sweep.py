@@ -126,20 +126,22 @@ def _attempt(job: Job, args: argparse.Namespace, one_thread: bool) -> str:
 def _in_processes(count: int, jobs: list[Job], attempt: Callable[[Job], str]) -> list[str]:
     """Train the jobs in this process and in `count` - 1 workers; each takes the next one when it is free."""
     sys.stdout.flush()  # what was printed before comes before the lines of the workers
-    waiting, outcomes = iter(jobs), []
+    waiting, outcomes = iter(range(len(jobs))), [""] * len(jobs)
     # Not forked: a forked process inherits torch's threads in a broken state. A pool each, which ends with its worker.
     pools = [ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _end_with, (os.getpid(),))
              for _ in range(count - 1)]
 
     def hand_out(pool: ProcessPoolExecutor, begun: Future) -> None:
-        job = None
-        try:
-            begun.result()  # it has imported torch
-            for job in waiting:
-                outcomes.append(pool.submit(attempt, job).result())
-        except BrokenProcessPool:
-            if job:
-                outcomes.append(f"{job.run}: its process was killed; was there enough memory?")
+        if begun.exception():  # else it has imported torch
+            return
+        for i in waiting:
+            try:
+                outcomes[i] = pool.submit(attempt, jobs[i]).result()
+            except BrokenProcessPool:
+                outcomes[i] = f"{jobs[i].run}: its process was killed; was there enough memory?"
+                return
+            except Exception as error:  # noqa: BLE001 - as in _attempt
+                outcomes[i] = f"{jobs[i].run}: {describe(error)}"
 
     with ThreadPoolExecutor(count) as threads:
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the workers inherit it: Ctrl-C reaches them too
@@ -147,10 +149,10 @@ def _in_processes(count: int, jobs: list[Job], attempt: Callable[[Job], str]) ->
         signal.signal(signal.SIGINT, handler)
         try:
             others = [threads.submit(hand_out, *pair) for pair in zip(pools, begun)]
-            for job in waiting:
-                outcomes.append(attempt(job))
-            if len(outcomes) < len(jobs):
-                for other in others:
+            for i in waiting:
+                outcomes[i] = attempt(jobs[i])
+            for up, other in zip(begun, others):
+                if up.done():  # else it has no job, and there is none left
                     other.result()
         finally:  # they are idle, or Ctrl-C was pressed
             for worker in multiprocessing.active_children():

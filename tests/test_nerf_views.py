@@ -85,7 +85,7 @@ def test_a_turntable_is_no_larger_than_400_pixels(tmp_path):
 
 def test_a_field_is_stored_with_its_settings(tmp_path):
     run = Run(tmp_path, "ngp", "toy", "relu", 0, {"batch": 8})
-    with pytest.raises(UserError, match="relu-seed0.pt; run without --render-only first"):
+    with pytest.raises(UserError, match="relu-seed0.pt; train the run again with --force"):
         nerf_views.load_field(run)
     nerf_views.save_field(run, {"weight": torch.ones(2)})
     assert nerf_views.load_field(run)["weight"].equal(torch.ones(2))

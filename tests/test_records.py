@@ -113,7 +113,7 @@ def test_damaged_arrays_are_an_error_and_never_unpickled(tmp_path, content):
 def test_a_run_of_other_data_is_neither_used_nor_overwritten(tmp_path, capsys):
     finish(run_in(tmp_path, pixels="a"))
     other = run_in(tmp_path, pixels="b")
-    said = "made with pixels a where b is asked for; give another --results folder, or train it again with --force"
+    said = "made with pixels a where b is asked for; train it again with --force"
     for ask in (other.finished, other.record, lambda: other.metric("loss"), lambda: run_in(tmp_path).finished()):
         with pytest.raises(UserError, match="made with pixels a where .*--force"):
             ask()

@@ -160,7 +160,7 @@ def test_a_long_training_on_a_cpu_is_announced(tmp_path, capsys):
     assert not capsys.readouterr().out
 
 
-@pytest.mark.parametrize("mode", ["relu", "sin+fr"])
+@pytest.mark.parametrize("mode", ["relu+fr", "sin", "sin+fr"])
 def test_w_composed_once_for_all_chunks_gives_the_same_gradients(mode, monkeypatch):
     torch.manual_seed(0)
     model = build_inr(mode, in_features=2, out_features=3, hidden_features=16, hidden_layers=2, low_freq_num=4,
