@@ -70,7 +70,7 @@ NETWORKS = {
 }
 SETTINGS = {mode: {**PAPER, **network} for mode, network in NETWORKS.items()}
 DECAY = 0.2  # what all epochs together multiply the learning rate by (released code)
-QUICK: dict = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels, like a solid
+QUICK: dict = {"epochs": 18, "batch": 1_024, "downscale": 18}  # the paper's volumes then have 28 voxels
 RESOLUTION, QUICK_RESOLUTION = 256, 28  # voxels along the longest side of a solid or mesh
 ALMOST_ONE = 1 - 1e-6  # where a logarithmic axis has an IoU of 1
 

@@ -82,7 +82,7 @@ def load_scene(source: str, folder: Path, downscale: int = 1) -> Scene:
         path = folder / "nerf_synthetic" / source
         if not path.is_dir():
             raise UserError(f"{path} is not there; put it there from the NeRF authors' nerf_synthetic.zip (linked from "
-                            "matthewtancik.com/nerf), or try a scene that needs no download: --scene toy")
+                            "matthewtancik.com/nerf), or try --quick, which needs no download (--scene toy)")
     else:
         path = find_file(Path(source))
         if not path.is_dir():
