@@ -41,7 +41,7 @@ from models.fourier_reparam import SETTINGS
 from studies import step_size
 from studies.step_size import EXPERIMENTS, METRICS, Experiment
 
-COMPARED = {name: EXPERIMENTS[name]._replace(backbones=backbones, seeds=(0, 1))
+COMPARED = {name: EXPERIMENTS[name]._replace(backbones=backbones)
             for name, backbones in (("1d", ("relu", "sin")), ("2d", ("relu", "relu+pe")))}
 
 
