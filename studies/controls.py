@@ -259,12 +259,12 @@ def train(experiment: Experiment, args: argparse.Namespace) -> None:
 
 def measured(experiment: Experiment, backbone: str, args: argparse.Namespace) -> dict[str, dict[float, np.ndarray]]:
     """The metric of what is compared, a number a seed; empty where a record is missing."""
-    of_names = networks(experiment, backbone)
-    if any(step_size.missing(experiment, of_name.values(), args) for of_name in of_names.values()):
+    found = {name: {step: step_size.recorded(experiment, network, args) for step, network in of_name.items()}
+             for name, of_name in networks(experiment, backbone).items()}
+    if any(len(records) < len(experiment.seeds) for of_name in found.values() for records in of_name.values()):
         return {}
-    return {name: {step: np.array([record["metrics"][experiment.metric] for record in
-                                   step_size.recorded(experiment, network, args).values()])
-                   for step, network in of_name.items()} for name, of_name in of_names.items()}
+    return {name: {step: np.array([record["metrics"][experiment.metric] for record in records.values()])
+                   for step, records in of_name.items()} for name, of_name in found.items()}
 
 
 def cell(experiment: Experiment, backbone: str, values: dict[float, np.ndarray]) -> str:
