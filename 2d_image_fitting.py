@@ -85,7 +85,7 @@ def train(run: Run, image: np.ndarray, args: argparse.Namespace,
     x, target = pixel_grid(image, device)  # (N, 2), (N, 3)
     every_pixel = torch.arange(len(x), device=device)
     batches = training.Batches(len(x), config["batch"] or len(x), run.seed, device)
-    chunk = args.chunk or (training.CPU_CHUNK if device.type == "cpu" else training.GPU_CHUNK)
+    chunk = training.chunk_size(args, device)
 
     evaluate_every = max(1, config["steps"] // EVALUATIONS)
     psnrs = torch.zeros(config["steps"] // evaluate_every, dtype=torch.float64)

@@ -39,6 +39,11 @@ def prepare(args: argparse.Namespace, seed: int) -> tuple[torch.device, contextl
     return device, autocast
 
 
+def chunk_size(args: argparse.Namespace, device: torch.device) -> int:
+    """The number of points in memory at once: what --chunk says, or what suits the device."""
+    return args.chunk or (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
+
+
 def steps(run: Run, args: argparse.Namespace, losses: Tensor, clock: Stopwatch, state: dict[str, Any],
           merit: Callable[[float], str]) -> Iterator[int]:
     """The steps of a training, timed. Now and then the progress is shown and a checkpoint written.
