@@ -154,14 +154,13 @@ def draw_spectra(runs: list[Run], args: argparse.Namespace) -> None:
     """The share of the NTK's sum that its largest eigenvalues hold, over training; the mean of the seeds."""
     first = [run for run in runs if run.seed == args.seeds[0]]
     figure, panels = figures.grid_by_backbone(first, width=3.8, height=2.3, sharex=True, sharey=True)
-    shades = figures.shades(EIGENVALUES)
+    shades, legend = figures.shades(EIGENVALUES), ("the largest", "+ second", "+ third", "+ fourth")
     for run, axis, label in zip(first, panels, labels(map(vars, first))):
         of_network = [other.metric("ntk_eigenvalue_shares") for other in runs if other.network == run.network]
         steps = [int(step) for step in of_network[0]]
         held = 100 * np.mean([list(shares.values()) for shares in of_network], axis=0)[:, :EIGENVALUES].cumsum(axis=1)
         for count in range(EIGENVALUES):
-            axis.plot(steps, held[:, count], color=shades[count], label=f"the largest {count + 1}" if count else
-                      "the largest")
+            axis.plot(steps, held[:, count], color=shades[count], label=legend[count])
         axis.set_ylim(0, 100)
         axis.set_title(f"{label}: the four hold {held[-1, -1]:.0f} % at the end")
         axis.xaxis.set_major_formatter(figures.THOUSANDS)

@@ -183,7 +183,7 @@ def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
 
 def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:
     """The power of the error at each spatial frequency, beside that of the image itself."""
-    figure, axis = figures.curves("frequency (cycles per pixel)", "power of the error")
+    figure, axis = figures.curves("frequency (cycles per pixel)", "power")
     axis.loglog(*metrics.radial_spectrum(image), color="0.75", linewidth=4, label="the image")
     for run, label in zip(runs, labels(map(vars, runs))):
         frequency, power = metrics.radial_spectrum(run.arrays(reconstruction=image.shape)["reconstruction"] - image)
@@ -191,7 +191,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(figures.ticker.NullLocator())
-    figures.plain_log_labels(axis.yaxis)
+    axis.yaxis.set_major_formatter(figures.POWERS_OF_TEN)
     figures.save_curves(figure, f"radially averaged spectrum of the error\n{title(runs[0])}",
                         args.figures / runs[0].folder / "spectrum.png")
 

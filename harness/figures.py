@@ -24,12 +24,16 @@ from harness.labels import baseline
 from harness.records import Run
 
 THOUSANDS = ticker.StrMethodFormatter("{x:,.0f}")
+# 10⁻⁵, without math text.
+POWERS_OF_TEN = ticker.FuncFormatter(
+    lambda value, _: "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")))
 # From the color-blind safe palette of Okabe and Ito: one color a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
 STYLE: Any = {
     **matplotlib.rcParamsDefault,  # whatever a matplotlibrc says
     "font.size": 10, "axes.titlesize": 11, "axes.spines.top": False, "axes.spines.right": False,
     "legend.frameon": False, "figure.constrained_layout.use": True, "savefig.dpi": 160, "lines.linewidth": 1.5,
+    "pdf.fonttype": 42,  # TrueType, which publishers ask for
     "text.parse_math": False,  # a $ in the name of a file is a $
 }
 del STYLE["backend"]
@@ -183,12 +187,14 @@ def write_picture(picture: np.ndarray, path: Path) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, atomically, and say where it lies. A title wider than the figure is broken."""
+    """Write a figure as PNG and as PDF, atomically, and say where it lies. A title wider than the figure is broken."""
     for text in figure.texts:
         # Not set_wrap: it measures a $ as the begin of math text, whatever parse_math says.
         fitting = int(figure.get_figwidth() * 72 / (0.55 * float(text.get_fontsize())))
         text.set_text("\n".join(textwrap.fill(line, fitting) for line in text.get_text().split("\n")))
-    packed = io.BytesIO()
-    figure.savefig(packed, format="png")
-    write_atomically(path, packed.getvalue())
+    for suffix in (".png", ".pdf"):
+        packed = io.BytesIO()
+        figure.savefig(packed, format=suffix[1:])
+        write_atomically(path.with_suffix(suffix), packed.getvalue())
+        figure.set_layout_engine("none")  # it is laid out
     print(f"wrote {path}")

@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
 
 from data.errors import UserError
 from harness import cli, figures, labels
@@ -292,7 +291,7 @@ def draw_pair(pair: Pair, axis: Axes) -> None:
                               textcoords="offset points", ha="center", fontsize=7, color=style["color"],
                               bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(FuncFormatter(power_of_ten))
+    axis.xaxis.set_major_formatter(figures.POWERS_OF_TEN)
     if metric == "loss":
         axis.set_yscale("log")
         figures.plain_log_labels(axis.yaxis)
@@ -310,11 +309,6 @@ def size(pair: Pair) -> str:
                f"{labels.size(name, pair.config)} {'voxels' if name == '3d' else 'pixels'}")
     seeds = len(pair.experiment.seeds)
     return f"{of_data}, {seeds} seed{'s' * (seeds > 1)}\n{labels.length(name, pair.config)}"
-
-
-def power_of_ten(value: float, _: int) -> str:
-    """A tick of a logarithmic axis, 10⁻⁵, without math text."""
-    return "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def parse(description: str | None, experiments: dict[str, Experiment]) -> argparse.Namespace:

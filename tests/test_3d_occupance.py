@@ -32,7 +32,7 @@ def test_quick_run_needs_no_data_set(tmp_path, call):
         assert values[mode] >= values[mode.removesuffix("+fr")], values
     assert values["sin+fr"] > 0.9 and values["relu+pe+fr"] > values["relu+pe"] + 0.02, values
     folder = tmp_path / "figures" / "3d" / "holed_sphere" / options
-    assert {file.name for file in folder.iterdir()} == {"close_ups.png", "iou.png", "errors.png"}
+    assert {file.stem for file in folder.iterdir()} == {"close_ups", "iou", "errors"}
     _, truth = load_volume("holed_sphere", tmp_path, 16)
     run = stem(tmp_path, "3d", "holed_sphere", "sin+fr", options)
     arrays = np.load(beside(run, ".npz"))
@@ -82,7 +82,7 @@ def test_an_empty_prediction_is_reported_and_drawn_and_another_volume_refused(tm
     made = record(tmp_path, "3d", "ball", "relu,lr=1e-09", "epochs=1")
     assert made["metrics"] == {"iou": 0.0, "chamfer": None, "f_score": None}
     folder = tmp_path / "figures" / "3d" / "ball" / "epochs=1"
-    assert {file.name for file in folder.iterdir()} == {"close_ups.png", "iou.png", "errors.png"}
+    assert {file.stem for file in folder.iterdir()} == {"close_ups", "iou", "errors"}
     np.save(small_ball, ball(5, 12) & ~ball(2, 12))
     assert "was made with voxels" in refused(FIT, *arguments)
 

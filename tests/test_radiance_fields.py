@@ -93,7 +93,7 @@ def test_a_run_leaves_its_record_field_pictures_and_figures(finished):
                                                           for line in finished.stdout.splitlines()]
     assert not list(finished.path.rglob("*.ckpt"))
     figures = finished.path / "figures" / finished.folder.relative_to(finished.path / "results")
-    assert {file.name for file in figures.iterdir()} == {"close_ups.png", "psnr.png"}
+    assert {file.stem for file in figures.iterdir()} == {"close_ups", "psnr"}
 
 
 def test_a_second_run_trains_nothing_and_rendering_again_records_what_it_measured(finished, call, refused, tmp_path):
