@@ -12,8 +12,7 @@ from harness.device import choose_device
 
 # The arguments of each on a CPU, and on a GPU.
 ARGUMENTS = {"ntk_1d": ("", ""),
-             "step": ("--rounds 3 --block 10", "--full"),
-             "chunks": ("--rounds 3", "--rounds 3"),
+             "step": ("--rounds 3", "--full"),
              "radiance_fields": ("--small --rounds 3", "")}
 
 
