@@ -188,7 +188,8 @@ def draw_layer(run: Run, args: argparse.Namespace) -> None:
         rows.text(width + 3, -place, f"f = {frequency}/{low}", va="center", fontsize=9)
     rows.set_title(f"five of the {len(basis):,} rows of B, cos(f x)")
     rows.set_axis_off()
-    for weight, label, color in ((before, "at the start", "0.6"), (after, "trained", figures.COLORS["sin"])):
+    of_mode = figures.line_style(run.mode)["color"]
+    for weight, label, color in ((before, "at the start", "0.6"), (after, "trained", of_mode)):
         power = np.square(np.abs(np.fft.rfft(weight, axis=1))).mean(axis=0) / width
         spectrum.semilogy(np.fft.rfftfreq(width), power, color=color, label=label)
     spectrum.set_title("power spectrum of the rows of W = Λ B")

@@ -95,7 +95,6 @@ def train(run: Run, scene: Scene, args: argparse.Namespace) -> str:
     optimizer = torch.optim.Adam(groups, eps=config["eps"], fused=True)
     scheduler = LambdaLR(optimizer, partial(cosine, epochs=config["epochs"]))  # epoch by epoch
     rays = config["batch"]
-    parts = math.ceil(rays / (args.chunk or rays))
 
     losses = torch.zeros(config["epochs"] * config["iterations"], device=device)
     clock, state = Stopwatch(device), {"field": field, "optimizer": optimizer, "scheduler": scheduler}
@@ -104,7 +103,7 @@ def train(run: Run, scene: Scene, args: argparse.Namespace) -> str:
             field.update_occupancy(everywhere=step < config["warm_up"])
         pixels = torch.randint(dataset.pixels, (rays,), device=device)
         optimizer.zero_grad()
-        for part in pixels.tensor_split(parts):  # the gradients add up to those of the whole batch
+        for part in pixels.split(args.chunk or rays):  # the gradients add up to those of the whole batch
             origins, directions, target = dataset.rays(part)
             with autocast:
                 rendering = field(origins, directions, jitter=True)

@@ -66,9 +66,7 @@ PAPER: dict = {
     "decay_steps": 20_000,      # lrate_decay × 1,000
     "entropy_weight": 0.001,    # weight_entropy_last
     "per_sample_weight": 0.01,  # weight_rgbper
-    "renew_every": 1_000,       # steps between renewals of the mask
-    "mask_renew": True,         # released code, since 2022
-    "act_decay": True,          # decay_after_scale, since 2022
+    "renew_every": 1_000,       # steps between renewals of the mask (released code, since 2022)
     "downscale": 1,
     "background": "white",      # white_bkgd
     "coarse": COARSE,
@@ -172,11 +170,11 @@ def train_fine(run: Run, scene: Scene, args: argparse.Namespace) -> str:
     losses, clock = torch.zeros(config["steps"], device=device), Stopwatch(device)
     state = {"field": field, "optimizer": optimizer, "scheduler": scheduler}
     for step in training.steps(run, args, losses, clock, state, nerf_views.decibels):
-        if config["mask_renew"] and mask_renewal_due(step, config):
+        if mask_renewal_due(step, config):
             field.renew_mask()
         if step + 1 in config["scale_at"]:
             to_come = sum(at > step + 1 for at in config["scale_at"])
-            field.resize(config["voxels"] // 2**to_come, act_shift_decay=float(config["act_decay"]))
+            field.resize(config["voxels"] // 2**to_come)
             optimizer, scheduler = make_optimizer(field, config, None)
             state.update(optimizer=optimizer, scheduler=scheduler)  # a checkpoint keeps the new ones
         losses[step] = training_step(field, optimizer, scheduler, dataset, pool[batches[step]], config, autocast)
@@ -208,10 +206,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = cli.options(__doc__, modes=COLOR_MODES, default_modes=COLOR_MODES, steps=PAPER["steps"],
                          checkpoint_every=1_000)
     nerf_views.add_options(parser)
-    parser.add_setting("--no-mask-renew", dest="mask_renew", action="store_const", const=False,
-                       help="do not drop from the fine stage's mask what has become empty")
-    parser.add_setting("--no-act-decay", dest="act_decay", action="store_const", const=False,
-                       help="keep the shift of the densities' activation in a finer grid")
     return nerf_views.parse(parser, argv)
 
 

@@ -40,7 +40,7 @@ UNITS = {"1d": "points", "2d": "pixels", "3d": "voxels", "dvgo": "rays", "ngp": 
 
 
 def length(experiment: str, config: Mapping[str, Any]) -> str:
-    """In words: the length of a training, its points a step, and what it leaves out of the method."""
+    """In words: the length of a training, and its points a step."""
     if "iterations" in config:
         text = f"{config['epochs'] * config['iterations']:,} steps"
     elif "epochs" in config:
@@ -49,9 +49,7 @@ def length(experiment: str, config: Mapping[str, Any]) -> str:
         text = f"{config['steps']:,} steps"
     if config.get("batch"):
         text += f", {config['batch']:,} {UNITS[experiment]} a step"
-    without = [f", no {words}" for name, words in (("mask_renew", "mask renewal"), ("act_decay", "decay of act_shift"))
-               if not config.get(name, True)]
-    return text + "".join(without)
+    return text
 
 
 def title(run: Any) -> str:

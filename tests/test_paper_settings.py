@@ -17,7 +17,7 @@ TRAINING = {"1d": {"steps": 10_000, "lr": 1e-6},
 RATES_3D = {"relu": 2e-3, "relu+fr": 2e-3, "relu+pe": 2e-3, "relu+pe+fr": 2e-3, "sin": 5e-4, "sin+fr": 5e-3}
 DVGO = {"steps": 25_000, "batch": 8192, "voxels": 4_096_000, "scale_at": [1_000, 2_000, 3_000, 4_000], "lr": 1e-3,
         "alpha_init": 1e-2, "threshold": 1e-4, "grid_lr": 0.1, "decay_steps": 20_000, "entropy_weight": 1e-3,
-        "per_sample_weight": 1e-2, "renew_every": 1_000, "mask_renew": True, "act_decay": True,
+        "per_sample_weight": 1e-2, "renew_every": 1_000,
         "downscale": 1, "background": "white",
         "coarse": {"steps": 5_000, "batch": 8192, "voxels": 1_024_000, "alpha_init": 1e-6, "threshold": 1e-7,
                    "grid_lr": 0.1, "decay_steps": 20_000, "entropy_weight": 1e-2, "per_sample_weight": 0.1,

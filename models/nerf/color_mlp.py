@@ -1,8 +1,9 @@
 """The shallow color network of the two radiance fields, plain or Fourier reparameterized (section 5 of the paper)."""
 
+from typing import Any
+
 from torch import nn
 
-from models.backbones import basis_for
 from models.checks import as_count
 from models.fourier_reparam import FourierReparamLinear
 
@@ -19,15 +20,16 @@ def color_mlp(mode: str, in_features: int, hidden_features: int, *, low_freq_num
 
     Args:
         mode: relu or relu+fr.
-        low_freq_num, high_freq_num, phase_num, alpha: the basis, see `FourierReparamLinear`. `relu+fr` needs all four;
-            `relu` uses none, and what is given is checked all the same.
+        low_freq_num, high_freq_num, phase_num, alpha: the basis, see `FourierReparamLinear`. `relu+fr` needs all four,
+            `relu` uses none.
 
     Raises:
         ValueError: an unknown mode, a size, count or α out of range, or one of the basis missing.
     """
     if mode not in COLOR_MODES:
         raise ValueError(f"mode must be one of {', '.join(COLOR_MODES)}, not {mode!r}")
-    basis = basis_for(mode, low_freq_num=low_freq_num, high_freq_num=high_freq_num, phase_num=phase_num, alpha=alpha)
+    basis: dict[str, Any] = {"low_freq_num": low_freq_num, "high_freq_num": high_freq_num, "phase_num": phase_num,
+                             "alpha": alpha}
     width = as_count("hidden_features", hidden_features)
     hidden = FourierReparamLinear(width, width, **basis) if mode == "relu+fr" else nn.Linear(width, width)
     return nn.Sequential(nn.Linear(in_features, width), nn.ReLU(), hidden, nn.ReLU(), nn.Linear(width, 3), nn.Sigmoid())

@@ -111,7 +111,7 @@ class DVGOField(nn.Module):
         """
         lower, upper = self.density.lower, self.density.upper
         t_min, t_max = box_intersection(origins, directions, lower, upper, self.near)
-        t, ray_index, _ = uniform_samples(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1))
+        t, ray_index = uniform_samples(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1))
         coordinates = coordinates_along(origins, directions, t, ray_index, lower, upper)
         inside = (coordinates - 0.5).abs_().amax(0) <= 0.5  # but for rounding all are
         kept = (self.mask.at(coordinates) & inside).nonzero().squeeze(1)
@@ -148,15 +148,16 @@ class DVGOField(nn.Module):
         self.mask.mask &= F.max_pool3d(self.node_opacity()[None], 3, 1, 1)[0] > self.threshold
 
     @torch.no_grad()
-    def resize(self, voxels: int, act_shift_decay: float = 1.0) -> None:
-        """Go over to about so many voxels by interpolation, and lower b by `act_shift_decay`; makes new parameters."""
+    def resize(self, voxels: int) -> None:
+        """Go over to about so many voxels by interpolation, and lower b by 1 (decay_after_scale of the released code,
+        since 2022); makes new parameters."""
         shape, self.voxel_size = grid_shape(self.density.lower, self.density.upper, voxels)
         self.density.resize(shape)
         self.features.resize(shape)
         points = grid_points(shape, self.density.lower, self.density.upper).reshape(-1, 3)
         full = F.max_pool3d(self.node_opacity()[None], 3, 1, 1)[0] > self.threshold
         self.mask = MaskGrid(self.mask(points).reshape(shape) & full, self.density.lower, self.density.upper)
-        self.act_shift -= act_shift_decay
+        self.act_shift -= 1
 
 
 def frustum_bounds(dataset: RayDataset, near: float, far: float) -> tuple[Tensor, Tensor]:

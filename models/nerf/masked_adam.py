@@ -29,11 +29,7 @@ class MaskedAdam(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "lr_factor": None})
 
     @torch.no_grad()
-    def step(self, closure=None):
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+    def step(self):  # type: ignore[override]  # as its gradients are at hand, it takes no closure
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
@@ -46,7 +42,6 @@ class MaskedAdam(Optimizer):
                 size = group["lr"] * (1 - beta2**t) ** 0.5 / (1 - beta1**t)
                 update = _sparse_step if p.grad.is_sparse else _dense_step
                 update(p, p.grad, state["m"], state["v"], size, group)
-        return loss
 
 
 def _dense_step(p: Tensor, gradient: Tensor, m: Tensor, v: Tensor, size: float, group: dict) -> None:

@@ -61,14 +61,14 @@ class RayDataset:
         return origins, directions, (rgba[:, :3] - self.bg_color) * rgba[:, 3:] + self.bg_color
 
 
-def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: Tensor, near: float,
-                     far: float = float("inf")) -> tuple[Tensor, Tensor]:
+def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: Tensor,
+                     near: float) -> tuple[Tensor, Tensor]:
     """Where rays enter and leave a box, by the slab test.
 
     Args:
         origins, directions: (R, 3).
         lower, upper: (3,), the box's corners; or (B, 1, 3), those of several boxes.
-        near, far: both results are clamped to these.
+        near: both results are clamped to at least this.
 
     Returns:
         t_min and t_max, (R,) or (B, R) each, in units of `directions`. Where a ray misses the box, t_max ≤ t_min.
@@ -77,7 +77,7 @@ def box_intersection(origins: Tensor, directions: Tensor, lower: Tensor, upper: 
     to_lower, to_upper = (lower - origins) / directions, (upper - origins) / directions
     t_min = torch.minimum(to_lower, to_upper).amax(-1)
     t_max = torch.maximum(to_lower, to_upper).amin(-1)
-    return t_min.clamp(near, far), t_max.clamp(near, far)
+    return t_min.clamp(min=near), t_max.clamp(min=near)
 
 
 def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,17 +96,17 @@ def ragged_indices(counts: Tensor) -> tuple[Tensor, Tensor]:
     return ray_index, torch.arange(len(ray_index), device=counts.device) - starts.index_select(0, ray_index)
 
 
-def uniform_samples(t_min: Tensor, t_max: Tensor, step: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def uniform_samples(t_min: Tensor, t_max: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
     """Evenly spaced samples t_min + k step < t_max for k = 0, 1, …, of each ray.
 
     Args:
         t_min, t_max, step: (R,), in units of the rays' directions. Where t_max ≤ t_min there are no samples.
 
     Returns:
-        t, (S,); ray_index and step_index k, (S,) long each.
+        t (S,), and ray_index (S,) long.
     """
     ray_index, step_index = ragged_indices(((t_max - t_min) / step).ceil().clamp(min=0).long())
-    return t_min.index_select(0, ray_index) + step_index * step.index_select(0, ray_index), ray_index, step_index
+    return t_min.index_select(0, ray_index) + step_index * step.index_select(0, ray_index), ray_index
 
 
 def points_along(origins: Tensor, directions: Tensor, t: Tensor, ray_index: Tensor) -> Tensor:

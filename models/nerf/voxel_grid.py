@@ -268,7 +268,7 @@ def count_views(poses: Tensor, intrinsics: Tensor, height: int, width: int, lowe
         origins, directions = pixel_rays(poses, intrinsics, torch.full_like(rows, view), rows, columns)
         t_min, _ = box_intersection(origins, directions, lower, upper, near)
         _, t_max = box_intersection(origins, directions, wider_lower, wider_upper, near)
-        t, ray_index, _ = uniform_samples(t_min, t_max, step / directions.norm(dim=-1))
+        t, ray_index = uniform_samples(t_min, t_max, step / directions.norm(dim=-1))
         coordinates = coordinates_along(origins, directions, t, ray_index, wider_lower, wider_upper)
         nodes, weights = Corners.around(coordinates.clamp_(0, 1), wider)
         total = weights.new_zeros(math.prod(wider)).index_add_(0, nodes.flatten(), weights.flatten())
