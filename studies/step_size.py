@@ -275,23 +275,23 @@ def draw_pair(pair: Pair, axis: Axes) -> None:
     for with_fr in (False, True):
         style, own_step = figures.line_style(pair.backbone + "+fr" * with_fr), pair.fr_step if with_fr else 1.0
         found = {step: values for (of_fr, step), values in pair.values.items() if of_fr == with_fr}
-        x = {step: pair.config["lr"] * step for step in found}
-        axis.fill_between(list(x.values()), [values.min() for values in found.values()],
+        axis.fill_between(list(found), [values.min() for values in found.values()],
                           [values.max() for values in found.values()], color=style["color"], alpha=0.2, linewidth=0)
-        axis.plot(list(x.values()), [values.mean() for values in found.values()], **style, marker=".",
+        axis.plot(list(found), [values.mean() for values in found.values()], **style, marker=".",
                   label="FR" if with_fr else "plain")
         marker: dict[str, Any] = {"color": style["color"], "linestyle": "", "fillstyle": "full" if with_fr else "none"}
         if own_step in found:
-            axis.plot(x[own_step], found[own_step].mean(), **{**marker, "fillstyle": "none"}, markersize=9,
+            axis.plot(own_step, found[own_step].mean(), **{**marker, "fillstyle": "none"}, markersize=9,
                       marker="o" if with_fr else "s")
         for step, values in found.items():
             if values.mean() < bottom:
-                axis.plot(x[step], bottom, **marker, marker="v", clip_on=False, zorder=5)
-                axis.annotate(f"{values.mean():.{min(digits, 2)}f}", (x[step], bottom), (0, 14 if with_fr else 5),
+                axis.plot(step, bottom, **marker, marker="v", clip_on=False, zorder=5)
+                value = f"{'FR ' * with_fr}{values.mean():.{min(digits, 2)}f}"
+                axis.annotate(value, (step, bottom), (0, 14 if with_fr else 5),
                               textcoords="offset points", ha="center", fontsize=7, color=style["color"],
                               bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5})
     axis.set_xscale("log")
-    axis.xaxis.set_major_formatter(figures.POWERS_OF_TEN)
+    axis.xaxis.set_major_formatter("{x:g}")
     if metric == "loss":
         axis.set_yscale("log")
         figures.plain_log_labels(axis.yaxis)
@@ -299,7 +299,7 @@ def draw_pair(pair: Pair, axis: Axes) -> None:
         axis.set_ylim(bottom, top + 0.05 * (top - bottom))
     axis.set_title(f"{pair.experiment.title}: {LABELS[pair.backbone]}\n{size(pair)}", fontsize=9)
     axis.set_ylabel(metric)
-    axis.set_xlabel("step of W (κ × learning rate)")
+    axis.set_xlabel("step of W (plain's = 1)")
 
 
 def size(pair: Pair) -> str:
