@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 POINTS = 300
-FREQUENCIES = {"1.5": 3, "2.5": 5, "3.5": 7, "4.5": 9}  # where its energy lies: Hz → cycles over its length of 2
+FREQUENCIES = {"1.5": 3, "2.5": 5, "3.5": 7, "4.5": 9}  # where its energy lies: cycles a unit → over its length of 2
 
 
 def square_like_wave() -> tuple[Tensor, Tensor]:
