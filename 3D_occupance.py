@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from torch.optim.lr_scheduler import ExponentialLR
 
 from data.errors import UserError
-from data.volumes import SHA256, SOLIDS, load_volume, shorten, summary, voxel_coordinates
+from data.volumes import SHA256, SOLIDS, downscaled, load_volume, summary, voxel_coordinates
 from harness import cli, figures, meshes, metrics, training
 from harness.device import Stopwatch
 from harness.labels import labels, title
@@ -152,7 +152,7 @@ def load(args: argparse.Namespace) -> dict[str, tuple[np.ndarray, dict]]:
         if case in volumes:
             raise UserError(f"--shape gives two volumes of the name {case}; rename one")
         downscale = args.downscale or {**PAPER, **size}["downscale"]
-        volumes[case] = shorten(volume, 1 / downscale, source), size
+        volumes[case] = downscaled(volume, downscale, source), size
     return volumes
 
 
@@ -178,18 +178,18 @@ def draw_close_ups(volume: np.ndarray, runs: list[Run], args: argparse.Namespace
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     """IoU over the epochs, FR solid and its baseline dashed; the axis is that of 1 − IoU, logarithmic."""
     figure, axis = figures.curves("epoch", "IoU")
-    perfect = 0.25 / runs[0].config["batch"]  # where the axis has an IoU of 1: half a voxel of the sample is wrong
+    axis_end = 0.25 / runs[0].config["batch"]  # where the axis has an IoU of 1: half a voxel of the sample is wrong
     for run, label in zip(runs, labels(map(vars, runs))):
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]
-        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(perfect), **figures.line_style(run.mode, run.own),
+        axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(axis_end), **figures.line_style(run.mode, run.own),
                   marker="o" if len(curve) < 20 else "", label=f"{label}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
     worst, best = axis.get_ylim()
     digits = (1, 1.5, 2, 3, 5, 7) if worst < 100 * best else (1, 3)  # or labels would lie on each other
     errors = {0.1**decade * digit: f"{1 - 0.1**decade * digit:.7g}" for decade in range(7) for digit in digits}
-    ticks = {error: text for error, text in errors.items() if max(best, 2 * perfect) < error <= min(worst, 1)}
-    ticks |= {perfect: "1"} if best <= perfect else {}
+    ticks = {error: text for error, text in errors.items() if max(best, 2 * axis_end) < error <= min(worst, 1)}
+    ticks |= {axis_end: "1"} if best <= axis_end else {}
     axis.set_yticks(list(ticks), list(ticks.values()))
     axis.xaxis.set_major_locator(figures.ticker.MaxNLocator(integer=True))
     axis.yaxis.set_minor_locator(figures.ticker.NullLocator())

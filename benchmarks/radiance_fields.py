@@ -1,9 +1,9 @@
-"""Training iterations of the radiance fields against the plain way of the same.
+"""Training iterations of the radiance fields against the simple way of the same.
 
     python -m benchmarks.radiance_fields            the paper's sizes
     python -m benchmarks.radiance_fields --small    those of --medium, a quarter of the rays
 
-The plain way, below, is that of DirectVoxGO's and other pure PyTorch code. F.grid_sample looks up grids (C, X, Y, Z),
+The simple way, below, is that of DirectVoxGO's and other pure PyTorch code. F.grid_sample looks up grids (C, X, Y, Z),
 once to find the samples that count and once more for these. Adam passes over whole grids. The hash encoding goes level
 after level, and autograd differentiates it. Both ways take turns with the same steps from the same state: a ball with a
 soft surface, seen from all around. `difference` is that of their first losses. In DVGO's coarse stage the field is full
@@ -35,7 +35,7 @@ from models.nerf.voxel_grid import grid_points
 DVGO, NGP = import_module("dvgo"), import_module("InstantNGP")
 
 
-class PlainDVGOField(nn.Module):
+class SimpleDVGOField(nn.Module):
     """A DVGOField's grids as (C, X, Y, Z), and its rendering by F.grid_sample; the rest is the field's."""
 
     def __init__(self, field: DVGOField):
@@ -70,7 +70,7 @@ def grid_sample(values: Tensor, coordinates: Tensor) -> Tensor:
     return F.grid_sample(values[None], places[None, None, None], align_corners=True)[0, :, 0, 0].T
 
 
-class PlainAdam(MaskedAdam):
+class SimpleAdam(MaskedAdam):
     """MaskedAdam in passes over all elements, whether a step touched them or not."""
 
     @torch.no_grad()
@@ -89,8 +89,8 @@ class PlainAdam(MaskedAdam):
                 p.sub_(torch.where(touched, size * state["m"] / (state["v"].sqrt() + group["eps"]), 0))
 
 
-class PlainHashGrid(HashGrid):
-    """HashGrid in the plain way: level after level, anew whenever it is asked, and differentiated by autograd."""
+class SimpleHashGrid(HashGrid):
+    """HashGrid in the simple way: level after level, anew whenever it is asked, and differentiated by autograd."""
 
     def forward(self, x01: Tensor, encoded: Tensor | None = None) -> Tensor:
         corners = torch.cartesian_prod(*[torch.arange(2, device=x01.device)] * 3)[:, None]  # (8, 1, 3)
@@ -131,12 +131,12 @@ def iterations(optimizer: torch.optim.Optimizer, loss_of: Callable[[], Tensor]) 
     return advance
 
 
-def dvgo_steps(field: DVGOField | PlainDVGOField, fine: bool, rays: int) -> Callable[[int], float]:
+def dvgo_steps(field: DVGOField | SimpleDVGOField, fine: bool, rays: int) -> Callable[[int], float]:
     """A function that does n iterations of either stage and returns the last loss."""
     if isinstance(field, DVGOField):
         grids, color, adam = [field.density.values, field.features.values], field.color, MaskedAdam
     else:
-        grids, color, adam = [field.density, field.features], field.field.color, PlainAdam
+        grids, color, adam = [field.density, field.features], field.field.color, SimpleAdam
     optimizer = adam([{"params": grids, "skip": fine}, {"params": color.parameters() if color else [], "skip": False}],
                      lr=1e-3)
 
@@ -186,8 +186,9 @@ def measure(label: str, steps: dict[str, Callable[[int], Any]], args: argparse.N
     """Time the two in turn and print a line."""
     first = {name: advance(1) for name, advance in steps.items()}
     times = interleaved(steps, args.device, args.rounds, block=1)
-    print(f"{label:<14}{1e3 * statistics.median(times['ours']):>10.0f}{1e3 * statistics.median(times['plain']):>12.0f}"
-          f"{ratio(times['plain'], times['ours']):>15.2f}{abs(first['ours'] / first['plain'] - 1):>13.0e}", flush=True)
+    ours, simple = (1e3 * statistics.median(times[name]) for name in ("ours", "simple"))
+    print(f"{label:<14}{ours:>10.0f}{simple:>12.0f}{ratio(times['simple'], times['ours']):>15.2f}"
+          f"{abs(first['ours'] / first['simple'] - 1):>13.0e}", flush=True)
 
 
 def main() -> None:
@@ -202,15 +203,15 @@ def main() -> None:
     rays = dvgo["batch"]
     torch.manual_seed(0)
     print(f"{device_name(args.device)}, {rays:,} rays")
-    print(f"{'iteration':<14}{'ms':>10}{'plain, ms':>12}{'plain / ours':>15}{'difference':>13}")
+    print(f"{'iteration':<14}{'ms':>10}{'simple, ms':>12}{'simple / ours':>15}{'difference':>13}")
     for stage, fine in (("coarse", False), ("fine", True)):
         field = make_dvgo((dvgo if fine else dvgo["coarse"])["voxels"], fine, args.device)
         measure(f"DVGO {stage}", {"ours": dvgo_steps(field, fine, rays),
-                                  "plain": dvgo_steps(PlainDVGOField(field), fine, rays)}, args)
+                                  "simple": dvgo_steps(SimpleDVGOField(field), fine, rays)}, args)
     hashed = make_ngp(ngp, args.device)
-    plain = copy.deepcopy(hashed)
-    plain.encoding.__class__ = PlainHashGrid
-    measure("Instant-NGP", {"ours": ngp_steps(hashed, rays), "plain": ngp_steps(plain, rays)}, args)
+    simple = copy.deepcopy(hashed)
+    simple.encoding.__class__ = SimpleHashGrid
+    measure("Instant-NGP", {"ours": ngp_steps(hashed, rays), "simple": ngp_steps(simple, rays)}, args)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def load_volume(source: str, folder: Path, resolution: int = 256) -> tuple[str, 
     voxels along the longest side. UserError: no such volume, or one that is empty, full, or not clear.
     """
     if source in SHA256:
-        case, volume = source, read_array(published(source, folder))
+        case, volume = source, read_array(paper_volume(source, folder))
     elif source in SOLIDS:
         case, volume = source, solid(source, resolution)
     else:
@@ -52,7 +52,7 @@ def load_volume(source: str, folder: Path, resolution: int = 256) -> tuple[str, 
     return case, crop(occupied(volume, source), source)
 
 
-def published(name: str, folder: Path) -> Path:
+def paper_volume(name: str, folder: Path) -> Path:
     """The path of one of the paper's volumes, which is fetched first where it is missing."""
     path = folder / "occupancy" / f"{name}.mat.zip"
 
@@ -164,13 +164,13 @@ def crop(volume: np.ndarray, name: str) -> np.ndarray:
     return cropped
 
 
-def shorten(volume: np.ndarray, scale: float, name: str) -> np.ndarray:
-    """The volume with its sides shortened by a factor of up to 1, by taking the nearest voxel, and cropped again.
-    UserError if nothing, or everything, is left full; `name` says of what."""
-    if scale == 1:
+def downscaled(volume: np.ndarray, downscale: int, name: str) -> np.ndarray:
+    """The volume with its sides divided by `downscale`, by taking the nearest voxel, and cropped again. UserError if
+    nothing, or everything, is left full; `name` says of what."""
+    if downscale == 1:
         return volume
-    places = [np.rint(np.linspace(0, side - 1, max(1, round(side * scale)))).astype(int) for side in volume.shape]
-    return crop(volume[np.ix_(*places)], f"{name} at a scale of {scale:.3g}")
+    places = [np.rint(np.linspace(0, side - 1, max(1, round(side / downscale)))).astype(int) for side in volume.shape]
+    return crop(volume[np.ix_(*places)], f"{name}, downscaled by {downscale},")
 
 
 def solid(name: str, resolution: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from matplotlib.figure import SubFigure
 from data.errors import UserError
 from data.images import load_image
 from data.signals import FREQUENCIES, square_like_wave
-from data.volumes import load_volume, shorten
+from data.volumes import downscaled, load_volume
 from harness import cli, figures, meshes
 from harness.labels import LABELS, baseline, length, size
 from harness.metrics import relative_spectral_error
@@ -49,7 +49,7 @@ def pictures(folder: str, runs: list[tuple[dict, dict[str, np.ndarray]]], data: 
         window = figures.busiest_window(truth)
         return [picture.clip(0, 1)[window] for picture in (truth, *(arrays["reconstruction"] for _, arrays in runs))]
     _, truth = load_volume(runs[0][0]["case"], data)
-    volumes = [shorten(truth, 1 / config["downscale"], "the volume"),
+    volumes = [downscaled(truth, config["downscale"], "the volume"),
                *(meshes.from_levels(arrays["output"]) for _, arrays in runs)]
     surfaces = [meshes.extract_mesh(volume, meshes.SMOOTHING) for volume in volumes]
     return meshes.render_with_close_up(surfaces, meshes.VIEWS[runs[0][0]["case"]], pixels=512)[2]

@@ -15,8 +15,8 @@ from harness.results import PUBLISHED_VALUES, mean_and_spread, published
 Record = dict[str, Any]
 Group = list[Record]  # one network of one folder, a record a seed
 Row = dict[str, str]  # what a table shows of a network, by column
-SETTINGS = ("method", "scene", "image", "volume", "size", "training", "steps", "pixels a step")  # the first columns
-SAID_ONCE = (*SETTINGS, "test views", "seeds", "device")  # above the table where all rows agree
+FIRST_COLUMNS = ("method", "scene", "image", "volume", "size", "training", "steps", "pixels a step")
+SHARED_COLUMNS = (*FIRST_COLUMNS, "test views", "seeds", "device")  # above the table where all rows agree
 METHODS = {"dvgo": "DVGO", "ngp": "Instant-NGP"}
 
 
@@ -156,9 +156,10 @@ def table(kind: str, groups: list[Group]) -> list[Row]:
 def markdown(rows: list[Row]) -> str:
     """A table, below a line of what all its rows share; without a column that is empty."""
     alike = {column for column in rows[0] if len({row[column] for row in rows}) == 1}
-    shared = [f"{column} {rows[0][column]}" for column in rows[0] if column in alike.intersection(SAID_ONCE)]
-    left_out = {column for column in alike if column in SAID_ONCE or rows[0][column] == "–"}
-    columns = sorted((column for column in rows[0] if column not in left_out), key=lambda name: name not in SETTINGS)
+    shared = [f"{column} {rows[0][column]}" for column in rows[0] if column in alike.intersection(SHARED_COLUMNS)]
+    left_out = {column for column in alike if column in SHARED_COLUMNS or rows[0][column] == "–"}
+    columns = sorted((column for column in rows[0] if column not in left_out),
+                     key=lambda column: column not in FIRST_COLUMNS)
     lines = [columns, ["---"] * len(columns), *([row[column] for column in columns] for row in rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     return f"All rows: {', '.join(shared)}.\n\n{table}" if shared else table

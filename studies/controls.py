@@ -41,7 +41,7 @@ from models.fourier_reparam import SETTINGS
 from studies import step_size
 from studies.step_size import EXPERIMENTS, METRICS, Experiment
 
-COMPARED = {name: EXPERIMENTS[name]._replace(backbones=backbones)
+CONTROL_EXPERIMENTS = {name: EXPERIMENTS[name]._replace(backbones=backbones)
             for name, backbones in (("1d", ("relu", "sin")), ("2d", ("relu", "relu+pe")))}
 
 
@@ -218,11 +218,11 @@ CONTROLS = {
     "muon": Control("plain, Muon", False, build_inr, muon_step, True, MuonForHidden),
 }
 # What table and figure show, by name, and what they call it.
-SHOWN = {"plain": "plain", **{name: control.label for name, control in CONTROLS.items()}, "FR": "FR"}
+ROW_LABELS = {"plain": "plain", **{name: control.label for name, control in CONTROLS.items()}, "FR": "FR"}
 
 
 def networks(experiment: Experiment, backbone: str) -> dict[str, dict[float, str]]:
-    """What is compared, by name of `SHOWN` and by step of W: the networks, as their records are called."""
+    """What is compared, by name of `ROW_LABELS` and by step of W: the networks, as their records are called."""
     every_step = step_size.steps(experiment, backbone)
     of_rates = [1.0, step_size.fr_step(experiment, backbone)]  # the plain network's own step, and FR's
     plain, fr = zip(*(step_size.at_step(experiment, backbone, step) for step in every_step))
@@ -287,7 +287,7 @@ def draw(found: dict[tuple[Experiment, str], dict[str, dict[float, np.ndarray]]]
         metric, better, _ = METRICS[experiment.metric]
         for name, style in styles.items():
             means = {step: values.mean() for step, values in of_names[name].items()}
-            axis.plot(list(means), list(means.values()), **style, marker=".", label=SHOWN[name])
+            axis.plot(list(means), list(means.values()), **style, marker=".", label=ROW_LABELS[name])
         axis.set_xscale("log")
         axis.xaxis.set_major_formatter("{x:g}")
         if better < 0:
@@ -303,7 +303,7 @@ def draw(found: dict[tuple[Experiment, str], dict[str, dict[float, np.ndarray]]]
 
 
 def main() -> None:
-    args = step_size.parse(__doc__, COMPARED)
+    args = step_size.parse(__doc__, CONTROL_EXPERIMENTS)
     for experiment in args.experiments:
         if not args.draw:
             train(experiment, args)
@@ -315,7 +315,7 @@ def main() -> None:
     figures.draw_each(partial(draw, found, args))
     step_size.print_table([["network", *(f"{experiment.title}, {LABELS[backbone]}" for experiment, backbone in found)],
                            *([label, *(cell(*pair, of_names[name]) for pair, of_names in found.items())]
-                             for name, label in SHOWN.items())])
+                             for name, label in ROW_LABELS.items())])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def test_the_plain_encoding_is_the_same_function(monkeypatch):
     grid = HashGrid(levels=4, log2_size=10, coarsest=4, finest=32)
     assert 0 < grid.dense_levels < grid.levels
     x, above, found = torch.rand(50, 3), torch.rand(50, grid.out_features), []
-    for kind in (HashGrid, radiance_fields.PlainHashGrid):
+    for kind in (HashGrid, radiance_fields.SimpleHashGrid):
         grid.__class__, grid.table.grad = kind, None
         encoded = grid(x)
         encoded.backward(above)
@@ -42,7 +42,7 @@ def test_the_plain_encoding_is_the_same_function(monkeypatch):
 def test_the_plain_dvgo_does_the_same_steps(fine):
     torch.manual_seed(0)
     field = radiance_fields.make_dvgo(16**3, fine, CPU)
-    other = radiance_fields.PlainDVGOField(field)
+    other = radiance_fields.SimpleDVGOField(field)
     assert len(field.samples(*radiance_fields.camera_rays(40, 4.0, CPU)[:2])[1]) > 400
     losses = [[advance(1) for _ in range(4)] for advance in (radiance_fields.dvgo_steps(one, fine, 40)
                                                              for one in (field, other))]

@@ -12,7 +12,7 @@ from conftest import DATA
 
 from data import volumes
 from data.errors import UserError
-from data.volumes import SOLIDS, load_volume, read_mat, shorten, summary, voxel_coordinates
+from data.volumes import SOLIDS, load_volume, read_mat, downscaled, summary, voxel_coordinates
 
 BLOB = np.zeros((9, 8, 7), np.uint8)
 BLOB[2:7, 1:5, 3:6] = 255
@@ -63,19 +63,19 @@ def test_solids(name, tmp_path):
     assert small.mean() == pytest.approx(large.mean(), rel=0.1) and 0.05 < large.mean() < 0.6
 
 
-def test_shortening_takes_the_nearest_voxel_and_crops():
+def test_downscaling_takes_the_nearest_voxel_and_crops():
     volume = np.zeros((9, 8, 7), bool)
     volume[[0, 4, 8], :, 0] = volume[4, 0, :] = True
-    volume[[1, 3], 3, 3] = True  # falls between the voxels that are kept: 0, 4, 8 of 9; 0, 7 of 8; 0, 6 of 7
-    small = shorten(volume, 0.3, "a")
-    expected = np.zeros((3, 2, 2), bool)
+    volume[[1, 3], 3, 3] = True  # falls between the voxels that are kept: 0, 4, 8 of 9; 0, 4, 7 of 8; 0, 6 of 7
+    small = downscaled(volume, 3, "a")
+    expected = np.zeros((3, 3, 2), bool)
     expected[:, :, 0] = expected[1, 0, 1] = True
     assert np.array_equal(small, expected)
-    assert shorten(volume, 1, "a") is volume
+    assert downscaled(volume, 1, "a") is volume
     volume[:] = False
     volume[1:3, 1:3, 1:3] = True
-    with pytest.raises(UserError, match="a at a scale of 0.3 is empty"):
-        shorten(volume, 0.3, "a")
+    with pytest.raises(UserError, match="a, downscaled by 3, is empty"):
+        downscaled(volume, 3, "a")
 
 
 def test_the_only_volume_of_a_mat_file_beside_anything_else(tmp_path, recwarn):

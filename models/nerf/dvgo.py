@@ -114,7 +114,7 @@ class DVGOField(nn.Module):
         t, ray_index = uniform_samples(t_min, t_max, STEP * self.voxel_size / directions.norm(dim=-1))
         coordinates = coordinates_along(origins, directions, t, ray_index, lower, upper)
         inside = (coordinates - 0.5).abs_().amax(0) <= 0.5  # but for rounding all are
-        kept = (self.mask.at(coordinates) & inside).nonzero().squeeze(1)
+        kept = (self.mask.look_up(coordinates) & inside).nonzero().squeeze(1)
         return coordinates.index_select(1, kept), t.index_select(0, kept), ray_index.index_select(0, kept)
 
     def forward(self, origins: Tensor, directions: Tensor) -> Rendering:

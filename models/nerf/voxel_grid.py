@@ -226,9 +226,9 @@ class MaskGrid(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """Map points (S, 3) to bool (S,); False further than half a voxel outside the box."""
-        return self.at(grid_coordinates(points, self.lower, self.upper))
+        return self.look_up(grid_coordinates(points, self.lower, self.upper))
 
-    def at(self, coordinates: Tensor) -> Tensor:
+    def look_up(self, coordinates: Tensor) -> Tensor:
         """What `forward` gives for points with the coordinates (3, S)."""
         nearest = [(axis * (nodes - 1)).add_(0.5).floor_().int() for axis, nodes in zip(coordinates, self.mask.shape)]
         inside = [(node >= 0) & (node < nodes) for node, nodes in zip(nearest, self.mask.shape)]
