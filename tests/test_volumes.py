@@ -12,7 +12,7 @@ from conftest import DATA
 
 from data import volumes
 from data.errors import UserError
-from data.volumes import SOLIDS, load_volume, read_mat, downscaled, summary, voxel_coordinates
+from data.volumes import SOLIDS, downscaled, load_volume, read_mat, summary, voxel_coordinates
 
 BLOB = np.zeros((9, 8, 7), np.uint8)
 BLOB[2:7, 1:5, 3:6] = 255
