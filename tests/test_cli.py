@@ -90,7 +90,7 @@ def test_a_path_says_what_is_the_networks_and_what_is_everyones():
     ("--modes relu,lr=0", "'0'"), ("--modes relu,lr=1,lr=2", "each once; not 'lr=2'"), ("--modes relu,", "''"),
     ("--seeds -1", "-1"), ("--seeds 1.5", "1.5"), ("--seeds " + "9" * 30, "--seeds"),
     ("--checkpoint-every 0", "--checkpoint-every"), ("--device cuda:99", "cuda:99"), ("--device tpu", "tpu"),
-    ("--device cuda:01", "cuda:01"), ("--device cuda:4294967296", "cuda:4294967296"), ("--precision fp8", "fp8"),
+    ("--device cuda:01", "cuda:01"), ("--device cpu:0", "cpu:0"), ("--precision fp8", "fp8"),
     ("--precision tf32", "tf32"), ("--results README.md/below", "README.md/below"),
     ("--figures README.md/below", "README.md/below"),
 ])
