@@ -99,6 +99,17 @@ def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, refused
     assert not list(tmp_path.rglob("*.json"))
 
 
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_is_counted_is_a_whole_number(name, capsys):
+    script = import_module(name)
+    options = {"steps", "epochs", "batch", "downscale", "resolution", "chunk", "hold_out"} & set(
+        vars(script.parse([])))
+    for option, value in itertools.product(options, ("0", "1.5")):
+        with pytest.raises(SystemExit):
+            script.parse([f"--{option.replace('_', '-')}", value])
+        assert f"not '{value}'" in capsys.readouterr().err
+
+
 def test_a_record_keeps_the_command_and_the_home_folder_is_known(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["/somewhere/script.py", "--results", "a b", "--data", "~/a"])
     monkeypatch.setenv("HOME", "/home/of/mine")

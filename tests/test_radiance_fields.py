@@ -155,13 +155,11 @@ def test_a_black_background_is_trained_on_and_shown(script, call, tmp_path):
     ("--scene nowhere", "nowhere is not there; --scene takes toy, lego"),
     ("--scene lego --data {path}", "--scene toy"),
     ("--scene {path}/broken", "transforms_train.json cannot be read as JSON"),
-    ("--scene toy --downscale 16", "8 × 8 pixels; at least 11"), ("--downscale 0", "--downscale"),
-    ("--downscale 1.5", "--downscale"), ("--frames 1.5", "--frames"), ("--batch 0", "--batch"),
-    ("--medium --quick", "not allowed with argument --medium"),
-    ("--modes sin", "'sin'"), ("--modes relu+fr,alpha=x", "'x'"), ("--frames -1", "--frames"),
+    ("--scene toy --downscale 16", "8 × 8 pixels; at least 11"),
+    ("--medium --quick", "not allowed with argument --medium"), ("--modes sin", "'sin'"), ("--frames -1", "--frames"),
     ("--background gray", "--background"), ("--scene toy --downscale 8 --precision tf32", "tf32"),
     ("--scene toy --downscale 8 --render-only", "relu-seed0.json is not there; run without --render-only first"),
-)), (InstantNGP, "--chunk 0", "--chunk"), (InstantNGP, "--quick --epochs 1 --modes relu --lr 1e30", "smaller --lr")])
+))])
 def test_bad_input_gets_one_line_and_status_2(script, arguments, said, refused, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "transforms_train.json").write_text('{"camera_angle_x": 0.7,')
