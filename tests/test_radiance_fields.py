@@ -1,7 +1,6 @@
 """The scripts of the two radiance fields as a user runs them, at a size at which a run takes seconds."""
 
 import contextlib
-import functools
 import io
 import json
 import math
@@ -23,6 +22,7 @@ from conftest import (
     run_main,
     stem,
     toy_options,
+    toy_scene,
 )
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -202,18 +202,12 @@ def test_dvgo_s_mask_is_renewed_in_the_middle_of_each_interval():
     assert [step + 1 for step in range(100) if dvgo.mask_renewal_due(step, {"renew_every": 40})] == [20, 60, 100]
 
 
-@functools.cache
-def toy():
-    """The toy scene at 16 × 16 pixels, as Instant-NGP's script moves it."""
-    return normalize_poses(load_scene("toy", Path("nowhere"), 8))
-
-
 def train_instant_ngp(path, mode="relu", seed=0, chunk=None, **settings):
     """Train a field for a few steps, without figures; the path, but for the suffix, of its files."""
     config = {**InstantNGP.PAPER, **FEW, "network": InstantNGP.NETWORKS[mode], "hidden_lr": 1.0, **settings}
     run = Run(path, "ngp", "toy", mode, seed, config)
-    InstantNGP.train(run, toy(), SimpleNamespace(device="cpu", precision="fp32", frames=0, chunk=chunk,
-                                                 checkpoint_every=1000))
+    args = SimpleNamespace(device="cpu", precision="fp32", frames=0, chunk=chunk, checkpoint_every=1000)
+    InstantNGP.train(run, normalize_poses(toy_scene()), args)
     return run.path("")
 
 
