@@ -4,7 +4,6 @@ import copy
 import functools
 import json
 import os
-import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 
+import imageio.v3 as iio
 import numpy as np
 import pytest
 import torch
@@ -127,6 +127,30 @@ def camera_at(position, target):
     return torch.stack([right, torch.linalg.cross(back, right), back, position], dim=1)
 
 
+def matrix(number):
+    """The pose of a camera that looks at the origin."""
+    return np.concatenate([camera_at((number, 2, 3), (0, 0, 0)).numpy(), [[0, 0, 0, 1]]])
+
+
+def write_views(folder, split, images, **content):
+    """One split of a scene: images by their file_path, cameras around the origin, and more of the transforms file."""
+    frames = []
+    for i, (file, image) in enumerate(images.items()):
+        path = folder / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        iio.imwrite(path.with_suffix(path.suffix or ".png"), image)
+        frames.append({"file_path": file, "transform_matrix": matrix(i).tolist()})
+    (folder / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": 0.7, "frames": frames, **content}))
+
+
+def write_scene(folder, height=10, width=14):
+    """Three train and two test views; returns the images of both."""
+    images = np.random.default_rng(0).integers(0, 256, (5, height, width, 4), dtype=np.uint8)
+    for split, of_split in (("train", images[:3]), ("test", images[3:])):
+        write_views(folder, split, {f"./{split}/r_{i}": image for i, image in enumerate(of_split)})
+    return images[:3], images[3:]
+
+
 def some_rays(count, dtype=torch.float32, half_extent=0.5):
     """Rays of different lengths from outside and inside; some miss the cube [−h, h]³ and some run along the axes."""
     torch.manual_seed(1)
@@ -141,11 +165,6 @@ def run_script(name, *arguments, **options):
     """Run a script of the project as a user does; returns the finished process with its output as text."""
     return subprocess.run([sys.executable, name, *map(str, arguments)], cwd=ROOT, text=True, capture_output=True,
                           timeout=300, check=False, **options)
-
-
-def heed_ctrl_c():
-    """For a child process of which Ctrl-C is tested: a shell's background job would pass on that it is ignored."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def copied_to_a_gpu(field, rays):
@@ -231,6 +250,13 @@ def drawn(monkeypatch):
 def one_process(monkeypatch):
     """No processes beside this one, in which a patched table of settings would be as it was."""
     monkeypatch.setattr("harness.sweep.cpu_count", lambda: 1)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A scene's folder."""
+    write_scene(tmp_path / "box")
+    return tmp_path / "box"
 
 
 @pytest.fixture(scope="session")

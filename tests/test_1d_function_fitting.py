@@ -1,10 +1,10 @@
-"""The 1D scripts as a user runs them; test_training.py stops one and goes on."""
+"""The 1D scripts as a user runs them."""
 
 import json
 
 import numpy as np
 import pytest
-from conftest import beside, folders, record, run_script, stem
+from conftest import assert_same_run, beside, ended_at_checkpoint, folders, record, run_script, stem
 
 FIT, DRAW = "1d_function_fitting.py", "1d_relative_error_in_frequency.py"
 RUN = ("1d", "function")
@@ -53,29 +53,27 @@ def test_networks_with_settings_of_their_own_are_side_by_side(tmp_path, call, on
     assert done.stdout.splitlines()[-1].split()[-5:] == ["1", *(f"{error:.3f}" for error in errors.values())]
 
 
-def test_a_run_is_trained_again_by_force_alone_and_its_record_stays_until_there_is_a_new_one(
-        tmp_path, call, refused, monkeypatch):
+def test_a_resumed_run_has_the_same_bits(tmp_path, call, drawn):
+    words = ("--modes", "sin+fr", "--steps", 12)
+    assert call(FIT, *words, *folders(tmp_path / "whole")).returncode == 0
+    with ended_at_checkpoint():
+        assert call(FIT, *words, "--checkpoint-every", 7, *folders(tmp_path / "resumed")).returncode == 9
+    assert "going on after step 7 of 12" in call(FIT, *words, *folders(tmp_path / "resumed")).stdout
+    assert_same_run(*(stem(tmp_path / name, *RUN, "sin+fr", "steps=12") for name in ("resumed", "whole")))
+
+
+def test_a_record_stays_until_there_is_a_new_one(tmp_path, call, refused, monkeypatch):
     arguments = ("--modes", "relu+pe+fr", "--steps", 30, "--precision", "bf16", *folders(tmp_path))
-    done = call(FIT, *arguments)
-    assert done.returncode == 0 and "1d function relu+pe+fr seed 0: loss " in done.stdout, done.stderr
+    assert call(FIT, *arguments).returncode == 0
     run = beside(stem(tmp_path, *RUN, "relu+pe+fr", "steps=30,precision=bf16"), ".json")
     before = run.read_bytes()
-    made = json.loads(before)
-    assert made["environment"]["precision"] == "bf16" and made["config"]["steps"] == 30
-    assert made["command"] == f"python {FIT} {' '.join(map(str, arguments))}"
-    figure = tmp_path / "figures" / "1d" / "function" / "steps=30,precision=bf16" / "fit.png"
-    figure.unlink()
-    again = call(FIT, *arguments)
-    assert again.returncode == 0 and again.stdout.count("finished before") == 1 and figure.exists()
+    assert json.loads(before)["environment"]["precision"] == "bf16"
     with monkeypatch.context() as patch:
         patch.setattr("torch.optim.Adam.step", lambda adam: adam.param_groups[0]["params"][0].data.fill_(1e30))
         assert "the NTK is not finite; a smaller --lr" in refused(FIT, *arguments, "--force")
     assert run.read_bytes() == before
-    run.write_text('{"experiment": ')
-    assert "is damaged" in refused(FIT, *arguments)
-    assert "is damaged" in refused(DRAW, *arguments[:2], "--options", "steps=30,precision=bf16", *folders(tmp_path)[:4])
-    assert call(FIT, *arguments, "--force").returncode == 0  # as the message says
-    assert json.loads(run.read_text())["metrics"] == made["metrics"] and run.read_bytes() != before
+    assert call(FIT, *arguments, "--force").returncode == 0
+    assert json.loads(run.read_bytes())["metrics"] == json.loads(before)["metrics"] and run.read_bytes() != before
 
 
 def test_missing_records_are_made_first(tmp_path, call):

@@ -108,11 +108,9 @@ def test_downscale_divides_the_sides_of_a_stored_volume_and_of_a_solid(tmp_path)
 
 
 @pytest.mark.parametrize("arguments, said", [
-    ("--chunk 0", "--chunk"), ("--downscale 0", "--downscale"), ("--epochs 0", "--epochs"), ("--batch 0", "--batch"),
     ("--shape nowhere.npy", "nowhere.npy"), ("--shape models", "folder"), ("--shape README.md", "README.md"),
     ("--resolution 4", "--resolution"),
     ("--shape {ball} --resolution 20", "has its own, which --downscale divides"),
-    ("--shape {ball} --modes relu --epochs 2 --lr 1e30", "smaller --lr"),
 ])
 def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, refused, small_ball):
     assert said in refused(FIT, *folders(tmp_path), *arguments.format(ball=small_ball).split())

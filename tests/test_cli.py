@@ -89,13 +89,24 @@ def test_a_path_says_what_is_the_networks_and_what_is_everyones():
     ("--modes relu,lr=0", "'0'"), ("--modes relu,lr=1,lr=2", "each once; not 'lr=2'"), ("--modes relu,", "''"),
     ("--seeds -1", "-1"), ("--seeds 1.5", "1.5"), ("--seeds " + "9" * 30, "--seeds"),
     ("--checkpoint-every 0", "--checkpoint-every"), ("--device cuda:99", "cuda:99"), ("--device tpu", "tpu"),
-    ("--device cuda:01", "cuda:01"), ("--device cuda:4294967296", "cuda:4294967296"), ("--precision fp8", "fp8"),
+    ("--device cuda:01", "cuda:01"), ("--device cpu:0", "cpu:0"), ("--precision fp8", "fp8"),
     ("--precision tf32", "tf32"), ("--results README.md/below", "README.md/below"),
     ("--figures README.md/below", "README.md/below"),
 ])
 def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, refused):
     assert said in refused(FIT, *folders(tmp_path), *arguments.split())
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_what_is_counted_is_a_whole_number(name, capsys):
+    script = import_module(name)
+    options = {"steps", "epochs", "batch", "downscale", "resolution", "chunk", "hold_out"} & set(
+        vars(script.parse([])))
+    for option, value in itertools.product(options, ("0", "1.5")):
+        with pytest.raises(SystemExit):
+            script.parse([f"--{option.replace('_', '-')}", value])
+        assert f"not '{value}'" in capsys.readouterr().err
 
 
 def test_a_record_keeps_the_command_and_the_home_folder_is_known(monkeypatch):

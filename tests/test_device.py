@@ -7,12 +7,6 @@ from data.errors import UserError
 from harness.device import choose_device, peak_memory, set_precision
 
 
-@pytest.mark.parametrize("name", ["gpu", "tpu", "cuda:", "cuda:x", "cuda:01", "", "CPU", "cpu:0"])
-def test_unknown_devices_are_refused(name):
-    with pytest.raises(UserError, match="--device"):
-        choose_device(name)
-
-
 def test_the_cuda_device_always_has_an_index(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)

@@ -1,7 +1,6 @@
 """The scripts of the two radiance fields as a user runs them, at a size at which a run takes seconds."""
 
 import contextlib
-import functools
 import io
 import json
 import math
@@ -23,6 +22,7 @@ from conftest import (
     run_main,
     stem,
     toy_options,
+    toy_scene,
 )
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -155,13 +155,11 @@ def test_a_black_background_is_trained_on_and_shown(script, call, tmp_path):
     ("--scene nowhere", "nowhere is not there; --scene takes toy, lego"),
     ("--scene lego --data {path}", "--scene toy"),
     ("--scene {path}/broken", "transforms_train.json cannot be read as JSON"),
-    ("--scene toy --downscale 16", "8 × 8 pixels; at least 11"), ("--downscale 0", "--downscale"),
-    ("--downscale 1.5", "--downscale"), ("--frames 1.5", "--frames"), ("--batch 0", "--batch"),
-    ("--medium --quick", "not allowed with argument --medium"),
-    ("--modes sin", "'sin'"), ("--modes relu+fr,alpha=x", "'x'"), ("--frames -1", "--frames"),
+    ("--scene toy --downscale 16", "8 × 8 pixels; at least 11"),
+    ("--medium --quick", "not allowed with argument --medium"), ("--modes sin", "'sin'"), ("--frames -1", "--frames"),
     ("--background gray", "--background"), ("--scene toy --downscale 8 --precision tf32", "tf32"),
     ("--scene toy --downscale 8 --render-only", "relu-seed0.json is not there; run without --render-only first"),
-)), (InstantNGP, "--chunk 0", "--chunk"), (InstantNGP, "--quick --epochs 1 --modes relu --lr 1e30", "smaller --lr")])
+))])
 def test_bad_input_gets_one_line_and_status_2(script, arguments, said, refused, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "transforms_train.json").write_text('{"camera_angle_x": 0.7,')
@@ -204,18 +202,12 @@ def test_dvgo_s_mask_is_renewed_in_the_middle_of_each_interval():
     assert [step + 1 for step in range(100) if dvgo.mask_renewal_due(step, {"renew_every": 40})] == [20, 60, 100]
 
 
-@functools.cache
-def toy():
-    """The toy scene at 16 × 16 pixels, as Instant-NGP's script moves it."""
-    return normalize_poses(load_scene("toy", Path("nowhere"), 8))
-
-
 def train_instant_ngp(path, mode="relu", seed=0, chunk=None, **settings):
     """Train a field for a few steps, without figures; the path, but for the suffix, of its files."""
     config = {**InstantNGP.PAPER, **FEW, "network": InstantNGP.NETWORKS[mode], "hidden_lr": 1.0, **settings}
     run = Run(path, "ngp", "toy", mode, seed, config)
-    InstantNGP.train(run, toy(), SimpleNamespace(device="cpu", precision="fp32", frames=0, chunk=chunk,
-                                                 checkpoint_every=1000))
+    args = SimpleNamespace(device="cpu", precision="fp32", frames=0, chunk=chunk, checkpoint_every=1000)
+    InstantNGP.train(run, normalize_poses(toy_scene()), args)
     return run.path("")
 
 

@@ -204,21 +204,18 @@ def test_two_processes_do_not_train_one_run(tmp_path, capsys):
     assert "another process has finished it" in capsys.readouterr().out
 
 
-def test_a_copy_within_another_repository_has_no_commit(tmp_path, monkeypatch):
-    for folder in (tmp_path, tmp_path / "copy"):
-        (folder / "harness").mkdir(parents=True)
-        for name in ("records.py", "new.py"):
-            (folder / "harness" / name).touch()
-    for words in ("init -q", "add harness/records.py", "-c user.name=a -c user.email=a@b commit -q -m a"):
+def test_only_a_file_of_the_repository_has_its_commit(tmp_path, monkeypatch):
+    for name in ("harness/records.py", "copy/harness/records.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for words in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -q -m a"):
         subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
-    for name in ("copy/harness/records.py", "harness/new.py"):  # the second was put into the other's root
-        monkeypatch.setattr("harness.records.__file__", str(tmp_path / name))
-        assert environment("cpu", "fp32")["commit"] == "unknown"
-    monkeypatch.setattr("harness.records.__file__", str(tmp_path / "harness" / "records.py"))
-    commit = environment("cpu", "fp32")["commit"]
-    assert len(commit) == 12
     monkeypatch.setenv("GIT_DIR", os.devnull)  # as in a hook of another repository
-    assert environment("cpu", "fp32")["commit"] == commit
+    commits = []
+    for name in ("harness/records.py", "harness/new.py", "copy/harness/records.py"):
+        monkeypatch.setattr("harness.records.__file__", str(tmp_path / name))
+        commits.append(environment("cpu", "fp32")["commit"])
+    assert len(commits[0]) == 12 and commits[1:] == ["unknown"] * 2
     monkeypatch.setenv("PATH", os.devnull)  # no git
     assert environment("cpu", "fp32")["commit"] == "unknown"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import imageio.v3 as iio
 import numpy as np
 import pytest
-from conftest import DATA, camera_at
+from conftest import DATA, camera_at, matrix, write_scene, write_views
 
 from data import toy_scene
 from data.errors import UserError
@@ -26,32 +26,6 @@ from data.scenes import (
     normalize_poses,
     scene_center,
 )
-
-ANGLE = 0.7
-
-
-def matrix(number):
-    """The pose of a camera that looks at the origin."""
-    return np.concatenate([camera_at((number, 2, 3), (0, 0, 0)).numpy(), [[0, 0, 0, 1]]])
-
-
-def write_views(folder, split, images, **content):
-    """One split of a scene: images by their file_path, cameras around the origin, and more of the transforms file."""
-    frames = []
-    for i, (file, image) in enumerate(images.items()):
-        path = folder / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        iio.imwrite(path.with_suffix(path.suffix or ".png"), image)
-        frames.append({"file_path": file, "transform_matrix": matrix(i).tolist()})
-    (folder / f"transforms_{split}.json").write_text(json.dumps({"camera_angle_x": ANGLE, "frames": frames, **content}))
-
-
-def write_scene(folder, height=10, width=14):
-    """Three train and two test views; returns the images of both."""
-    images = np.random.default_rng(0).integers(0, 256, (5, height, width, 4), dtype=np.uint8)
-    for split, of_split in (("train", images[:3]), ("test", images[3:])):
-        write_views(folder, split, {f"./{split}/r_{i}": image for i, image in enumerate(of_split)})
-    return images[:3], images[3:]
 
 
 def edit(folder, change, split="train"):
@@ -71,12 +45,6 @@ def give(shared, own):
     return change
 
 
-@pytest.fixture
-def folder(tmp_path):
-    write_scene(tmp_path / "box")
-    return tmp_path / "box"
-
-
 def test_a_folder_is_read_as_it_was_written(tmp_path):
     train, test = write_scene(tmp_path / "box")
     scene = load_scene(str(tmp_path / "box"), Path("nowhere"))
@@ -85,7 +53,7 @@ def test_a_folder_is_read_as_it_was_written(tmp_path):
         assert views.images.dtype == np.uint8 and views.poses.dtype == np.float32
         assert np.array_equal(views.images, images)
         assert np.allclose(views.poses, [matrix(i)[:3] for i in range(count)], atol=1e-6)
-        focal = 7 / math.tan(ANGLE / 2)
+        focal = 7 / math.tan(0.35)
         assert views.intrinsics[0, 0] == pytest.approx(focal)
         assert views.intrinsics.dtype == np.float64 and np.allclose(views.intrinsics, [[focal, focal, 7, 5]] * count)
         assert views.names == [f"r_{i}" for i in range(count)]

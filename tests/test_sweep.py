@@ -9,17 +9,15 @@ import sys
 import time
 import weakref
 from contextlib import nullcontext
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import heed_ctrl_c
+from conftest import ROOT
 
 from data.errors import UserError
 from harness.device import cpu_count, first_rank
 from harness.sweep import Job, in_ranks, sweep
 
-ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tests" / "sweep_script.py"
 
 two_processors = pytest.mark.skipif(cpu_count() < 2, reason="a sweep starts a worker for each processor but one")
@@ -28,6 +26,9 @@ two_processors = pytest.mark.skipif(cpu_count() < 2, reason="a sweep starts a wo
 @pytest.fixture
 def start(tmp_path):
     """Start sweep_script.py with some words of a command line, on so many ranks if any; the process and its log."""
+    def heed_ctrl_c():  # a shell's background job would pass on that it is ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
     def started(*words, ranks=0):
         (tmp_path / "log").write_text("")
         torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)] if ranks else []

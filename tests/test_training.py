@@ -1,15 +1,11 @@
 """The steps of a training and what a checkpoint brings back, batches, parameter groups, and how long it takes."""
 
 import argparse
-import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_same_run, beside, folders, heed_ctrl_c, record, stem
 from torch.optim import lr_scheduler
 
 from data.errors import UserError
@@ -180,27 +176,3 @@ def test_w_composed_once_for_all_chunks_gives_the_same_gradients(mode, monkeypat
     with training.composed_once(model), torch.no_grad():
         model(x)  # no gradient, nothing to pass on
     assert not any("forward" in vars(layer) for layer in model)  # as before: W follows Λ again
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_in_one_line_and_the_same_command_goes_on(tmp_path, call, drawn):
-    words = ["--modes", "sin+fr", "--steps", "60", "--checkpoint-every"]
-    run = stem(tmp_path, "1d", "function", "sin+fr", "steps=60")
-    command = [sys.executable, "1d_function_fitting.py", *folders(tmp_path), *words, 1]
-    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, preexec_fn=heed_ctrl_c)
-    deadline = time.monotonic() + 120
-    while not beside(run, ".ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 130 and "Traceback" not in said
-    assert said.strip().splitlines()[-1] == ("stopped: the same command (without --force) goes on from the last "
-                                             "checkpoint, if there is one")
-    assert {file.suffix for file in run.parent.iterdir()} == {".ckpt"}
-    step = torch.load(beside(run, ".ckpt"), weights_only=True)["step"]
-    done = call("1d_function_fitting.py", *folders(tmp_path), *words, 1000)
-    assert done.returncode == 0 and f"going on after step {step} of 60" in done.stdout
-    assert call("1d_function_fitting.py", *folders(tmp_path / "whole"), *words, 1000).returncode == 0
-    assert_same_run(run, stem(tmp_path / "whole", "1d", "function", "sin+fr", "steps=60"))
-    assert record(tmp_path, "1d", "function", "sin+fr", "steps=60")["time"]["train_seconds"] > 0

@@ -4,20 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from test_scenes import ANGLE, edit, give, matrix, write_scene
+from conftest import matrix
+from test_scenes import edit, give
 
 from data.errors import UserError
 from data.scenes import load_scene
 
-
-@pytest.fixture
-def folder(tmp_path):
-    write_scene(tmp_path / "box")
-    return tmp_path / "box"
-
-
-FOCAL = 7 / math.tan(ANGLE / 2)  # of ANGLE, in pixels of a picture of 14 × 10
-BLENDER = {"camera_angle_x": ANGLE}
+FOCAL = 7 / math.tan(0.35)  # in pixels of a picture of 14 × 10
+BLENDER = {"camera_angle_x": 0.7}
 INTRINSICS = {  # what the file gives, what each frame gives, and fx, fy, cx, cy
     "focal lengths": ({"fl_x": 20, "fl_y": 15.5}, {}, (20, 15.5, 7, 5)),
     "one focal length": ({"fl_y": 20}, {}, (20, 20, 7, 5)),
