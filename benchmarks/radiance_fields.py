@@ -176,6 +176,7 @@ def make_ngp(config: dict, device: torch.device) -> InstantNGPField:
     """A field of fog in a ball."""
     field = InstantNGPField("relu+fr", **config["field"], **NGP.NETWORKS["relu+fr"])
     nn.init.constant_(field.density_mlp.get_parameter("2.bias"), 1.0)
+    nn.init.uniform_(field.encoding.table, -1, 1)  # else the loss would hardly depend on it
     axis = torch.linspace(-0.5, 0.5, config["field"]["resolution"])
     radius = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).norm(dim=0)
     field.occupancy.occupied.copy_((radius < 0.35) & (radius > 0.25))
