@@ -1,6 +1,7 @@
 """Train the runs that have no finished record: one by one, on the cores of a CPU at once, or over torchrun's ranks."""
 
 import argparse
+import atexit
 import functools
 import multiprocessing
 import os
@@ -40,6 +41,7 @@ def in_ranks(main: Callable[[], None]) -> Callable[[], None]:
         if torchrun():
             _end_with(os.getppid())
             torch.distributed.init_process_group("gloo", timeout=timedelta(days=365))  # no run takes longer
+            atexit.register(torch.distributed.destroy_process_group)  # else its threads abort the process at its end
         if not first_rank():
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # ends it at once; rank 0 says how to go on
             sys.stdout = open(os.devnull, "w")  # rank 0 says it all, but for what _attempt prints
