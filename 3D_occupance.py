@@ -178,23 +178,31 @@ def draw_close_ups(volume: np.ndarray, runs: list[Run], args: argparse.Namespace
 def draw_curves(runs: list[Run], args: argparse.Namespace) -> None:
     """IoU over the epochs, FR solid and its baseline dashed; the axis is that of 1 − IoU, logarithmic."""
     figure, axis = figures.curves("epoch", "IoU")
-    axis_end = 0.25 / runs[0].config["batch"]  # where the axis has an IoU of 1: half a voxel of the sample is wrong
+    voxels = min(2 * runs[0].config["batch"], math.prod(runs[0].config["shape"]))
+    axis_end = 0.5 / voxels  # where the axis has an IoU of 1: half a voxel is wrong
     for run, label in zip(runs, labels(map(vars, runs))):
         curve = run.arrays(iou=(run.config["epochs"],))["iou"]
         axis.plot(np.arange(1, len(curve) + 1), (1 - curve).clip(axis_end), **figures.line_style(run.mode, run.own),
                   marker="o" if len(curve) < 20 else "", label=f"{label}: {run.metric('iou'):.4f}")
     axis.set_yscale("log")
     axis.invert_yaxis()
-    worst, best = axis.get_ylim()
-    digits = (1, 1.5, 2, 3, 5, 7) if worst < 100 * best else (1, 3)  # or labels would lie on each other
-    errors = {0.1**decade * digit: f"{1 - 0.1**decade * digit:.7g}" for decade in range(7) for digit in digits}
-    ticks = {error: text for error, text in errors.items() if max(best, 2 * axis_end) < error <= min(worst, 1)}
-    ticks |= {axis_end: "1"} if best <= axis_end else {}
+    ticks = iou_ticks(*axis.get_ylim(), axis_end)
     axis.set_yticks(list(ticks), list(ticks.values()))
     axis.xaxis.set_major_locator(figures.ticker.MaxNLocator(integer=True))
     axis.yaxis.set_minor_locator(figures.ticker.NullLocator())
-    figures.save_curves(figure, f"IoU over training, on {2 * runs[0].config['batch']:,} voxels; in the legend on all\n"
+    figures.save_curves(figure, f"IoU over training, on {voxels:,} voxels; in the legend on all\n"
                         f"{title(runs[0])}", args.figures / runs[0].folder / "iou.png")
+
+
+def iou_ticks(worst: float, best: float, axis_end: float) -> dict[float, str]:
+    """The ticks of an axis of 1 − IoU, and their labels, which are the IoU; `axis_end` stands for an IoU of 1."""
+    digits = (1, 1.5, 2, 3, 5, 7) if worst < 100 * best else (1, 3)  # or labels would lie on each other
+    errors = [0.1**decade * digit for decade in range(7) for digit in digits]
+    shown = [error for error in errors if max(best, 2 * axis_end) < error <= min(worst, 1)]
+    if len(shown) < 2:  # all lies between two of them
+        shown = [1 - iou for iou in figures.ticker.MaxNLocator(4).tick_values(1 - worst, 1 - best)
+                 if best <= 1 - iou <= worst]
+    return {error: f"{1 - error:.7g}" for error in shown} | ({axis_end: "1"} if best <= axis_end else {})
 
 
 def draw_errors(volume: np.ndarray, runs: list[Run], args: argparse.Namespace) -> None:

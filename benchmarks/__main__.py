@@ -1,4 +1,4 @@
-"""All benchmarks one after the other: at the paper's sizes on a GPU, at small ones, in about three minutes, on a CPU.
+"""All benchmarks one after the other: at the paper's sizes on a GPU, at small ones, in about two minutes, on a CPU.
 
     python -m benchmarks [--device cpu]
 """

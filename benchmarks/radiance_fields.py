@@ -74,7 +74,7 @@ class SimpleAdam(MaskedAdam):
     """MaskedAdam in passes over all elements, whether a step touched them or not."""
 
     @torch.no_grad()
-    def step(self, closure=None):
+    def step(self):
         for group in self.param_groups:
             for p in group["params"]:
                 state = self.state[p]

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # trimesh 5.2.0 (trimesh/exchange/gltf/__init__.py, load_glb)
 #
-# One expects: a glTF asset that lists an extension in extensionsRequired is not loaded by what does not know it (glTF
-# 2.0, section 3.12): its content would be wrong without it.
+# One expects: a reader refuses a glTF asset that lists in extensionsRequired an extension unknown to it. The list names
+# what is "required to load and/or render an asset" (glTF 2.0, section 3.12).
 # What happens: trimesh does not look at extensionsRequired when it reads. Of a tetrahedron that EXT_mesh_gpu_instancing
 # puts at two places, five apart, it gives one. There is neither error nor warning.
 #

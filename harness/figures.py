@@ -25,7 +25,7 @@ from harness.labels import baseline
 from harness.records import Run
 
 THOUSANDS = ticker.StrMethodFormatter("{x:,.0f}")
-# 10⁻⁵, without math text.
+# 10⁻⁵, without math text; for the powers of ten alone.
 POWERS_OF_TEN = ticker.FuncFormatter(
     lambda value, _: "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")))
 # From the color-blind safe palette of Okabe and Ito: one color a backbone.

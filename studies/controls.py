@@ -42,7 +42,7 @@ from studies import step_size
 from studies.step_size import EXPERIMENTS, METRICS, Experiment
 
 CONTROL_EXPERIMENTS = {name: EXPERIMENTS[name]._replace(backbones=backbones)
-            for name, backbones in (("1d", ("relu", "sin")), ("2d", ("relu", "relu+pe")))}
+                       for name, backbones in (("1d", ("relu", "sin")), ("2d", ("relu", "relu+pe")))}
 
 
 class Project(nn.Module):

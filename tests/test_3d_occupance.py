@@ -115,3 +115,11 @@ def test_downscale_divides_the_sides_of_a_stored_volume_and_of_a_solid(tmp_path)
 def test_bad_input_gets_one_line_and_status_2(arguments, said, tmp_path, refused, small_ball):
     assert said in refused(FIT, *folders(tmp_path), *arguments.format(ball=small_ball).split())
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize("worst, best, labels", [
+    (1.0, 1e-4, ["0", "0.9", "0.7", "0.99", "0.97", "0.999", "0.997", "1"]),
+    (0.031, 0.009, ["0.99", "0.985", "0.98", "0.97"]), (0.045, 0.032, ["0.956", "0.96", "0.964"]),
+    (0.25, 0.22, ["0.752", "0.76", "0.768", "0.776"])])
+def test_an_axis_of_iou_has_labels_wherever_its_curves_lie(worst, best, labels):
+    assert list(fitting.iou_ticks(worst, best, 2.5e-4).values()) == labels

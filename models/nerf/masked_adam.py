@@ -29,7 +29,7 @@ class MaskedAdam(Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "lr_factor": None})
 
     @torch.no_grad()
-    def step(self):  # type: ignore[override]  # as its gradients are at hand, it takes no closure
+    def step(self):  # type: ignore[override]  # no script gives it a closure
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is None:
