@@ -47,6 +47,7 @@ class OccupancyGrid(nn.Module):
         self.threshold = LEAST_OPTICAL_DEPTH / self.step
         self.register_buffer("density", torch.zeros((self.resolution,) * 3))
         self.register_buffer("occupied", torch.zeros((self.resolution,) * 3, dtype=torch.bool))
+        self._bounds: tuple[Tensor, int, torch.dtype, Tensor, Tensor] | None = None
 
     def forward(self, points: Tensor) -> Tensor:
         """Whether each point lies in an occupied cell; not so outside the cube.
@@ -118,15 +119,18 @@ class OccupancyGrid(nn.Module):
         """The least and the greatest corner, shape (3,) each, of a box that holds all occupied cells.
 
         The box is a cell wider on each side, within the cube, so that a ray clipped to it loses no sample to rounding.
-        Where nothing is occupied it is the whole cube.
+        Where nothing is occupied it is the whole cube. It is computed anew when `occupied` has changed.
         """
-        along_z = self.occupied.any(2)
-        hit = torch.stack([along_z.any(1), along_z.any(0), self.occupied.any(1).any(0)])
+        looked_at = self.occupied, self.occupied._version, self.density.dtype
+        if self._bounds and self._bounds[0] is looked_at[0] and self._bounds[1:3] == looked_at[1:]:
+            return self._bounds[3:]
+        hit = torch.stack([self.occupied.any(2).any(1), self.occupied.any(2).any(0), self.occupied.any(1).any(0)])
         first = hit.int().argmax(1) - 1  # of a maximum that occurs more than once, argmax gives the first
         end = self.resolution - hit.flip(1).int().argmax(1) + 1
         # With nothing occupied first is −1 and end R + 1, and the clamps give the cube.
         corners = torch.stack([first.clamp(min=0), end.clamp(max=self.resolution)]).to(self.density.dtype)
         lower, upper = (corners / self.resolution * 2 - 1) * self.half_extent
+        self._bounds = *looked_at, lower, upper
         return lower, upper
 
     def extra_repr(self) -> str:
