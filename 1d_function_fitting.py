@@ -13,8 +13,8 @@ network's output is kept at every step, its empirical neural tangent kernel (NTK
     figures/1d/function/ntk.png                 the shares of the NTK's four largest eigenvalues over training
     figures/1d/function/layer.png               rows of the basis B, and the spectrum of a trained W = Λ B
 
-On two CPU cores it takes about two minutes, with --quick half of one. `1d_relative_error_in_frequency.py` draws the
-errors in frequency from the same records.
+Each figure is also written as .pdf. On two CPU cores it takes about two minutes, with --quick half of one.
+`1d_relative_error_in_frequency.py` draws the errors in frequency from the same records.
 """
 
 import argparse

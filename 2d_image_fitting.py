@@ -15,7 +15,8 @@ Each network maps a pixel's position to its color. A step takes all pixels, or -
     figures/2d/<image>/<options>/psnr.png                   PSNR over the steps
     figures/2d/<image>/<options>/spectrum.png               the error's radially averaged power spectrum
 
-<options> are what differs from the defaults, as quick or batch=8192. Where nothing does, there is no such folder.
+<options> are what differs from the defaults, as quick or batch=8192. Where nothing does, there is no such folder. Each
+figure is also written as .pdf.
 """
 
 import argparse

@@ -16,7 +16,7 @@ writes
     figures/3d/<volume>/<options>/iou.png                   IoU over the epochs
     figures/3d/<volume>/<options>/errors.png                where each network is wrong
 
-<options> are what differs from the defaults, as quick or epochs=4,batch=10000.
+<options> are what differs from the defaults, as quick or epochs=4,batch=10000. Each figure is also written as .pdf.
 """
 
 import argparse

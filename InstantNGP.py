@@ -15,7 +15,7 @@ of rays are plain PyTorch. The script writes
     results/ngp/<scene>/<options>/<network>-seed<k>/            views/ and depths/ of the test views, turntable.gif
     figures/ngp/<scene>/<options>/close_ups.png, psnr.png       a test view, enlarged; PSNR over the iterations
 
-<options> are what differs from the defaults, as quick or epochs=30.
+<options> are what differs from the defaults, as quick or epochs=30. Each figure is also written as .pdf.
 """
 
 import argparse

@@ -16,8 +16,8 @@ script writes
     results/dvgo/<scene>/<options>/<network>-seed<k>/           views/ and depths/ of the test views, turntable.gif
     figures/dvgo/<scene>/<options>/close_ups.png, psnr.png      a test view, enlarged; PSNR over the iterations
 
-<options> are what differs from the defaults, as quick or background=black. --steps and --batch are those of the fine
-stage; --lr is the color network's.
+<options> are what differs from the defaults, as quick or background=black. Each figure is also written as .pdf. --steps
+and --batch are those of the fine stage; --lr is the color network's.
 """
 
 import argparse
