@@ -80,10 +80,17 @@ def test_step_scale_is_the_arcsine_law_s(settings):
 
 
 @pytest.mark.parametrize("settings", PAPER.values())
-def test_step_scale_is_near_the_rule(settings):
+def test_step_scale_is_that_of_adam_s_first_step_and_near_the_rule(settings):
+    layer = layer_of(settings, out_features=64)
+    scale = step_scale(layer)
     rows = (settings["low_freq_num"] + settings["high_freq_num"]) * settings["phase_num"]
-    rule = 0.65 * settings["alpha"] * rows / math.sqrt(settings["in_features"])
-    assert step_scale(layer_of(settings)) == pytest.approx(rule, rel=0.02)
+    assert scale == pytest.approx(0.65 * settings["alpha"] * rows / math.sqrt(settings["in_features"]), rel=0.02)
+
+    start = layer.weight.detach()
+    gradient = torch.randn_like(start)
+    (layer.weight * gradient).sum().backward()
+    torch.optim.Adam(layer.parameters(), lr=1e-3).step()
+    assert (layer.weight.detach() - start).square().mean().sqrt().item() == pytest.approx(1e-3 * scale, rel=0.01)
 
 
 @pytest.mark.parametrize("settings", SETTINGS)

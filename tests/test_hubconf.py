@@ -74,10 +74,16 @@ import models, torch
 from fr_inr import FourierReparamLinear, build_inr, empirical_ntk, fold, reparameterize
 from fr_inr.step_scale import step_scale
 assert models.mine and not any(name.startswith("models.") for name in sys.modules)
-model, x = build_inr("sin+fr", **{SIZES}, **{FR}), torch.rand(5, 2)
+torch.manual_seed(0)
+model = build_inr("sin+fr", **{SIZES}, **{FR})
+torch.save([parameter.detach() for parameter in model.parameters()], "found.pt")
+x = torch.rand(5, 2)
 assert fold(model)(x).equal(model(x)) and empirical_ntk(model, x).shape == (5, 5) and step_scale(model[2]) > 0
 assert isinstance(reparameterize(fold(model), **{FR})[2], FourierReparamLinear)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=project, text=True, capture_output=True, timeout=120,
                           check=False)
     assert done.returncode == 0, done.stderr
+    torch.manual_seed(0)
+    expected = build_inr("sin+fr", **SIZES, **FR).parameters()
+    assert all(map(torch.equal, torch.load(project / "found.pt"), expected))

@@ -214,6 +214,8 @@ def test_the_gradient_is_finite_where_nothing_is_seen_and_the_jitter_is_drawn_an
     assert (loss - error).item() == pytest.approx(-60 * 1e-3 * 1e-10 * math.log(1e-10), abs=1e-12)
     assert all(parameter.grad.isfinite().all() for parameter in field.parameters())
     assert field.density_mlp[2].bias.grad[0] != 0
+    field.occupancy.occupied.zero_()  # no samples at all
+    assert objective(field(origins, directions, jitter=True), origins, 1e-3)[1].isfinite()
 
 
 @pytest.mark.gpu

@@ -16,6 +16,7 @@ from models import FourierReparamLinear, build_inr
 
 CPU = torch.device("cpu")
 
+
 class Training:
     """A small training with all that a checkpoint has to keep: weights, Adam, a rate that falls, random numbers."""
 
