@@ -86,7 +86,7 @@ def train(run: Run, image: np.ndarray, args: argparse.Namespace,
     x, target = pixel_grid(image, device)  # (N, 2), (N, 3)
     every_pixel = torch.arange(len(x), device=device)
     batches = training.Batches(len(x), config["batch"] or len(x), run.seed, device)
-    chunk = training.chunk_size(args, device)
+    chunk = training.chunk_size(args.chunk, device)
 
     evaluate_every = max(1, config["steps"] // EVALUATIONS)
     psnrs = torch.zeros(config["steps"] // evaluate_every, dtype=torch.float64)

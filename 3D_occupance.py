@@ -98,7 +98,7 @@ def train(run: Run, volume: np.ndarray, args: argparse.Namespace) -> str:
     scheduler = ExponentialLR(optimizer, DECAY ** (1 / config["epochs"]))  # epoch by epoch
     full = torch.from_numpy(volume).flatten().to(device)
     batches = training.Batches(len(full), config["batch"], run.seed, device, drop_last=False)
-    chunk = training.chunk_size(args, device)
+    chunk = training.chunk_size(args.chunk, device)
 
     # The curve is measured on two batches of voxels, always the same.
     sample = training.random_order(len(full), run.seed, -1, device)[:2 * batches.size]

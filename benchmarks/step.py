@@ -62,7 +62,7 @@ def advance(count: int, threads: int, experiment: str, mode: str, points: int, d
     """Do n more steps of a network; the last loss."""
     torch.set_num_threads(threads)
     model, optimizer, x, target = start(experiment, mode, points, device, as_published)
-    chunk = points if as_published else training.CPU_CHUNK if device.type == "cpu" else training.GPU_CHUNK
+    chunk = points if as_published else training.chunk_size(None, device)
     for _ in range(count):
         optimizer.zero_grad()
         with contextlib.nullcontext() if as_published or experiment == "1d" else training.composed_once(model):

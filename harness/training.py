@@ -39,9 +39,9 @@ def prepare(args: argparse.Namespace, seed: int) -> tuple[torch.device, contextl
     return device, autocast
 
 
-def chunk_size(args: argparse.Namespace, device: torch.device) -> int:
+def chunk_size(chunk: int | None, device: torch.device) -> int:
     """The number of points in memory at once: what --chunk says, or what suits the device."""
-    return args.chunk or (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
+    return chunk or (CPU_CHUNK if device.type == "cpu" else GPU_CHUNK)
 
 
 def steps(run: Run, args: argparse.Namespace, losses: Tensor, clock: Stopwatch, state: dict[str, Any],

@@ -20,7 +20,7 @@ def test_full_products_are_of_all_rows_of_the_basis():
     assert counter.get_total_flops() == 2 * 16 * (8 * 4) * 16  # operations, rows, M, columns
 
 
-def test_the_plain_encoding_is_the_same_function(monkeypatch):
+def test_the_simple_encoding_is_the_same_function(monkeypatch):
     monkeypatch.setattr(hash_grid, "CPU_CHUNK", 16)
     grid = HashGrid(levels=4, log2_size=10, coarsest=4, finest=32)
     assert 0 < grid.dense_levels < grid.levels
@@ -34,7 +34,7 @@ def test_the_plain_encoding_is_the_same_function(monkeypatch):
 
 
 @pytest.mark.parametrize("fine", [False, True])
-def test_the_plain_dvgo_does_the_same_steps(fine):
+def test_the_simple_dvgo_does_the_same_steps(fine):
     torch.manual_seed(0)
     field = radiance_fields.make_dvgo(16**3, fine, CPU)
     other = radiance_fields.SimpleDVGOField(field)
@@ -57,12 +57,13 @@ def test_the_radiance_fields_are_timed(monkeypatch, capsys):
     assert all(float(row[-1]) < 1e-5 for row in rows)  # the difference of the losses
 
 
-def test_the_published_way_does_the_same_steps_as_ours_in_chunks(monkeypatch):
+@pytest.mark.parametrize("experiment", ["2d", "3d"])
+def test_the_published_way_does_the_same_steps_as_ours_in_chunks(experiment, monkeypatch):
     monkeypatch.setattr(step, "keep_freed_memory", lambda: None)
     monkeypatch.setattr(step.training, "CPU_CHUNK", 24)
     losses = []
     for as_published in (False, True):
-        settings = torch.get_num_threads(), "2d", "sin+fr", 64, CPU, as_published
+        settings = torch.get_num_threads(), experiment, "sin+fr", 64, CPU, as_published
         losses.append((step.advance(1, *settings), step.advance(2, *settings)))
     assert losses[0] == pytest.approx(losses[1], rel=1e-5) and losses[0][0] != losses[0][1]
 
