@@ -192,8 +192,7 @@ def draw_spectra(image: np.ndarray, runs: list[Run], args: argparse.Namespace) -
     ticks = [2.0**-i for i in range(1, 11) if 2.0**-i >= frequency[0]]
     axis.set_xticks(ticks, [f"1/{1 / tick:.0f}" for tick in ticks])
     axis.xaxis.set_minor_locator(figures.ticker.NullLocator())
-    axis.yaxis.set_major_formatter(figures.POWERS_OF_TEN)
-    axis.yaxis.set_minor_formatter(figures.ticker.NullFormatter())
+    figures.plain_log_labels(axis.yaxis)
     figures.save_curves(figure, f"radially averaged spectrum of the error\n{title(runs[0])}",
                         args.figures / runs[0].folder / "spectrum.png")
 

@@ -25,9 +25,6 @@ from harness.labels import baseline
 from harness.records import Run
 
 THOUSANDS = ticker.StrMethodFormatter("{x:,.0f}")
-# 10⁻⁵, without math text; for the powers of ten alone.
-POWERS_OF_TEN = ticker.FuncFormatter(
-    lambda value, _: "10" + f"{math.log10(value):.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")))
 # From the color-blind safe palette of Okabe and Ito: one color a backbone.
 COLORS = {"relu": "#0072B2", "relu+pe": "#009E73", "sin": "#D55E00"}
 STYLE: Any = {
@@ -68,7 +65,7 @@ def subplots(rows: int, columns: int, width: float, height: float, **options: An
 def plain_log_labels(*axes: Axis) -> None:
     """Label logarithmic x or y axes with plain numbers: matplotlib's own labels are math text, which is off here."""
     for axis in axes:
-        axis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+        axis.set_major_formatter(lambda value, _: np.format_float_positional(value, precision=12, trim="-"))
         axis.set_minor_formatter(ticker.NullFormatter())
 
 
