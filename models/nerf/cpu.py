@@ -1,7 +1,7 @@
 """Work is cut for a CPU here: into parts that its caches hold, and for as many threads as PyTorch has."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -16,17 +16,17 @@ CHUNK = 2**14  # points: 8 MB of activations of 128 features
 Part = TypeVar("Part")
 
 
-def in_chunks(network: nn.Sequential, x: Tensor) -> Tensor:
+def in_chunks(network: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
     """network(x) for x (S, in); on a CPU `CHUNK` points at a time, each layer's weight, W = Λ B of one, made once.
 
-    The network begins with a linear layer.
+    Args:
+        network: layers, each applied to what the one before gives; the first one is linear.
     """
-    if not x.is_cpu or len(x) <= CHUNK:
-        return network(x)
     layers = [functools.partial(F.linear, weight=layer.weight, bias=layer.bias)
               if isinstance(layer, (nn.Linear, FourierReparamLinear))
               else torch.relu_ if isinstance(layer, nn.ReLU) else layer for layer in network]
-    return torch.cat([functools.reduce(lambda values, layer: layer(values), layers, part) for part in x.split(CHUNK)])
+    return torch.cat([functools.reduce(lambda values, layer: layer(values), layers, part)
+                      for part in (x.split(CHUNK) if x.is_cpu else [x])])
 
 
 @functools.cache

@@ -60,7 +60,7 @@ def _sparse_step(p: Tensor, gradient: Tensor, m: Tensor, v: Tensor, size: float,
     gradient = gradient._values()
     whole = [values.flatten(0, dims - 1) for values in (p, m, v)]
     new_p, new_m, new_v = new = [values.index_select(0, rows) for values in whole]
-    touched = (gradient != 0).to(gradient)
+    touched = torch.ne(gradient, 0, out=torch.empty_like(gradient))  # 0 or 1, in one pass
     new_m.lerp_(gradient, touched * (1 - beta1))
     new_v.lerp_(gradient.square(), touched * (1 - beta2))
     numerator = touched.mul_(new_m)
