@@ -140,9 +140,8 @@ class DVGOField(nn.Module):
         else:
             # The first layer's bias is a row of its weight, with ones as input: its gradient needs no pass of its own.
             seen_from = F.pad(self.direction_encoding(F.normalize(directions, dim=-1)), (0, 1), value=1)
-            first, *others = self.color
-            weight = torch.cat([first.weight.T, first.bias[None]])
-            colors = in_chunks([lambda x: x @ weight, *others],
+            first = torch.cat([self.color.get_parameter("0.weight").T, self.color.get_parameter("0.bias")[None]])
+            colors = in_chunks([lambda x: x @ first, *list(self.color)[1:]],
                                torch.cat([features, seen_from.index_select(0, ray_index)], dim=-1)).to(features.dtype)
         return composite(weights, colors, t, ray_index, final_transmittance, self.bg_color)
 
