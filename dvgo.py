@@ -92,7 +92,7 @@ QUICK = {"steps": 400, "batch": 512, "voxels": 48**3, "scale_at": [80, 160], "th
          "decay_steps": 400, "renew_every": 100, "downscale": 8,
          "coarse": {**COARSE, "steps": 250, "batch": 1024, "voxels": 32**3, "alpha_init": 1e-5, "grid_lr": 0.4,
                     "renew_every": 100}}
-OPERATIONS_A_RAY = 60e6  # matrix products with so many take as long on a CPU as a training step of a ray
+OPERATIONS_A_RAY = 55e6  # matrix products with so many take as long on a CPU as a training step of a ray
 
 
 def training_step(field: DVGOField, optimizer: MaskedAdam, scheduler: ExponentialLR, dataset: RayDataset,
