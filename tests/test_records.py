@@ -205,7 +205,7 @@ def test_two_processes_do_not_train_one_run(tmp_path, capsys):
 
 
 def test_only_a_file_of_the_repository_has_its_commit(tmp_path, monkeypatch):
-    for name in ("harness/records.py", "copy/harness/records.py"):
+    for name in ("harness/records.py", "copy/harness/records.py", "docs/page.md"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     for words in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -q -m a"):
@@ -216,6 +216,10 @@ def test_only_a_file_of_the_repository_has_its_commit(tmp_path, monkeypatch):
         monkeypatch.setattr("harness.records.__file__", str(tmp_path / name))
         commits.append(environment("cpu", "fp32")["commit"])
     assert len(commits[0]) == 12 and commits[1:] == ["unknown"] * 2
+    monkeypatch.setattr("harness.records.__file__", str(tmp_path / "harness/records.py"))
+    for changed, suffix in (("docs/page.md", ""), ("copy/harness/records.py", "-dirty")):
+        (tmp_path / changed).write_text("# changed")
+        assert environment("cpu", "fp32")["commit"] == commits[0] + suffix
     monkeypatch.setenv("PATH", os.devnull)  # no git
     assert environment("cpu", "fp32")["commit"] == "unknown"
 
