@@ -4,7 +4,7 @@
 # One expects: a negative number in an OBJ face counts backward from the last vertex above that face. So two triangles
 # with their own corners right above each may both be "f -3 -2 -1".
 # What happens: trimesh counts from the last vertex of the file, and both triangles become the second one. meshio takes 1
-# off as for a positive number: it counts from the file's end, too, and is one vertex short. What it writes to STL is a
+# off, as for a positive number, so that -1 becomes -2: the last vertex but one of the file. What it writes to STL is a
 # triangle that the file does not have, twice. Neither gives an error or a warning.
 #
 # Output seen:

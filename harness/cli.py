@@ -123,7 +123,7 @@ def options(description: str | None, *, modes: Sequence[str], default_modes: Seq
         help="factor on the learning rate of the hidden-to-hidden layers' weights, FR or ordinary (default: 1)")
     parser.sizes.add_argument(
         "--quick", action="store_const", const="quick", dest="size", default="",
-        help="a small version, which takes one to two minutes on two CPU cores")
+        help="a small version, which takes up to two minutes on two CPU cores")
     parser.add_folders("data", "results", "figures")
     add("--checkpoint-every", type=whole(1), default=checkpoint_every, metavar="N",
         help=f"optimizer steps from checkpoint to checkpoint, from where a run goes on (default: {checkpoint_every})")

@@ -184,7 +184,7 @@ def say_how_long(runs: list[Run], args: argparse.Namespace, operations: Callable
     seconds = min(timeit.repeat(lambda: a @ b, number=1, repeat=6)) / (2 * 1024**3)
     hours = sum(operations(run.config) for run in left) * seconds / 3600
     if hours > 0.1:
-        print(f"training on the CPU takes about {hours:.1f} hours here; --quick takes one to two minutes")
+        print(f"training on the CPU takes about {hours:.1f} hours here; --quick takes up to two minutes")
 
 
 def fitting_operations(network: dict[str, Any], points: int) -> float:

@@ -10,6 +10,7 @@ from conftest import camera_at, copied_to_a_gpu, some_rays
 from scipy.ndimage import maximum_filter
 
 from models import FourierReparamLinear
+from models.nerf import cpu
 from models.nerf.dvgo import (
     DVGOField,
     coarse_field,
@@ -116,6 +117,7 @@ def rendered_by_definition(field, origins, directions, ratio):
 @pytest.mark.parametrize("mode, bg_color, threads", [(None, 1.0, 3), ("relu", 0.0, 1), ("relu+fr", 0.4, 3)])
 def test_rendering_and_its_gradient_follow_the_definition(mode, bg_color, threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(cpu, "CHUNK", 10)
     field = small_field(mode, bg_color=bg_color).double()
     origins, directions = some_rays(40, torch.float64, 0.8)
     rendering = field(origins, directions)

@@ -17,16 +17,17 @@ Part = TypeVar("Part")
 
 
 def in_chunks(network: Iterable[Callable[[Tensor], Tensor]], x: Tensor) -> Tensor:
-    """network(x) for x (S, in); on a CPU `CHUNK` points at a time, each layer's weight, W = Λ B of one, made once.
+    """What the layers of a network, one after another, make of x (S, in).
 
-    Args:
-        network: layers, each applied to what the one before gives; the first one is linear.
+    On a CPU they take `CHUNK` points at a time, and W = Λ B is computed once. The first layer is no ReLU: those work in
+    place.
     """
     layers = [functools.partial(F.linear, weight=layer.weight, bias=layer.bias)
               if isinstance(layer, (nn.Linear, FourierReparamLinear))
               else torch.relu_ if isinstance(layer, nn.ReLU) else layer for layer in network]
-    return torch.cat([functools.reduce(lambda values, layer: layer(values), layers, part)
-                      for part in (x.split(CHUNK) if x.is_cpu else [x])])
+    parts = [functools.reduce(lambda values, layer: layer(values), layers, part)
+             for part in (x.split(CHUNK) if x.is_cpu else [x])]
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
 @functools.cache

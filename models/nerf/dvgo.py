@@ -138,7 +138,8 @@ class DVGOField(nn.Module):
         if self.color is None:
             colors = features.sigmoid()
         else:
-            # The first layer's bias is a row of its weight, with ones as input: its gradient needs no pass of its own.
+            # The first bias is one more row of the weight, with ones as input. Its gradient needs no pass of its own,
+            # and 40 columns are faster than 39.
             seen_from = F.pad(self.direction_encoding(F.normalize(directions, dim=-1)), (0, 1), value=1)
             first = torch.cat([self.color.get_parameter("0.weight").T, self.color.get_parameter("0.bias")[None]])
             colors = in_chunks([lambda x: x @ first, *list(self.color)[1:]],
